@@ -1,0 +1,149 @@
+//! Committing, finding and verifying checkpoints in a job's folder.
+
+use bytes::Bytes;
+use sha2::{Digest as _, Sha256};
+use thiserror::Error;
+
+use super::manifest::{CheckpointManifest, ManifestProblems, Part};
+use super::{CHECKPOINTS, manifest_path, step_of_manifest};
+use crate::code::Code;
+use crate::ids::Step;
+use crate::storage::{Location, StorageError};
+
+/// Why a checkpoint can't be committed or used.
+#[derive(Debug, Error)]
+pub enum CheckpointError {
+    /// The store failed.
+    #[error("the store of the checkpoints failed")]
+    Storage(#[from] StorageError),
+    /// What is at the manifest's place is none.
+    #[error("{url} is damaged; go back to an older checkpoint")]
+    Manifest {
+        /// The manifest.
+        url: String,
+        /// What is wrong with it.
+        source: ManifestProblems,
+    },
+    /// A part is not what the manifest says.
+    #[error("{url} is damaged: {reason}; go back to an older checkpoint")]
+    Part {
+        /// The part.
+        url: String,
+        /// What differs.
+        reason: String,
+    },
+    /// Another checkpoint of the same step is committed.
+    #[error("{url} is committed already, with other contents; it stays as it is")]
+    Conflict {
+        /// The manifest.
+        url: String,
+    },
+}
+
+impl CheckpointError {
+    /// The code that people look up.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Storage(error) => error.code(),
+            Self::Manifest { .. } | Self::Part { .. } => Code::CheckpointDamaged,
+            Self::Conflict { .. } => Code::AlreadyExists,
+        }
+    }
+}
+
+/// Commits a checkpoint whose parts are written. Committing the same one again is no error, so a coordinator that died in
+/// between may repeat it.
+///
+/// # Errors
+/// [`CheckpointError::Conflict`] when another one is committed for the step, or what the store answered.
+pub async fn commit(folder: &Location, manifest: &CheckpointManifest) -> Result<(), CheckpointError> {
+    let step = manifest.contents().step;
+    let path = manifest_path(step);
+    match folder.put_if_absent(&path, manifest.to_json()).await {
+        Ok(()) => Ok(()),
+        Err(StorageError::AlreadyExists { url, .. }) => match load(folder, step).await {
+            Ok(there) if there.digest() == manifest.digest() => Ok(()),
+            _ => Err(CheckpointError::Conflict { url }),
+        },
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The steps with a committed checkpoint, newest first.
+///
+/// # Errors
+/// What the store answered.
+pub async fn committed(folder: &Location) -> Result<Vec<Step>, CheckpointError> {
+    let entries = folder.list(CHECKPOINTS).await?;
+    let mut steps: Vec<Step> = entries.iter().filter_map(|entry| step_of_manifest(&entry.path)).collect();
+    steps.sort_unstable_by(|a, b| b.cmp(a));
+    Ok(steps)
+}
+
+/// The committed manifest of a step.
+///
+/// # Errors
+/// [`CheckpointError::Manifest`] for a damaged one, or what the store answered.
+pub async fn load(folder: &Location, step: Step) -> Result<CheckpointManifest, CheckpointError> {
+    let path = manifest_path(step);
+    let document = folder.get(&path).await?;
+    let parsed = CheckpointManifest::from_json(&document).and_then(|manifest| {
+        let is_here = manifest.contents().step == step;
+        let problem = || ManifestProblems(vec![format!("it is of step {}", manifest.contents().step)]);
+        if is_here { Ok(()) } else { Err(problem()) }.map(|()| manifest)
+    });
+    parsed.map_err(|source| CheckpointError::Manifest { url: format!("{folder}/{path}"), source })
+}
+
+/// The newest committed manifest that is intact, if any. Its parts are not looked at; see [`verify`] and [`read_part`].
+///
+/// # Errors
+/// What the store answered. Damaged manifests are passed over, with a warning in the log.
+pub async fn newest(folder: &Location) -> Result<Option<CheckpointManifest>, CheckpointError> {
+    for step in committed(folder).await? {
+        match load(folder, step).await {
+            Ok(manifest) => return Ok(Some(manifest)),
+            Err(CheckpointError::Manifest { url, source }) => {
+                tracing::warn!(%url, error = %source, "a damaged checkpoint is passed over");
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(None)
+}
+
+/// A part's content, checked against the manifest.
+///
+/// # Errors
+/// [`CheckpointError::Part`] when it is absent, or not what the manifest says; or what the store answered.
+pub async fn read_part(
+    folder: &Location,
+    manifest: &CheckpointManifest,
+    part: &Part,
+) -> Result<Bytes, CheckpointError> {
+    let path = manifest.part_path(part);
+    let damaged = |reason| CheckpointError::Part { url: format!("{folder}/{path}"), reason };
+    let content = match folder.get(&path).await {
+        Err(StorageError::NotFound { .. }) => return Err(damaged("it is absent".into())),
+        content => content?,
+    };
+    if content.len() as u64 != part.bytes {
+        return Err(damaged(format!("it has {} bytes, not {}", content.len(), part.bytes)));
+    }
+    let sha256 = hex::encode(Sha256::digest(&content));
+    if sha256 != part.sha256 {
+        return Err(damaged(format!("its SHA-256 is {sha256}, not {}", part.sha256)));
+    }
+    Ok(content)
+}
+
+/// Reads all parts of a checkpoint, one after the other, and checks them against its manifest.
+///
+/// # Errors
+/// As [`read_part`], for the first part with one.
+pub async fn verify(folder: &Location, manifest: &CheckpointManifest) -> Result<(), CheckpointError> {
+    for part in &manifest.contents().parts {
+        read_part(folder, manifest, part).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,120 @@
+use std::sync::Arc;
+
+use super::*;
+use crate::storage::faults::{Faulty, Full};
+use crate::storage::{Location, StorageError, create};
+
+fn folder() -> (tempfile::TempDir, Location) {
+    let folder = tempfile::tempdir().unwrap();
+    let location = create(folder.path().to_str().unwrap()).unwrap();
+    (folder, location)
+}
+
+fn contents(step: u64) -> Contents {
+    use sha2::{Digest as _, Sha256};
+    Contents {
+        job: "demo-k7f3q".parse().unwrap(),
+        step: Step(step),
+        generation: Generation(3),
+        world_size: 1,
+        spec_digest: "0".repeat(64),
+        data_digest: "1".repeat(64),
+        parts: vec![Part { name: part_name(Rank(0), 1), bytes: 5, sha256: hex::encode(Sha256::digest("state")) }],
+        quarantined: vec![Quarantined {
+            shard: "train-0.tar".into(),
+            index: 7,
+            key: "000007".into(),
+            reason: "undecodable".into(),
+        }],
+        created: jiff::Timestamp::UNIX_EPOCH,
+    }
+}
+
+fn manifest(step: u64) -> CheckpointManifest {
+    CheckpointManifest::new(contents(step)).unwrap()
+}
+
+async fn written(folder: &Location, step: u64) -> CheckpointManifest {
+    let manifest = manifest(step);
+    folder.put(&manifest.part_path(&manifest.contents().parts[0]), "state").await.unwrap();
+    commit(folder, &manifest).await.unwrap();
+    manifest
+}
+
+#[test]
+fn names_sort_as_steps_do_and_stay_what_they_are() {
+    assert_eq!(manifest_path(Step(100)), "checkpoints/000000000100/MANIFEST.json");
+    let part = manifest(100).part_path(&contents(100).parts[0]);
+    assert_eq!(part, "checkpoints/000000000100/3/part-00000-of-00001.safetensors");
+    assert!(step_folder(Step(99)) < step_folder(Step(100)));
+    assert_eq!(step_of_manifest("000000000100/MANIFEST.json"), Some(Step(100)));
+    assert_eq!(step_of_manifest("000000000100/3/MANIFEST.json"), None);
+    assert_eq!(step_of_manifest("+00000000100/MANIFEST.json"), None);
+}
+
+#[test]
+fn a_changed_manifest_is_refused() {
+    let document = String::from_utf8(manifest(100).to_json()).unwrap();
+    assert_eq!(CheckpointManifest::from_json(document.as_bytes()), Ok(manifest(100)));
+    for (from, to, why) in [
+        ("\"bytes\": 5", "\"bytes\": 6", "does not match its own digest"),
+        ("\"version\": 1", "\"version\": 2", "its version is 2"),
+        ("\"world_size\": 1", "\"world_size\": 0", "world_size is 0"),
+        ("part-00000", "../part", "is not the name of a .safetensors file"),
+        ("\"bytes\"", "\"size\"", "unknown field `size`"),
+    ] {
+        let changed = document.replace(from, to);
+        assert_ne!(changed, document, "{from}");
+        let error = CheckpointManifest::from_json(changed.as_bytes()).unwrap_err().to_string();
+        assert!(error.contains(why), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn the_newest_committed_checkpoint_is_found_and_uncommitted_ones_are_not() {
+    let (_temp, folder) = folder();
+    assert_eq!(newest(&folder).await.unwrap(), None);
+    let hundred = written(&folder, 100).await;
+    written(&folder, 20).await;
+    folder.put(&manifest(300).part_path(&contents(300).parts[0]), "state").await.unwrap();
+    assert_eq!(committed(&folder).await.unwrap(), [Step(100), Step(20)]);
+    let found = newest(&folder).await.unwrap().unwrap();
+    assert_eq!(found, hundred);
+    verify(&folder, &found).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_damaged_checkpoint_is_noticed_and_an_older_one_is_used() {
+    let (_temp, folder) = folder();
+    let old = written(&folder, 10).await;
+    let new = written(&folder, 20).await;
+    let path = new.part_path(&new.contents().parts[0]);
+    folder.put(&path, "stale").await.unwrap();
+    let error = verify(&folder, &new).await.unwrap_err();
+    assert!(error.to_string().contains("its SHA-256 is"), "{error}");
+    folder.delete(&path).await.unwrap();
+    assert!(verify(&folder, &new).await.unwrap_err().to_string().contains("it is absent"));
+    folder.put(&manifest_path(Step(20)), "{").await.unwrap();
+    assert_eq!(newest(&folder).await.unwrap(), Some(old));
+}
+
+#[tokio::test]
+async fn a_commit_may_be_repeated_and_never_replaced() {
+    let (_temp, folder) = folder();
+    let first = written(&folder, 100).await;
+    commit(&folder, &first).await.unwrap();
+    let other = CheckpointManifest::new(Contents { generation: Generation(4), ..contents(100) }).unwrap();
+    assert!(matches!(commit(&folder, &other).await, Err(CheckpointError::Conflict { .. })));
+    assert_eq!(load(&folder, Step(100)).await.unwrap(), first);
+}
+
+#[tokio::test]
+async fn a_full_disk_fails_the_commit_and_says_so() {
+    let (_temp, folder) = folder();
+    let full = Arc::new(Full::default());
+    full.set(true);
+    let folder = folder.with_store(Faulty::new(folder.store.clone(), full));
+    let error = commit(&folder, &manifest(1)).await.unwrap_err();
+    assert!(matches!(error, CheckpointError::Storage(StorageError::Full { .. })), "{error:?}");
+    assert_eq!(error.code(), crate::code::Code::StoreFull);
+}

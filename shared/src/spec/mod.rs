@@ -1,0 +1,261 @@
+//! The job spec: what a researcher asks for. A document (YAML or JSON) becomes a raw form that
+//! knows every wrong key, and that becomes a [`JobSpec`], which the rest of the code sees: every
+//! value checked, every default filled in. Defaults are the paper's (arXiv 2306.07915, appendix A).
+
+mod document;
+mod emit;
+mod error;
+mod load;
+mod overrides;
+mod preset;
+mod raw;
+mod scalar;
+mod shape;
+mod suggest;
+mod validate;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+pub use error::{Mistake, Position, SpecError, SpecErrors};
+pub use load::SpecBase;
+pub use overrides::apply_overrides;
+
+/// A job as it runs. Built from a document only; see the module's text.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JobSpec {
+    /// What people call the job; the job id adds a suffix to it. A DNS label of at most 50 characters.
+    pub name: String,
+    /// What the model is trained to predict.
+    pub objective: Objective,
+    /// The network.
+    pub model: Model,
+    /// Where samples come from and how they become tensors.
+    pub data: Data,
+    /// Examples of one update, over all workers. A multiple of `data.lanes`.
+    pub batch_size: u32,
+    /// The update rule.
+    pub optimizer: Optimizer,
+    /// The learning rate over time, relative to `optimizer.learning_rate`.
+    pub schedule: Schedule,
+    /// When training is complete.
+    pub duration: Length,
+    /// The type of matrix products. Master weights, loss and normalisation are always fp32.
+    pub precision: Precision,
+    /// How many workers the job starts with at least, and uses at most.
+    pub workers: Workers,
+    /// Higher runs first.
+    pub priority: i32,
+    /// When state is saved, and what is kept.
+    pub checkpoint: Checkpoint,
+    /// What is measured, and when.
+    pub evaluate: Vec<Evaluation>,
+}
+
+/// What the decoder predicts (paper section 3).
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub enum Objective {
+    /// Autoregressive captioning only.
+    Cap,
+    /// Each example is drawn parallel with `parallel_fraction`, else autoregressive.
+    Cappa {
+        /// Share of examples whose text is predicted in parallel from mask tokens (0.75 in the paper).
+        parallel_fraction: f64,
+    },
+}
+
+impl Objective {
+    /// The share of examples predicted in parallel; 0 for Cap.
+    pub fn parallel_fraction(&self) -> f64 {
+        match self {
+            Objective::Cap => 0.0,
+            Objective::Cappa { parallel_fraction } => *parallel_fraction,
+        }
+    }
+}
+
+/// The network's sizes: a preset, with what the spec overrides already applied.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Model {
+    /// `tiny`, `S/16`, `M/16`, `B/16` or `L/14`.
+    pub preset: String,
+    /// Patch height and width in pixels.
+    pub patch: u32,
+    /// Width of encoder and decoder.
+    pub width: u32,
+    /// Encoder blocks.
+    pub layers: u32,
+    /// Decoder blocks.
+    pub decoder_layers: u32,
+    /// Attention heads.
+    pub heads: u32,
+    /// Width of the hidden layer of each MLP.
+    pub mlp: u32,
+    /// Tokens of the vocabulary, without the mask token.
+    pub vocabulary: u32,
+    /// How positions are encoded.
+    pub position: PositionEmbedding,
+    /// Biases in the decoder's layer norms and MLPs.
+    pub decoder_bias: bool,
+}
+
+/// How positions are encoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum PositionEmbedding {
+    /// A learned table.
+    Learn,
+    /// Fixed two-dimensional sines and cosines.
+    Sincos2d,
+}
+
+/// Where samples come from and how they become tensors.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Data {
+    /// URL of the training manifest (`cappactl data index` writes it).
+    pub train: String,
+    /// URL of the `tokenizer.json`.
+    pub tokenizer: String,
+    /// Height and width of the model's input in pixels.
+    pub image_size: u32,
+    /// Tokens of a caption, end-of-text included.
+    pub text_length: u32,
+    /// Seed of sample order, draws and initialisation.
+    pub seed: u64,
+    /// Lanes that an epoch is cut into; ranks own whole lanes, so it bounds the world size.
+    pub lanes: u32,
+    /// Shards that are shuffled together within a lane.
+    pub shuffle_window: u32,
+    /// The job fails when more than this share of the samples seen is bad.
+    pub max_bad_fraction: f64,
+}
+
+/// The update rule.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Optimizer {
+    /// Which one.
+    pub name: OptimizerName,
+    /// Peak learning rate.
+    pub learning_rate: f64,
+    /// Decoupled weight decay, on kernels only; it scales with the schedule, not the learning rate, for
+    /// Adafactor (as the authors do), and with both for AdamW.
+    pub weight_decay: f64,
+    /// Gradients are scaled down to this joint norm.
+    pub clip_norm: f64,
+    /// First-moment decay.
+    pub beta1: f64,
+    /// Second-moment decay (its cap, for Adafactor).
+    pub beta2: f64,
+}
+
+/// The supported update rules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OptimizerName {
+    /// The authors' variant of Adafactor.
+    Adafactor,
+    /// Adam with decoupled weight decay.
+    Adamw,
+}
+
+/// Learning rate over time.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Schedule {
+    /// The shape after warm-up.
+    pub name: ScheduleName,
+    /// Updates of linear warm-up from zero. `None`: [`JobSpec::warmup_steps`] derives it from the job's length, which for
+    /// epochs is known once the data manifest has been read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warmup_steps: Option<u64>,
+}
+
+/// The shape of a schedule after warm-up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ScheduleName {
+    /// Half a cosine to zero.
+    Cosine,
+    /// The peak, for ever.
+    Constant,
+}
+
+/// How long to train.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Length {
+    /// Optimizer updates.
+    Steps(u64),
+    /// Passes over the data.
+    Epochs(u64),
+    /// Examples seen, rounded up to whole updates.
+    Examples(u64),
+}
+
+/// The type of matrix products.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 32-bit floats throughout.
+    Fp32,
+    /// bfloat16 matrix products.
+    Bf16,
+}
+
+/// Bounds of the gang.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Workers {
+    /// The job waits until so many are free.
+    pub min: u32,
+    /// It never uses more.
+    pub max: u32,
+}
+
+/// When state is saved, and what is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    /// Updates between checkpoints; one is always written at the end.
+    pub every: u64,
+    /// The newest so many are kept.
+    pub keep: u32,
+}
+
+/// One measurement.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Evaluation {
+    /// What the report calls it. A DNS label.
+    pub name: String,
+    /// URL of the manifest with the held-out samples.
+    pub data: String,
+    /// What to do with them.
+    pub task: Task,
+    /// Use the first so many suitable samples; all when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u64>,
+}
+
+/// What an evaluation does with its samples. Field names are keys of a sample's `.json`; samples
+/// without the field don't take part.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub enum Task {
+    /// Zero-shot classification: the label whose prompt has the highest log-likelihood.
+    Classify {
+        /// Field with the sample's label.
+        label: String,
+        /// All labels; the labels that occur in the data when empty.
+        labels: Vec<String>,
+        /// The prompt, with `{}` for the label.
+        template: String,
+    },
+    /// Which of two captions describes the image: the sample's own, or a false one.
+    Choose {
+        /// Dotted path of the false caption, e.g. `negatives.attribute`.
+        negative: String,
+    },
+    /// Greedy captions, with their pictures, for people to look at.
+    Caption,
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,265 @@
+//! The spec as people write it: every key that exists, and nothing checked but the shape. The JSON Schema that editors use
+//! is derived from these types, and so are the messages about wrong keys; the comments here are its descriptions.
+//!
+//! Every field is an `Option`, required ones too: a spec with mistakes is read as far as it goes, so that all of them can
+//! be reported at once.
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::{OptimizerName, PositionEmbedding, Precision, ScheduleName};
+
+/// A CapPa job: a vision encoder trained by captioning.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "JobSpec")]
+pub(super) struct RawSpec {
+    /// The version of this format.
+    #[serde(rename = "apiVersion")]
+    #[schemars(required)]
+    #[expect(dead_code, reason = "there is one version, so that it has the right shape is all there is to check")]
+    pub(super) api_version: Option<ApiVersion>,
+    /// What the job does. Default: pretrain.
+    pub(super) kind: Option<Kind>,
+    /// What people call the job: lower-case letters, digits and inner hyphens, at most 50.
+    #[schemars(required)]
+    pub(super) name: Option<String>,
+    /// What the model is trained to predict. Default: cappa.
+    pub(super) objective: Option<Short<ObjectiveName, RawObjective>>,
+    /// The network: a preset, or a mapping of a preset and what differs. Default: B/16.
+    pub(super) model: Option<Short<Preset, RawModel>>,
+    /// Where samples come from and how they become tensors.
+    #[schemars(required)]
+    pub(super) data: Option<RawData>,
+    /// Examples of one update, over all workers; a multiple of data.lanes. Default: 8192.
+    pub(super) batch_size: Option<u32>,
+    /// The update rule. Default: adafactor.
+    pub(super) optimizer: Option<Short<OptimizerName, RawOptimizer>>,
+    /// The learning rate over time. Default: cosine with warm-up.
+    pub(super) schedule: Option<Short<ScheduleName, RawSchedule>>,
+    /// When training is complete: one of steps, epochs, examples.
+    #[schemars(required)]
+    pub(super) duration: Option<RawDuration>,
+    /// The type of matrix products. Default: fp32.
+    pub(super) precision: Option<Precision>,
+    /// How many workers the job uses: a number, or bounds. Default: 1.
+    pub(super) workers: Option<Short<u32, RawWorkers>>,
+    /// Higher runs first. Default: 0.
+    pub(super) priority: Option<i32>,
+    /// When state is saved, and what is kept.
+    pub(super) checkpoint: Option<RawCheckpoint>,
+    /// What is measured when training is complete.
+    pub(super) evaluate: Option<Vec<RawEvaluation>>,
+}
+
+/// A short form, or a mapping that says more.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+#[schemars(inline)]
+pub(super) enum Short<N, M> {
+    Name(N),
+    Map(M),
+}
+
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+pub(super) enum ApiVersion {
+    #[serde(rename = "cappa.dev/v1")]
+    V1,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Kind {
+    Pretrain,
+    Evaluate,
+    Export,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum ObjectiveName {
+    Cap,
+    Cappa,
+    Clip,
+    Siglip,
+    Classify,
+}
+
+/// What the model is trained to predict.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawObjective {
+    /// Which objective.
+    #[serde(rename = "type")]
+    #[schemars(required)]
+    pub(super) name: Option<ObjectiveName>,
+    /// Share of examples whose text is predicted in parallel (cappa only). Default: 0.75.
+    pub(super) parallel_fraction: Option<f64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+pub(super) enum Preset {
+    #[serde(rename = "tiny")]
+    Tiny,
+    #[serde(rename = "S/16")]
+    S16,
+    #[serde(rename = "M/16")]
+    M16,
+    #[serde(rename = "B/16")]
+    B16,
+    #[serde(rename = "L/14")]
+    L14,
+}
+
+/// The network: a preset and what differs from it.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawModel {
+    /// Where the sizes that are not given come from. Default: B/16.
+    pub(super) preset: Option<Preset>,
+    /// Patch height and width in pixels.
+    pub(super) patch: Option<u32>,
+    /// Width of encoder and decoder.
+    pub(super) width: Option<u32>,
+    /// Encoder blocks.
+    pub(super) layers: Option<u32>,
+    /// Decoder blocks.
+    pub(super) decoder_layers: Option<u32>,
+    /// Attention heads; they divide the width.
+    pub(super) heads: Option<u32>,
+    /// Width of the hidden layer of each MLP.
+    pub(super) mlp: Option<u32>,
+    /// Tokens of the vocabulary, without the mask token.
+    pub(super) vocabulary: Option<u32>,
+    /// How positions are encoded. Default: learn.
+    pub(super) position: Option<PositionEmbedding>,
+    /// Biases in the decoder's layer norms and MLPs. Default: false.
+    pub(super) decoder_bias: Option<bool>,
+}
+
+/// Where samples come from and how they become tensors.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawData {
+    /// URL or path of the training manifest that `cappactl data index` wrote.
+    #[schemars(required)]
+    pub(super) train: Option<String>,
+    /// URL or path of the `tokenizer.json`.
+    #[schemars(required)]
+    pub(super) tokenizer: Option<String>,
+    /// Height and width of the model's input in pixels. Default: the preset's.
+    pub(super) image_size: Option<u32>,
+    /// Tokens of a caption, end-of-text included. Default: the preset's.
+    pub(super) text_length: Option<u32>,
+    /// Seed of sample order, draws and initialisation. Default: 0.
+    pub(super) seed: Option<u64>,
+    /// Lanes that an epoch is cut into; a worker owns at least one. Default: 64, or batch_size if that is less.
+    pub(super) lanes: Option<u32>,
+    /// Shards that are shuffled together within a lane. Default: 8.
+    pub(super) shuffle_window: Option<u32>,
+    /// The job fails when more than this share of the samples seen is bad. Default: 0.01.
+    pub(super) max_bad_fraction: Option<f64>,
+}
+
+/// The update rule.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawOptimizer {
+    /// Which one. Default: adafactor.
+    pub(super) name: Option<OptimizerName>,
+    /// Peak learning rate. Default: 0.001.
+    pub(super) learning_rate: Option<f64>,
+    /// Decoupled weight decay, on kernels only. Default: 0.0001.
+    pub(super) weight_decay: Option<f64>,
+    /// Gradients are scaled down to this joint norm. Default: 1.
+    pub(super) clip_norm: Option<f64>,
+    /// First-moment decay. Default: 0.9.
+    pub(super) beta1: Option<f64>,
+    /// Second-moment decay (its cap, for adafactor). Default: 0.999.
+    pub(super) beta2: Option<f64>,
+}
+
+/// The learning rate over time.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawSchedule {
+    /// The shape after warm-up. Default: cosine.
+    pub(super) name: Option<ScheduleName>,
+    /// Updates of linear warm-up from zero. Default: 10,000, or a tenth of the job if that is less.
+    pub(super) warmup_steps: Option<u64>,
+}
+
+/// When training is complete: exactly one of these.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawDuration {
+    /// Optimizer updates.
+    pub(super) steps: Option<u64>,
+    /// Passes over the data.
+    pub(super) epochs: Option<u64>,
+    /// Examples seen, rounded up to whole updates.
+    pub(super) examples: Option<u64>,
+}
+
+/// Bounds of the gang.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawWorkers {
+    /// The job waits until so many are free. Default: 1.
+    pub(super) min: Option<u32>,
+    /// It never uses more. Default: min.
+    pub(super) max: Option<u32>,
+}
+
+/// When state is saved, and what is kept.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawCheckpoint {
+    /// Updates between checkpoints; one is always written at the end. Default: 1000.
+    pub(super) every: Option<u64>,
+    /// The newest so many are kept. Default: 3.
+    pub(super) keep: Option<u32>,
+}
+
+/// One measurement.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawEvaluation {
+    /// What the report calls it: lower-case letters, digits and inner hyphens.
+    #[schemars(required)]
+    pub(super) name: Option<String>,
+    /// URL or path of the manifest with the held-out samples.
+    #[schemars(required)]
+    pub(super) data: Option<String>,
+    /// What to do with them.
+    #[schemars(required)]
+    pub(super) task: Option<Short<TaskName, RawTask>>,
+    /// Use the first so many suitable samples. Default: all.
+    pub(super) limit: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum TaskName {
+    Classify,
+    Choose,
+    Caption,
+}
+
+/// What an evaluation does with its samples.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawTask {
+    /// Which task: zero-shot classification, the true one of two captions, or greedy captions.
+    #[serde(rename = "type")]
+    #[schemars(required)]
+    pub(super) name: Option<TaskName>,
+    /// classify: field of a sample's `.json` with its label.
+    pub(super) label: Option<String>,
+    /// classify: all labels. Default: those that occur in the data.
+    pub(super) labels: Option<Vec<String>>,
+    /// classify: the prompt, with `{}` for the label. Default: `{}`.
+    pub(super) template: Option<String>,
+    /// choose: dotted path of the false caption in a sample's `.json`.
+    pub(super) negative: Option<String>,
+}

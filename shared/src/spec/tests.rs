@@ -1,0 +1,365 @@
+use proptest::prelude::*;
+
+use super::*;
+
+/// The shortest document there is.
+const MINIMAL: &str = "\
+apiVersion: cappa.dev/v1
+name: demo
+data: {train: corpus/train.json, tokenizer: corpus/tokenizer.json}
+duration: {steps: 100}
+";
+
+/// `lines`, and what the shortest document needs beside them.
+fn document(lines: &str) -> String {
+    let is_new = |line: &&str| !lines.lines().any(|other| other.split(':').next() == line.split(':').next());
+    let rest: Vec<&str> = MINIMAL.lines().filter(is_new).collect();
+    format!("{lines}\n{}\n", rest.join("\n"))
+}
+
+fn parse(text: &str) -> Result<JobSpec, SpecErrors> {
+    JobSpec::parse(text, &SpecBase::folder("/home/me/jobs"))
+}
+
+fn spec(lines: &str) -> JobSpec {
+    parse(&document(lines)).unwrap_or_else(|errors| panic!("{lines}: {errors}"))
+}
+
+/// `lines` in an otherwise good document are refused with just these mistakes, one a line.
+#[track_caller]
+fn check(lines: &str, expected: &[&str]) {
+    let errors = parse(&document(lines)).expect_err(lines);
+    let found: Vec<String> = errors.errors().iter().map(ToString::to_string).collect();
+    assert_eq!(found, expected, "{lines}");
+}
+
+#[test]
+fn defaults_are_the_papers() {
+    let spec = spec("duration: {examples: 9000000000}");
+    assert_eq!(spec.objective, Objective::Cappa { parallel_fraction: 0.75 });
+    assert_eq!((spec.model.preset.as_str(), spec.model.width, spec.model.vocabulary), ("B/16", 768, 32_000));
+    assert_eq!((spec.data.image_size, spec.data.text_length, spec.data.lanes), (224, 64, 64));
+    assert_eq!((spec.batch_size, spec.optimizer.name), (8192, OptimizerName::Adafactor));
+    assert_eq!(spec.schedule, Schedule { name: ScheduleName::Cosine, warmup_steps: Some(10_000) });
+    assert_eq!(spec.total_steps(1), 1_098_633);
+}
+
+#[test]
+fn a_preset_brings_the_input_it_is_made_for() {
+    let spec = spec("model: {preset: tiny, layers: 6}\nbatch_size: 32");
+    assert_eq!((spec.model.layers, spec.model.width, spec.model.mlp), (6, 128, 512));
+    assert_eq!((spec.data.image_size, spec.data.text_length, spec.model.vocabulary), (64, 24, 512));
+    assert_eq!(spec.data.lanes, 32);
+    assert_eq!(spec.schedule.warmup_steps, Some(10));
+}
+
+#[test]
+fn short_forms_say_the_same_as_long_ones() {
+    let short = spec("objective: cap\nmodel: tiny\noptimizer: adamw\nschedule: constant\nworkers: 2");
+    let long = spec(
+        "objective: {type: cap}\nmodel: {preset: tiny}\noptimizer: {name: adamw}\nschedule: {name: constant}\n\
+         workers: {min: 2, max: 2}",
+    );
+    assert_eq!(short, long);
+    assert_eq!(short.digest(), long.digest());
+}
+
+#[test]
+fn json_is_read_too() {
+    let json = "{\n\t\"apiVersion\": \"cappa.dev/v1\", \"name\": \"demo\",\n\t\"duration\": {\"steps\": 100},\n\t\"data\": \
+                {\"train\": \"corpus\\/train.json\", \"tokenizer\": \"corpus/tokenizer.json\"}\n}";
+    assert_eq!(parse(json).unwrap(), spec(""));
+}
+
+#[test]
+fn paths_become_urls_relative_to_the_documents_folder() {
+    let lines = "data: {train: ../data/my set/m.json, tokenizer: s3://bucket/t.json}";
+    let data = spec(lines).data;
+    assert_eq!(
+        (data.train.as_str(), data.tokenizer.as_str()),
+        ("file:///home/me/data/my%20set/m.json", "s3://bucket/t.json")
+    );
+    let errors = JobSpec::parse(&document(""), &SpecBase::none()).unwrap_err();
+    assert!(errors.to_string().contains("the path is relative; give an absolute path or a URL"), "{errors}");
+    check(
+        "data: {train: ftp://host/x, tokenizer: s3://bucket/../t.json}",
+        &[
+            "1:15: data.train: `ftp://host/x` can't be used as a storage URL: the scheme `ftp` is not supported; use one of \
+             file, s3, gs, az, http, https",
+            "1:40: data.tokenizer: `s3://bucket/t.json` can't be used as a storage URL: `..` is not allowed; write the path \
+             that is meant",
+        ],
+    );
+}
+
+#[test]
+fn what_is_no_document_is_refused_where_it_ends() {
+    let refused = |text: &str| parse(text).unwrap_err().errors()[0].to_string();
+    assert_eq!(
+        refused(""),
+        "1:1: document: a job spec is a mapping of keys to values; start with `apiVersion: cappa.dev/v1`"
+    );
+    assert_eq!(
+        refused("- a"),
+        "1:1: document: a job spec is a mapping of keys to values; start with `apiVersion: cappa.dev/v1`"
+    );
+    assert_eq!(refused("a: &x 1\nb: *x"), "1:4: a: anchors (`&name`) are not read; take it out");
+    assert_eq!(refused("a: !!str 1"), "1:4: a: tags (`!name`) are not read; take it out");
+    assert_eq!(refused("a: 1\n---\nb: 2"), "2:1: document: a second document begins here; submit one job at a time");
+    assert_eq!(refused("{[a]: 1}"), "1:2: document: a key must be text");
+    assert!(refused(&"[".repeat(100)).contains("is nested more than 32 deep"));
+    assert!(refused(&format!("a: {}", "x".repeat(300_000))).contains("at most 262144 are read"));
+    let keys: String = (0..300).map(|n| format!("k{n}: 1\n")).collect();
+    assert!(refused(&keys).contains("has more than 256 keys"));
+    assert!(parse("a: [1, 2").is_err());
+}
+
+#[test]
+fn mistakes_of_shape_are_named() {
+    check("nmae: x", &["1:1: nmae: unknown key; did you mean `name`?"]);
+    check("colour: red", &["1:1: colour: unknown key"]);
+    check("name: a\nname: b", &["2:1: name: is given twice; keep one"]);
+    check("name: 7", &["1:7: name: expected text, found the number 7; put it in quotes if it is meant as text"]);
+    check("batch_size: many", &["1:13: batch_size: expected a whole number, found the text `many`"]);
+    check("batch_size: 64.5", &["1:13: batch_size: expected a whole number, found the number 64.5"]);
+    check("batch_size: -64", &["1:13: batch_size: -64 is outside 0 to 4294967295"]);
+    check("optimizer: {learning_rate: .nan}", &["1:28: optimizer.learning_rate: NaN is not a finite number"]);
+    check("workers: [1]", &["1:10: workers: expected a whole number or a mapping, found a list"]);
+    check(
+        "objective: clap",
+        &["1:12: objective: `clap` is not one of `cap`, `cappa`, `clip`, `siglip`, `classify`; did you mean `cap`?"],
+    );
+    check(
+        "model: B16",
+        &["1:8: model: `B16` is not one of `tiny`, `S/16`, `M/16`, `B/16`, `L/14`; did you mean `B/16`?"],
+    );
+    check("apiVersion: v1", &["1:13: apiVersion: `v1` is not one of `cappa.dev/v1`"]);
+    check("name:", &["1:1: name: is required"]);
+    check("data: {train: m.json}", &["1:7: data.tokenizer: is required"]);
+    check("evaluate: {}", &["1:11: evaluate: expected a list, found a mapping"]);
+}
+
+#[test]
+fn mistakes_of_meaning_are_named() {
+    check(
+        "name: My_Job",
+        &["1:7: name: `My_Job` is not a name; use 1 to 50 lower-case letters, digits and inner hyphens"],
+    );
+    check("kind: export", &["1:7: kind: `export` is not supported by this version; only `pretrain` is"]);
+    check("objective: clip", &["1:12: objective: `clip` is not supported by this version; use `cap` or `cappa`"]);
+    check(
+        "objective: {type: cappa, parallel_fraction: 1.5}",
+        &["1:45: objective.parallel_fraction: 1.5 is not within 0 to 1"],
+    );
+    check(
+        "objective: {type: cap, parallel_fraction: 0.5}",
+        &["1:43: objective.parallel_fraction: is for `cappa` only; `cap` predicts nothing in parallel"],
+    );
+    check(
+        "batch_size: 100",
+        &["1:13: batch_size: 100 is not a multiple of data.lanes, 64 (the default); use 64 or 128, or 50 lanes"],
+    );
+    check("batch_size: 0", &["1:13: batch_size: 0 is below 1, the least"]);
+    check("workers: {min: 3, max: 2}", &["1:16: workers.min: 3 is more than workers.max, 2"]);
+    check("workers: 65", &["1:10: workers: 65 is more than data.lanes, 64, and a worker owns at least one lane"]);
+    check("workers: 0", &["1:10: workers: 0 is below 1, the least"]);
+    check("model: {heads: 7}", &["1:16: model.heads: 7 does not divide the width, 768"]);
+    check(
+        "model: {width: 30, heads: 3, position: sincos2d}",
+        &["1:16: model.width: 30 is not a multiple of 4, as `sincos2d` needs"],
+    );
+    check("model: {patch: 15}", &["4:7: data.image_size: 224 is not a multiple of the patch, 15; use 210 or 225"]);
+    check("optimizer: {learning_rate: 0}", &["1:28: optimizer.learning_rate: 0 is not above 0"]);
+    check(
+        "optimizer: {beta1: 1, clip_norm: 0, weight_decay: -1}",
+        &[
+            "1:20: optimizer.beta1: 1 is not from 0 to below 1",
+            "1:34: optimizer.clip_norm: 0 is not above 0",
+            "1:51: optimizer.weight_decay: -1 is below 0",
+        ],
+    );
+    check("schedule: {warmup_steps: 101}", &["1:26: schedule.warmup_steps: 101 is more than the job's 100 steps"]);
+    check("duration: {steps: 0}", &["1:19: duration.steps: 0 is below 1, the least"]);
+    check("duration: {steps: 1, epochs: 1}", &["1:11: duration: needs exactly one of steps, epochs and examples"]);
+    check("duration: {}", &["1:11: duration: needs exactly one of steps, epochs and examples"]);
+    check(
+        "checkpoint: {every: 0, keep: 0}",
+        &["1:21: checkpoint.every: 0 is below 1, the least", "1:30: checkpoint.keep: 0 is below 1, the least"],
+    );
+}
+
+#[test]
+fn mistakes_of_evaluations_are_named() {
+    let lines = "evaluate:
+- {name: a, data: d.json, task: caption}
+- {name: a, data: d.json, task: choose}
+- {name: b, data: d.json, task: {type: classify, label: class, template: a photo, negative: x}}
+- {name: C, data: d.json, task: {type: caption}, limit: 0}
+- {name: d, task: sing}";
+    check(
+        lines,
+        &[
+            "3:10: evaluate[1].name: `a` is the name of another evaluation too",
+            "3:33: evaluate[1].task.negative: is required for the task `choose`: the field of a sample's .json",
+            "4:74: evaluate[2].task.template: `a photo` does not have `{}` once, where the label goes",
+            "4:93: evaluate[2].task.negative: is for the task `choose` only",
+            "5:10: evaluate[3].name: `C` is not a name; use 1 to 63 lower-case letters, digits and inner hyphens",
+            "5:57: evaluate[3].limit: 0 is below 1, the least",
+            "6:3: evaluate[4].data: is required",
+            "6:19: evaluate[4].task: `sing` is not one of `classify`, `choose`, `caption`",
+        ],
+    );
+}
+
+#[test]
+fn ten_mistakes_are_ten_messages() {
+    let text = "\
+apiVersion: cappa.dev/v2
+name: Demo
+kind: evaluate
+objectiv: cap
+model: {preset: huge, heads: 5}
+data: {train: m.json, tokenizer: 'gopher://x/y', text_lenght: 24}
+batch_size: lots
+optimizer: {learning_rate: -1}
+workers: {min: 4, max: 2}
+duration: {steps: 5}
+";
+    let errors = parse(text).unwrap_err();
+    let codes: Vec<_> = errors.errors().iter().map(|error| (error.path.as_str(), error.code)).collect();
+    let expected = [
+        ("apiVersion", Mistake::UnknownValue),
+        ("name", Mistake::BadName),
+        ("kind", Mistake::Unsupported),
+        ("objectiv", Mistake::UnknownKey),
+        ("model.preset", Mistake::UnknownValue),
+        ("data.tokenizer", Mistake::BadUrl),
+        ("data.text_lenght", Mistake::UnknownKey),
+        ("batch_size", Mistake::WrongType),
+        ("optimizer.learning_rate", Mistake::OutOfRange),
+        ("workers.min", Mistake::Inconsistent),
+    ];
+    for (path, code) in expected {
+        assert!(codes.contains(&(path, code)), "{path}: {errors}");
+    }
+    // `heads` and the width of the unreadable preset are not held against each other.
+    assert_eq!(codes.len(), expected.len(), "{errors}");
+    assert!(errors.to_string().starts_with("the spec has 10 mistakes\n  1:13: apiVersion: "), "{errors}");
+}
+
+#[test]
+fn overrides_are_put_over_the_document() {
+    let pairs =
+        |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect::<Vec<_>>();
+    let base = SpecBase::folder("/data");
+    let text = document("evaluate: [{name: a, data: d.json, task: caption}]");
+    let set = pairs(&[("data.seed", "7"), ("model", "tiny"), ("optimizer.beta1", "0.5"), ("evaluate[0].limit", "9")]);
+    let spec = JobSpec::parse_with(&text, &set, &base).unwrap();
+    assert_eq!((spec.data.seed, spec.model.preset.as_str(), spec.optimizer.beta1), (7, "tiny", 0.5));
+    assert_eq!(spec.evaluate[0].limit, Some(9));
+    assert_eq!(JobSpec::parse(&apply_overrides(&text, &set).unwrap(), &base).unwrap(), spec);
+    assert_eq!(apply_overrides(&text, &[]).unwrap(), text);
+
+    let bad =
+        pairs(&[("data.sede", "7"), ("name.x", "1"), ("evaluate[3].name", "b"), ("a..b", "1"), ("batch_size", "[")]);
+    let errors = JobSpec::parse_with(&text, &bad, &base).unwrap_err();
+    let found: Vec<String> = errors.errors().iter().map(ToString::to_string).collect();
+    assert_eq!(found[0], "a..b: is no path; write keys with dots between them, as in data.seed");
+    assert!(found[1].starts_with("batch_size: the value to set: "), "{}", found[1]);
+    assert_eq!(
+        found[2..],
+        [
+            "data.sede: unknown key; did you mean `seed`?",
+            "evaluate[3].name: leads into a list whose items are [0] to [0]; set that as a whole",
+            "name.x: leads into the text `demo`; set that as a whole",
+        ]
+    );
+}
+
+#[test]
+fn steps_of_an_epoch_are_those_of_the_sample_order() {
+    let spec = spec("duration: {epochs: 3}\nbatch_size: 24\ndata: {train: a, tokenizer: b, lanes: 6}");
+    let order = crate::order::SampleOrder::new(vec![50, 51], 1, 6, 2).unwrap();
+    assert_eq!(spec.total_steps(101), 3 * order.steps(24).unwrap().per_epoch());
+    assert_eq!((spec.schedule.warmup_steps, spec.warmup_steps(50)), (None, 5));
+}
+
+#[test]
+fn the_schema_describes_every_key_and_names_every_required_one() {
+    let schema = JobSpec::json_schema();
+    assert_eq!(schema["required"], serde_json::json!(["apiVersion", "name", "data", "duration"]));
+    assert_eq!(schema["additionalProperties"], false);
+    for (key, property) in schema["properties"].as_object().unwrap() {
+        assert!(property["description"].is_string(), "{key} is not described");
+    }
+}
+
+fn any_task() -> impl Strategy<Value = Task> {
+    prop_oneof![
+        Just(Task::Caption),
+        "[a-z.]{1,9}".prop_map(|negative| Task::Choose { negative }),
+        ("[a-z.]{1,9}", prop::collection::vec("(?s).{0,6}", 0..3), "(?s).{0,6}").prop_map(|(label, labels, prompt)| {
+            Task::Classify { label, labels, template: format!("{}{{}}", prompt.replace("{}", "")) }
+        }),
+    ]
+}
+
+prop_compose! {
+    fn any_spec()(
+        name in "[a-z][a-z0-9]{0,20}",
+        fraction in prop::option::of(0.0..=1.0f64),
+        (lanes, slots, seed) in (1..200u32, 1..50u32, any::<u64>()),
+        length in prop_oneof![(1..1u64 << 40).prop_map(Length::Steps), (1..1000u64).prop_map(Length::Epochs), (1..1u64 << 40).prop_map(Length::Examples)],
+        learning_rate in 1e-12..1e6f64,
+        beta1 in 0.0..1.0f64,
+        priority in any::<i32>(),
+        tasks in prop::collection::vec((any_task(), prop::option::of(1..u64::MAX)), 0..3),
+        bf16 in any::<bool>(),
+    ) -> JobSpec {
+        let mut spec = spec("model: tiny");
+        spec.name = name;
+        spec.objective = fraction.map_or(Objective::Cap, |parallel_fraction| Objective::Cappa { parallel_fraction });
+        (spec.data.lanes, spec.batch_size, spec.data.seed) = (lanes, lanes * slots, seed);
+        spec.duration = length;
+        let steps = match length { Length::Epochs(_) => None, _ => Some(spec.total_steps(1)) };
+        spec.schedule.warmup_steps = steps.map(|steps| spec.warmup_steps(steps).min(steps));
+        (spec.optimizer.learning_rate, spec.optimizer.beta1, spec.priority) = (learning_rate, beta1, priority);
+        spec.precision = if bf16 { Precision::Bf16 } else { Precision::Fp32 };
+        spec.workers = Workers { min: 1, max: lanes };
+        spec.evaluate = tasks.into_iter().enumerate().map(|(n, (task, limit))| {
+            Evaluation { name: format!("e{n}"), data: "s3://bucket/d.json".into(), task, limit }
+        }).collect();
+        spec
+    }
+}
+
+proptest! {
+    #[test]
+    fn the_printed_spec_parses_back_to_itself(spec in any_spec()) {
+        for text in [spec.to_document(), spec.to_json()] {
+            let again = JobSpec::parse(&text, &SpecBase::none()).map_err(|errors| TestCaseError::fail(format!("{errors}\n{text}")))?;
+            prop_assert_eq!(&again, &spec, "{}", text);
+            prop_assert_eq!(again.digest(), spec.digest());
+        }
+    }
+
+    #[test]
+    fn no_text_makes_the_parser_panic(text in "\\PC{0,200}") {
+        let _ = parse(&text);
+    }
+
+    #[test]
+    fn no_bytes_make_the_parser_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        let _ = parse(&String::from_utf8_lossy(&bytes));
+    }
+
+    #[test]
+    fn no_change_of_a_good_document_makes_the_parser_panic(
+        at in 0..400usize, len in 0..20usize, patch in "[\\[\\]{}:,&*!|>'\"%@`#?\n\t a-z0-9.-]{0,12}",
+    ) {
+        let mut text = spec("model: tiny\nevaluate: [{name: a, data: d, task: {type: classify, label: x}}]").to_document();
+        let (from, to) = (at.min(text.len()), (at + len).min(text.len()));
+        text.replace_range(from..to, &patch);
+        let _ = parse(&text);
+    }
+}
