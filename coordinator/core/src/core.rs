@@ -1,0 +1,138 @@
+//! The state machine as its driver sees it.
+
+use crate::command::Command;
+use crate::config::Timings;
+use crate::decide;
+use crate::ids::{Generation, JobId, Time};
+use crate::presence::Presence;
+use crate::record::{Event, Record};
+use crate::state::State;
+use crate::work::{self, Work};
+
+/// Durable state, volatile presence, and the durations that decisions depend on.
+#[derive(Debug, Clone)]
+pub struct Core {
+    timings: Timings,
+    state: State,
+    presence: Presence,
+}
+
+/// Why a command leads to nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// There is no such job.
+    UnknownJob(JobId),
+    /// The same idempotency key has given this job.
+    AlreadySubmitted(JobId),
+    /// The job id is taken.
+    JobIdTaken(JobId),
+    /// The job is over.
+    Ended(JobId),
+    /// Only a paused job can be resumed.
+    NotPaused(JobId),
+    /// It is still on its way to being paused.
+    StillPausing(JobId),
+    /// Another live process has this worker id.
+    WorkerIdTaken,
+    /// The stream is not the worker's newest.
+    StaleLink,
+    /// The group is over.
+    StaleGeneration(Generation),
+    /// There is nothing of that kind to be done.
+    NotOutstanding,
+}
+
+impl Core {
+    /// A core that remembers these records and starts watching now.
+    pub fn recover<'a>(timings: Timings, now: Time, records: impl IntoIterator<Item = &'a Record>) -> Self {
+        let mut state = State::default();
+        for record in records {
+            state.apply(record);
+        }
+        let presence = Presence::new(now);
+        Self { timings, state, presence }
+    }
+
+    /// What the command leads to. Changes nothing.
+    ///
+    /// # Errors
+    /// The [`Refusal`] that says why it leads to nothing.
+    pub fn decide(&self, now: Time, command: &Command) -> Result<Vec<Event>, Refusal> {
+        decide::decide(self, now, command)
+    }
+
+    /// Folds an event in.
+    pub fn apply(&mut self, event: &Event) {
+        match event {
+            Event::Record(record) => self.state.apply(record),
+            Event::Observation(observation) => self.presence.apply(observation),
+        }
+        #[cfg(debug_assertions)]
+        {
+            let found = crate::invariants::violations(&self.state);
+            debug_assert!(found.is_empty(), "{event:?} broke {found:?}");
+        }
+    }
+
+    /// Decides a command and all that follows from it, and folds it in. The records are in the
+    /// order in which they are to be logged; nothing of them may become known before they are.
+    ///
+    /// # Errors
+    /// The [`Refusal`] that says why it leads to nothing.
+    pub fn perform(&mut self, now: Time, command: &Command) -> Result<Vec<Record>, Refusal> {
+        let events = self.decide(now, command)?;
+        let mut records = Vec::new();
+        self.absorb(events, &mut records);
+        Ok(records)
+    }
+
+    /// Does what time and the present state call for, until there is nothing left.
+    pub fn review(&mut self, now: Time) -> Vec<Record> {
+        let mut records = Vec::new();
+        while let Ok(events) = self.decide(now, &Command::Review)
+            && !events.is_empty()
+        {
+            self.absorb(events, &mut records);
+        }
+        records
+    }
+
+    fn absorb(&mut self, events: Vec<Event>, records: &mut Vec<Record>) {
+        for event in events {
+            self.apply(&event);
+            if let Event::Record(record) = event {
+                records.push(record);
+            }
+        }
+    }
+
+    /// What is to be done in the world, derived from the state: doing it twice is the same as once.
+    pub fn outstanding(&self, now: Time) -> impl Iterator<Item = Work> {
+        work::outstanding(self, now)
+    }
+
+    /// For each queued job, in the order in which they are served, why it waits.
+    pub fn waiting(&self, now: Time) -> Vec<(JobId, decide::Waiting)> {
+        decide::waiting(self, now)
+    }
+
+    /// The fold of the log.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// What is seen of the workers.
+    pub fn presence(&self) -> &Presence {
+        &self.presence
+    }
+
+    /// The durations that decisions depend on.
+    pub fn timings(&self) -> &Timings {
+        &self.timings
+    }
+
+    /// Until when members that have not come back since this process started are waited for.
+    pub(crate) fn grace_ends(&self) -> Time {
+        self.presence.watching_since + self.timings.grace
+    }
+}

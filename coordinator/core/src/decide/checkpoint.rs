@@ -1,0 +1,142 @@
+//! Checkpoints: from parts to a committed manifest, and from there to retention.
+
+use super::At;
+use crate::command::Report;
+use crate::core::{Core, Refusal};
+use crate::ids::{Generation, JobId, Step, WorkerId};
+use crate::job::Job;
+use crate::presence::Seen;
+use crate::record::{Change, Event};
+
+type Decision = Result<Vec<Event>, Refusal>;
+
+/// A rank has written its parts. When it is the last one of its attempt, the attempt is complete
+/// and its manifest is to be committed.
+pub(super) fn parts_written(core: &Core, at: At, worker: &WorkerId, report: &Report) -> Vec<Event> {
+    let Report::PartsWritten { job, generation, step, rank, world_size, parts } = report else {
+        return Vec::new();
+    };
+    let (step, generation) = (*step, *generation);
+    let key = (job.clone(), step, generation);
+    let gathering = core.presence().gathering(&key);
+    let fits = rank.0 < *world_size && gathering.is_none_or(|g| g.world_size == *world_size);
+    let known = core.state().job(job);
+    let is_wanted = fits && known.is_some_and(|job| wants(job, step, generation));
+    let mut ranks = gathering.map(|g| g.ranks.clone()).unwrap_or_default();
+    ranks.insert(*rank, parts.clone());
+    let is_complete = is_wanted && ranks.len() == *world_size as usize;
+    let reported = Seen::PartsWritten {
+        worker: worker.clone(),
+        job: job.clone(),
+        step,
+        generation,
+        parts: (is_wanted && !is_complete).then(|| (*rank, *world_size, parts.clone())),
+    };
+    let mut events = vec![at.seen(reported)];
+    if is_complete {
+        let ranks = ranks.into_values().collect();
+        let written = Change::CheckpointWritten { step, generation, ranks };
+        events.push(at.record(job, written));
+        events.push(end_gathering(at, job, step, generation));
+    }
+    events
+}
+
+/// Whether the attempt may still become a checkpoint.
+fn wants(job: &Job, step: Step, generation: Generation) -> bool {
+    let newest = job.newest_checkpoint().map(|checkpoint| checkpoint.step);
+    !job.has_ended()
+        && newest.is_none_or(|newest| step > newest)
+        && generation <= job.generation
+        && !job.committing.keys().any(|(committing, _)| *committing == step)
+        && job.last_failed != Some((step, generation))
+}
+
+/// A rank could not write its parts: the attempt comes to nothing, the run goes on.
+pub(super) fn failed(core: &Core, at: At, worker: &WorkerId, report: &Report) -> Vec<Event> {
+    let Report::CheckpointFailed { job, generation, step, rank, error } = report else {
+        return Vec::new();
+    };
+    let (step, generation) = (*step, *generation);
+    let reported = Seen::PartsWritten { worker: worker.clone(), job: job.clone(), step, generation, parts: None };
+    let mut events = vec![at.seen(reported)];
+    if core.state().job(job).is_some_and(|job| wants(job, step, generation)) {
+        let error = format!("rank {rank} ({worker}): {error}");
+        let change = Change::CheckpointFailed { step, generation, error };
+        events.push(at.record(job, change));
+        events.push(end_gathering(at, job, step, generation));
+    }
+    events
+}
+
+/// The manifest exists. Older attempts that are still incomplete are given up, and retention
+/// takes what is too much.
+pub(super) fn committed(core: &Core, at: At, id: &JobId, step: Step, generation: Generation) -> Decision {
+    let job = committing(core, id, step, generation)?;
+    let change = Change::CheckpointCommitted { step, generation };
+    let mut events = vec![at.record(id, change)];
+    let overtaken = core.presence().gatherings().filter(|((of, s, _), _)| of == id && *s <= step);
+    events.extend(overtaken.map(|((_, s, g), _)| end_gathering(at, id, *s, *g)));
+
+    let mut kept: Vec<_> = job.checkpoints.iter().map(|c| (c.step, c.generation)).collect();
+    kept.push((step, generation));
+    kept.sort_unstable();
+    let surplus = kept.len().saturating_sub(job.submission.keep.max(1) as usize);
+    for (step, generation) in kept.into_iter().take(surplus) {
+        events.push(at.record(id, Change::CheckpointRetired { step, generation }));
+    }
+    Ok(events)
+}
+
+pub(super) fn manifest_failed(
+    core: &Core,
+    at: At,
+    id: &JobId,
+    step: Step,
+    generation: Generation,
+    error: &str,
+) -> Decision {
+    committing(core, id, step, generation)?;
+    let change =
+        Change::CheckpointFailed { step, generation, error: format!("the manifest could not be written: {error}") };
+    Ok(vec![at.record(id, change)])
+}
+
+pub(super) fn deleted(core: &Core, at: At, id: &JobId, step: Step, generation: Generation) -> Decision {
+    let job = core.state().job(id).ok_or(Refusal::NotOutstanding)?;
+    let mut retired = job.retired.iter();
+    if !retired.any(|checkpoint| (checkpoint.step, checkpoint.generation) == (step, generation)) {
+        return Err(Refusal::NotOutstanding);
+    }
+    Ok(vec![at.record(id, Change::CheckpointDeleted { step, generation })])
+}
+
+pub(super) fn swept(core: &Core, at: At, id: &JobId) -> Decision {
+    match core.state().job(id) {
+        Some(job) if job.litter_since.is_some() => Ok(vec![at.record(id, Change::Swept)]),
+        _ => Err(Refusal::NotOutstanding),
+    }
+}
+
+/// Attempts that nobody can complete any more: their group is over, and no part has come for long.
+pub(super) fn given_up(core: &Core, at: At) -> Option<Event> {
+    let mut gatherings = core.presence().gatherings();
+    let ((job, step, generation), _) = gatherings.find(|((id, _, generation), gathering)| {
+        let job = core.state().job(id);
+        let is_current = job.and_then(Job::group).is_some_and(|group| group.generation == *generation);
+        let is_over = job.is_none_or(Job::has_ended);
+        is_over || !is_current && at.0.since(gathering.last_at) > core.timings().grace
+    })?;
+    Some(end_gathering(at, job, *step, *generation))
+}
+
+fn committing<'a>(core: &'a Core, id: &JobId, step: Step, generation: Generation) -> Result<&'a Job, Refusal> {
+    let job = core.state().job(id).ok_or(Refusal::NotOutstanding)?;
+    let is_committing = job.committing.contains_key(&(step, generation));
+    is_committing.then_some(job).ok_or(Refusal::NotOutstanding)
+}
+
+fn end_gathering(at: At, job: &JobId, step: Step, generation: Generation) -> Event {
+    let job = job.clone();
+    at.seen(Seen::GatheringEnded { job, step, generation })
+}

@@ -1,0 +1,203 @@
+//! The active group of a job: who is lost, when it runs, when it is done, who survives.
+
+use super::At;
+use super::gang;
+use crate::config::FRUITLESS_LIMIT;
+use crate::core::Core;
+use crate::ids::{JobId, Step, WorkerId};
+use crate::job::{Ending, Group, Job, Member, Outcome, Stage};
+use crate::record::{BreakCause, Change, Event};
+
+/// The next transition of the job's group, if there is one.
+pub(super) fn review(core: &Core, at: At, job: &Job) -> Option<Event> {
+    let group = job.group()?;
+    let change = if is_done(core, at, job, group) {
+        finish(job, group)
+    } else if let Stage::Breaking { since, reason } = &group.stage {
+        if job.fruitless >= FRUITLESS_LIMIT {
+            no_progress(reason)
+        } else {
+            let patience = *since + core.timings().detection;
+            let deadline = if in_grace(core, at, group) { patience.max(core.grace_ends()) } else { patience };
+            reform(core, at, job, group, deadline)?
+        }
+    } else if let Some(cause) = departure(core, job, group).or_else(|| loss(core, at, job, group)) {
+        Change::GroupBroken { generation: group.generation, cause, step: heard_step(core, &job.id, group) }
+    } else if matches!(group.stage, Stage::Forming) && is_running(core, job, group) {
+        let generation = group.generation;
+        Change::GroupRunning { generation }
+    } else {
+        return None;
+    };
+    Some(at.record(&job.id, change))
+}
+
+/// The highest step that a member was heard to have completed.
+pub(super) fn heard_step(core: &Core, job: &JobId, group: &Group) -> Step {
+    let members = group.members.iter();
+    let heard = members.filter_map(|member| {
+        let presence = core.presence().worker(&member.worker)?;
+        Some(presence.holding_of(job)?.step)
+    });
+    heard.max().unwrap_or_default().max(group.step)
+}
+
+/// Every member has said that it is done, and no checkpoint is under way any more.
+fn is_done(core: &Core, at: At, job: &Job, group: &Group) -> bool {
+    let mut members = group.members.iter();
+    let gathers = || {
+        core.presence().gatherings().any(|((id, _, generation), gathering)| {
+            *id == job.id
+                && *generation == group.generation
+                && at.0.since(gathering.last_at) <= core.timings().detection
+        })
+    };
+    members.all(|member| group.completed.contains_key(&member.worker)) && job.committing.is_empty() && !gathers()
+}
+
+fn finish(job: &Job, group: &Group) -> Change {
+    let finished = group.completed.values().all(|outcome| *outcome == Outcome::Finished);
+    if finished {
+        let ending = Ending::Succeeded { step: job.submission.total_steps, summary: group.summary.clone() };
+        return Change::Ended { ending };
+    }
+    match &job.pause {
+        Some(reason) => Change::Paused { reason: reason.clone() },
+        None => Change::Requeued { reason: "its workers stopped after a checkpoint".to_owned() },
+    }
+}
+
+fn no_progress(reason: &str) -> Change {
+    let ending = Ending::Failed {
+        code: "no_progress".to_owned(),
+        message: format!("several groups in a row made no step; the last: {reason}"),
+    };
+    Change::Ended { ending }
+}
+
+fn is_running(core: &Core, job: &Job, group: &Group) -> bool {
+    group.members.iter().all(|member| {
+        let presence = core.presence().worker(&member.worker);
+        group.completed.contains_key(&member.worker)
+            || presence.is_some_and(|presence| {
+                presence.has_entered(&job.id, group.generation)
+                    || presence
+                        .holding_of(&job.id)
+                        .is_some_and(|h| h.generation == group.generation && h.step > group.step)
+            })
+    })
+}
+
+/// A member ends on purpose, and the group has saved its state and falls apart because of that.
+fn departure(core: &Core, job: &Job, group: &Group) -> Option<BreakCause> {
+    let present = |member: &Member| core.presence().worker(&member.worker);
+    let has_left = |member: &Member| {
+        present(member).is_some_and(|presence| {
+            presence.has_joined(&job.id, group.generation) && presence.at_work_on(&job.id).is_none()
+        })
+    };
+    let mut members = group.members.iter();
+    if !members.any(|member| !group.completed.contains_key(&member.worker) && has_left(member)) {
+        return None;
+    }
+    group.members.iter().find_map(|member| {
+        let reason = present(member)?.leaving.clone()?;
+        Some(BreakCause::Departure { worker: member.worker.clone(), reason })
+    })
+}
+
+/// What gives away that members are lost; none when all are there or may still come back.
+fn loss(core: &Core, at: At, job: &Job, group: &Group) -> Option<BreakCause> {
+    let unfinished = group.members.iter().filter(|member| !group.completed.contains_key(&member.worker));
+    let workers: Vec<_> = unfinished
+        .filter_map(|member| {
+            let reason = loss_of(core, at, job, group, member)?;
+            Some((member.worker.clone(), reason))
+        })
+        .collect();
+    (!workers.is_empty()).then_some(BreakCause::Lost { workers })
+}
+
+/// Whether members that are not heard may still be about to come back: they were in the group before this
+/// coordinator began to watch. Who has been in session with it and ended its stream is not waited for.
+fn in_grace(core: &Core, at: At, group: &Group) -> bool {
+    at.0 < core.grace_ends() && group.formed_at <= core.presence().watching_since
+}
+
+fn loss_of(core: &Core, at: At, job: &Job, group: &Group, member: &Member) -> Option<String> {
+    let timings = core.timings();
+    let in_grace = in_grace(core, at, group);
+    let Some(presence) = core.presence().worker(&member.worker) else {
+        return (!in_grace).then(|| "has not come back".to_owned());
+    };
+    if presence.incarnation != member.incarnation {
+        return Some("was replaced by a new process".to_owned());
+    }
+    if presence.link.is_none() {
+        return (!in_grace).then(|| "ended its stream".to_owned());
+    }
+    let silence = at.0.since(presence.last_heard);
+    if silence > timings.detection {
+        return Some(format!("was silent for {:.1} s", silence.as_secs_f64()));
+    }
+    if !presence.has_joined(&job.id, group.generation) {
+        let waited = at.0.since(group.formed_at);
+        let is_late = !in_grace && waited > timings.forming;
+        return is_late.then(|| "did not begin to form".to_owned());
+    }
+    let holding = presence.holding_of(&job.id);
+    let is_in = holding.is_some_and(|h| h.generation == group.generation && h.stepping);
+    (!is_in).then(|| "has left the group".to_owned())
+}
+
+/// What became of a member of a group that breaks up.
+enum Fate {
+    /// It may still answer.
+    Awaited,
+    /// It is out of the old group and can be in the next one.
+    Available,
+    /// It is not waited for any longer.
+    Gone,
+}
+
+fn fate(core: &Core, at: At, job: &Job, group: &Group, worker: &WorkerId, is_late: bool) -> Fate {
+    let presence = core.presence().worker(worker);
+    let in_grace = in_grace(core, at, group);
+    match presence {
+        Some(presence) if presence.leaving.is_some() => Fate::Gone,
+        Some(presence) if presence.is_live(at.0, core.timings().detection) => {
+            match presence.at_work_on(&job.id).is_some() {
+                false => Fate::Available,
+                true if is_late => Fate::Gone,
+                true => Fate::Awaited,
+            }
+        }
+        _ if in_grace => Fate::Awaited,
+        _ => Fate::Gone,
+    }
+}
+
+/// The next group, from the survivors and who is free; back to the queue when no state is left
+/// and there are too few to begin anew. None while a survivor may still answer.
+fn reform(core: &Core, at: At, job: &Job, group: &Group, deadline: crate::ids::Time) -> Option<Change> {
+    let is_late = at.0 >= deadline;
+    let mut survivors = Vec::new();
+    for (rank, member) in group.members.iter().enumerate() {
+        match fate(core, at, job, group, &member.worker, is_late) {
+            Fate::Awaited => return None,
+            Fate::Available => survivors.push(gang::Candidate::survivor(&member.worker, rank)),
+            Fate::Gone => {}
+        }
+    }
+    let has_state = survivors.iter().any(|survivor| gang::holds_useful_state(core, job, &survivor.worker));
+    let free = gang::joiners(core, at, job);
+    if has_state || survivors.len() + free.len() >= job.submission.min_world_size() {
+        survivors.extend(free);
+        return Some(gang::form(core, job, survivors));
+    }
+    let reason = "too few of its workers are left".to_owned();
+    match &job.pause {
+        Some(reason) => Some(Change::Paused { reason: reason.clone() }),
+        None => Some(Change::Requeued { reason }),
+    }
+}

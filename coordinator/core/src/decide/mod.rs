@@ -1,0 +1,78 @@
+//! Commands become events.
+
+mod checkpoint;
+mod gang;
+mod group;
+mod people;
+mod review;
+mod session;
+
+pub use gang::Waiting;
+
+use crate::command::{Command, Report};
+use crate::core::{Core, Refusal};
+use crate::ids::{JobId, Time, WorkerId};
+use crate::presence::{Observation, Seen};
+use crate::record::{Change, Event, Record};
+use crate::work::Work;
+
+pub(crate) use gang::{holds_useful_state, waiting};
+
+pub(crate) fn decide(core: &Core, now: Time, command: &Command) -> Result<Vec<Event>, Refusal> {
+    let at = At(now);
+    match command {
+        Command::Submit { job, submission } => people::submit(core, at, job, submission),
+        Command::Cancel { job, reason } => people::cancel(core, at, job, reason),
+        Command::Pause { job, reason } => people::pause(core, at, job, reason),
+        Command::Resume { job } => people::resume(core, at, job),
+        Command::Worker(said) => match &said.report {
+            Report::Hello { .. } => session::hello(core, at, said),
+            _ => session::report(core, at, said),
+        },
+        Command::Disconnected { worker, link } => {
+            session::expect_link(core, worker, *link)?;
+            let worker = worker.clone();
+            Ok(vec![at.seen(Seen::Disconnected { worker })])
+        }
+        Command::ManifestCommitted { job, step, generation } => {
+            checkpoint::committed(core, at, job, *step, *generation)
+        }
+        Command::ManifestFailed { job, step, generation, error } => {
+            checkpoint::manifest_failed(core, at, job, *step, *generation, error)
+        }
+        Command::CheckpointDeleted { job, step, generation } => checkpoint::deleted(core, at, job, *step, *generation),
+        Command::Swept { job } => checkpoint::swept(core, at, job),
+        Command::Told(work) => Ok(told(work).map(|seen| at.seen(seen)).into_iter().collect()),
+        Command::Review => Ok(review::review(core, at)),
+    }
+}
+
+/// What it changes that a worker was told something, where nothing it says later need show that.
+fn told(work: &Work) -> Option<Seen> {
+    Some(match work.clone() {
+        Work::Form { worker, job, generation, .. } => Seen::Summoned { worker, job, generation },
+        Work::Release { worker, job, .. } => Seen::Released { worker, job },
+        Work::Acknowledge { worker, job, step, generation, .. } => Seen::Acknowledged { worker, job, step, generation },
+        _ => return None,
+    })
+}
+
+/// Stamps events with the time of the decision.
+#[derive(Debug, Clone, Copy)]
+struct At(Time);
+
+impl At {
+    fn record(self, job: &JobId, change: Change) -> Event {
+        let job = job.clone();
+        Event::Record(Record { at: self.0, job, change })
+    }
+
+    fn seen(self, seen: Seen) -> Event {
+        Event::Observation(Observation { at: self.0, seen })
+    }
+
+    fn heard(self, worker: &WorkerId) -> Event {
+        let worker = worker.clone();
+        self.seen(Seen::Heard { worker })
+    }
+}

@@ -1,0 +1,159 @@
+//! What workers say.
+
+use super::{At, checkpoint};
+use crate::command::{Failure, Report, WorkerReport};
+use crate::core::{Core, Refusal};
+use crate::ids::{Generation, JobId, Link, Step, WorkerId};
+use crate::job::{Ending, Group, Stage};
+use crate::presence::{Holding, Seen};
+use crate::record::{BreakCause, Change, Event};
+
+type Decision = Result<Vec<Event>, Refusal>;
+
+/// A worker has opened a stream. Its newest process owns the id, unless another one is still heard.
+pub(super) fn hello(core: &Core, at: At, said: &WorkerReport) -> Decision {
+    let Report::Hello { incarnation, host, store_address, holding } = &said.report else {
+        return Err(Refusal::StaleLink);
+    };
+    let known = core.presence().worker(&said.worker);
+    let taken =
+        known.is_some_and(|known| known.incarnation != *incarnation && known.is_live(at.0, core.timings().detection));
+    if taken {
+        return Err(Refusal::WorkerIdTaken);
+    }
+    Ok(vec![at.seen(Seen::Connected {
+        worker: said.worker.clone(),
+        link: said.link,
+        incarnation: incarnation.clone(),
+        host: host.clone(),
+        store_address: store_address.clone(),
+        holding: holding.clone(),
+    })])
+}
+
+/// A worker with a stream says anything but hello.
+pub(super) fn report(core: &Core, at: At, said: &WorkerReport) -> Decision {
+    let worker = &said.worker;
+    expect_link(core, worker, said.link)?;
+    match &said.report {
+        Report::Hello { .. } => Err(Refusal::StaleLink),
+        Report::Heartbeat { at: place } => Ok(vec![at.seen(Seen::At { worker: worker.clone(), place: place.clone() })]),
+        Report::Entered { job, generation, step } => Ok(vec![at.seen(Seen::Entered {
+            worker: worker.clone(),
+            job: job.clone(),
+            generation: *generation,
+            step: *step,
+        })]),
+        Report::Left { job, generation, step, has_state, failure } => {
+            let holding = Holding {
+                job: job.clone(),
+                generation: *generation,
+                step: *step,
+                has_state: *has_state,
+                stepping: false,
+            };
+            Ok(left(core, at, worker, holding, failure.as_ref()))
+        }
+        Report::EvaluationStarted { job, generation } => Ok(evaluation_started(core, at, worker, job, *generation)),
+        Report::Completed { .. } => Ok(completed(core, at, worker, &said.report)),
+        Report::PartsWritten { .. } => Ok(checkpoint::parts_written(core, at, worker, &said.report)),
+        Report::CheckpointFailed { .. } => Ok(checkpoint::failed(core, at, worker, &said.report)),
+        Report::Goodbye { reason } => {
+            Ok(vec![at.seen(Seen::Leaving { worker: worker.clone(), reason: reason.clone() })])
+        }
+    }
+}
+
+/// The stream must be the worker's newest: what an old one still delivers means nothing.
+pub(super) fn expect_link(core: &Core, worker: &WorkerId, link: Link) -> Result<(), Refusal> {
+    let known = core.presence().worker(worker);
+    match known.and_then(|known| known.link) {
+        Some(newest) if newest == link => Ok(()),
+        _ => Err(Refusal::StaleLink),
+    }
+}
+
+/// The group with this generation, if it is the job's active one and the worker belongs to it.
+fn group_of<'a>(core: &'a Core, worker: &WorkerId, job: &JobId, generation: Generation) -> Option<&'a Group> {
+    let group = core.state().job(job)?.group()?;
+    let belongs = group.generation == generation && group.member(worker).is_some();
+    belongs.then_some(group)
+}
+
+fn left(core: &Core, at: At, worker: &WorkerId, holding: Holding, failure: Option<&Failure>) -> Vec<Event> {
+    let job = holding.job.clone();
+    let group = group_of(core, worker, &job, holding.generation);
+    let step = holding.step;
+    let mut events = vec![at.seen(Seen::Left { worker: worker.clone(), holding })];
+    let (Some(group), Some(failure)) = (group, failure) else {
+        return events;
+    };
+    if let Some(change) = failure_change(core, group, worker, &job, step, failure) {
+        events.push(at.record(&job, change));
+    }
+    events
+}
+
+/// A permanent failure ends the job with it as the cause, even when its fallout was heard first.
+fn failure_change(
+    core: &Core,
+    group: &Group,
+    worker: &WorkerId,
+    job: &JobId,
+    step: Step,
+    failure: &Failure,
+) -> Option<Change> {
+    let (rank, _) = group.member(worker)?;
+    if failure.permanent {
+        let code = failure.code.clone();
+        let message = format!("rank {rank} ({worker}): {}", failure.message);
+        let ending = Ending::Failed { code, message };
+        return Some(Change::Ended { ending });
+    }
+    if group.is_breaking() || group.completed.contains_key(worker) {
+        return None;
+    }
+    Some(Change::GroupBroken {
+        generation: group.generation,
+        cause: BreakCause::Failure {
+            rank,
+            worker: worker.clone(),
+            code: failure.code.clone(),
+            message: failure.message.clone(),
+        },
+        step: step.max(super::group::heard_step(core, job, group)),
+    })
+}
+
+fn evaluation_started(core: &Core, at: At, worker: &WorkerId, job: &JobId, generation: Generation) -> Vec<Event> {
+    let mut events = vec![at.heard(worker)];
+    if let Some(group) = group_of(core, worker, job, generation)
+        && matches!(group.stage, Stage::Forming | Stage::Running { .. })
+    {
+        events.push(at.record(job, Change::EvaluationStarted { generation }));
+    }
+    events
+}
+
+fn completed(core: &Core, at: At, worker: &WorkerId, report: &Report) -> Vec<Event> {
+    let Report::Completed { job, generation, step, outcome, summary } = report else {
+        return Vec::new();
+    };
+    let mut events = vec![at.seen(Seen::Left {
+        worker: worker.clone(),
+        holding: Holding { job: job.clone(), generation: *generation, step: *step, has_state: true, stepping: false },
+    })];
+    if let Some(group) = group_of(core, worker, job, *generation)
+        && !group.completed.contains_key(worker)
+    {
+        let change = Change::MemberCompleted {
+            generation: *generation,
+            worker: worker.clone(),
+            step: *step,
+            outcome: *outcome,
+            summary: summary.clone(),
+        };
+        events.push(at.record(job, change));
+    }
+    events
+}

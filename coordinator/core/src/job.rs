@@ -1,0 +1,254 @@
+//! A job as the log tells it: what survives a restart of the coordinator.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::command::Submission;
+use crate::ids::{Generation, Incarnation, JobId, Rank, Step, Time, WorkerId};
+
+/// A job and everything durable about it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Job {
+    /// Its identity.
+    pub id: JobId,
+    /// What was asked for.
+    pub submission: Submission,
+    /// When it was submitted.
+    pub submitted_at: Time,
+    /// When its first group formed.
+    pub started_at: Option<Time>,
+    /// When the phase last changed.
+    pub phase_since: Time,
+    /// Where it is in its life.
+    pub phase: Phase,
+    /// The generation of the newest group; zero before the first.
+    pub generation: Generation,
+    /// Someone asked for a pause, for this reason.
+    pub pause: Option<String>,
+    /// Weights of the groups that ended, in a row, without a step of progress.
+    pub fruitless: u32,
+    /// Groups that broke because of a loss or failure.
+    pub recoveries: u64,
+    /// Committed checkpoints that are kept, oldest first.
+    pub checkpoints: Vec<Checkpoint>,
+    /// Attempts whose parts are all written and whose manifest is to be committed.
+    pub committing: BTreeMap<(Step, Generation), Attempt>,
+    /// The attempt that failed last, so that it is told once and not per rank.
+    pub last_failed: Option<(Step, Generation)>,
+    /// Checkpoints that retention gave up and whose files are still to be deleted.
+    pub retired: Vec<Checkpoint>,
+    /// Since when there may be parts that no manifest names.
+    pub litter_since: Option<Time>,
+}
+
+/// Where a job is in its life.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Phase {
+    /// Waits for workers.
+    Queued,
+    /// Has a group.
+    Active(Group),
+    /// Checkpointed, and without workers.
+    Paused {
+        /// Why.
+        reason: String,
+    },
+    /// Over.
+    Ended(Ending),
+}
+
+/// How a job ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "as", rename_all = "snake_case")]
+pub enum Ending {
+    /// All steps and evaluations are done.
+    Succeeded {
+        /// The step it ended at.
+        step: Step,
+        /// The evaluations' results, as rank 0 summed them up.
+        summary: Option<String>,
+    },
+    /// It can't go on.
+    Failed {
+        /// Class of the failure.
+        code: String,
+        /// The first failing rank and its error.
+        message: String,
+    },
+    /// Someone ended it.
+    Cancelled {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// The one active group of a job.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Group {
+    /// Its number.
+    pub generation: Generation,
+    /// Its members by rank.
+    pub members: Vec<Member>,
+    /// The rank that serves the store and gives its state to those behind.
+    pub lead: Rank,
+    /// The step it starts from.
+    pub step: Step,
+    /// When it was formed.
+    pub formed_at: Time,
+    /// How far it is.
+    pub stage: Stage,
+    /// Members that have done all the group was formed for.
+    pub completed: BTreeMap<WorkerId, Outcome>,
+    /// The evaluations' results, from rank 0.
+    pub summary: Option<String>,
+}
+
+impl Group {
+    /// The member's rank and entry.
+    pub fn member(&self, worker: &WorkerId) -> Option<(Rank, &Member)> {
+        (0..).map(Rank).zip(&self.members).find(|(_, member)| member.worker == *worker)
+    }
+
+    /// Whether it was told to break up.
+    pub fn is_breaking(&self) -> bool {
+        matches!(self.stage, Stage::Breaking { .. })
+    }
+}
+
+/// How far a group is.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Stage {
+    /// Members connect and exchange state.
+    Forming,
+    /// Every member has finished its first step.
+    Running {
+        /// Since when.
+        since: Time,
+    },
+    /// Training is done; the evaluations run.
+    Evaluating {
+        /// Since when.
+        since: Time,
+    },
+    /// Survivors leave; then the next generation forms.
+    Breaking {
+        /// Since when.
+        since: Time,
+        /// What became of it, for people.
+        reason: String,
+    },
+}
+
+/// A member of a group, as it was when the group formed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// The worker.
+    pub worker: WorkerId,
+    /// Its process.
+    pub incarnation: Incarnation,
+    /// `host:port` of its c10d store.
+    pub store_address: String,
+    /// The step of the parameters it holds; zero without.
+    pub step: Step,
+    /// Whether it holds parameters.
+    pub has_state: bool,
+}
+
+/// What a group that has done its work came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// All steps, all evaluations.
+    Finished,
+    /// It was asked to stop, and checkpointed before.
+    Stopped,
+}
+
+/// A committed checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    /// The step whose state it holds.
+    pub step: Step,
+    /// The attempt: the generation that wrote it.
+    pub generation: Generation,
+    /// Size of its parts.
+    pub bytes: u64,
+    /// When its manifest was committed.
+    pub committed_at: Time,
+}
+
+/// A checkpoint whose parts are all written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// When the last part was reported.
+    pub written_at: Time,
+    /// What each rank wrote, by rank.
+    pub ranks: Vec<RankParts>,
+}
+
+impl Attempt {
+    /// Size of all parts.
+    pub fn bytes(&self) -> u64 {
+        let parts = self.ranks.iter().flat_map(|rank| &rank.parts);
+        parts.map(|part| part.bytes).sum()
+    }
+}
+
+/// What one rank wrote of a checkpoint.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RankParts {
+    /// Its files.
+    pub parts: Vec<Part>,
+    /// Samples it has quarantined since the run began.
+    pub quarantined: Vec<Quarantined>,
+}
+
+/// One file of a checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Part {
+    /// Path under the attempt's folder.
+    pub name: String,
+    /// Size.
+    pub bytes: u64,
+    /// SHA-256 in lowercase hexadecimal.
+    pub sha256: String,
+}
+
+/// A sample that was left out, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quarantined {
+    /// Its shard.
+    pub shard: String,
+    /// Its place in the shard.
+    pub index: u64,
+    /// Its key.
+    pub key: String,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+impl Job {
+    /// Its active group.
+    pub fn group(&self) -> Option<&Group> {
+        match &self.phase {
+            Phase::Active(group) => Some(group),
+            _ => None,
+        }
+    }
+
+    /// Whether it is over.
+    pub fn has_ended(&self) -> bool {
+        matches!(self.phase, Phase::Ended(_))
+    }
+
+    /// The newest committed checkpoint.
+    pub fn newest_checkpoint(&self) -> Option<&Checkpoint> {
+        self.checkpoints.last()
+    }
+
+    /// The step that a start from storage begins with.
+    pub fn restore_step(&self) -> Step {
+        self.newest_checkpoint().map_or(Step(0), |checkpoint| checkpoint.step)
+    }
+}

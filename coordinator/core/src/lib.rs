@@ -1,0 +1,30 @@
+//! The coordinator's decisions as a pure state machine: values in, values out.
+//!
+//! [`Core::decide`] turns a command into events, [`Core::apply`] folds an event into the state and
+//! [`Core::outstanding`] derives from the state what is to be done in the world. There is no clock,
+//! randomness, IO, async or logging here; time is an argument. See README.md for the problem and
+//! the invariants by name.
+
+mod command;
+mod config;
+mod core;
+mod decide;
+mod ids;
+mod invariants;
+mod job;
+mod presence;
+mod record;
+mod state;
+mod work;
+
+pub use command::{Command, Failure, Report, Submission, WorkerReport};
+pub use config::Timings;
+pub use core::{Core, Refusal};
+pub use decide::Waiting;
+pub use ids::{Generation, Incarnation, JobId, Link, Rank, Step, Time, WorkerId};
+pub use invariants::{Violation, log_violations, violations};
+pub use job::{Attempt, Checkpoint, Ending, Group, Job, Member, Outcome, Part, Phase, Quarantined, RankParts, Stage};
+pub use presence::{Holding, Observation, Presence, Seen, WorkerPresence};
+pub use record::{BreakCause, Change, Event, Record};
+pub use state::State;
+pub use work::Work;

@@ -1,0 +1,429 @@
+//! What is seen of the workers: volatile, gathered anew by every process of the coordinator.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use crate::ids::{Generation, Incarnation, JobId, Link, Rank, Step, Time, WorkerId};
+use crate::job::RankParts;
+
+/// Who is connected, when each was last heard and what each holds.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Presence {
+    /// Since when this process can judge silence: its start, or when it woke from a standstill.
+    pub(crate) watching_since: Time,
+    /// When the state was last reviewed.
+    pub(crate) reviewed_at: Time,
+    /// When a worker last connected.
+    pub(crate) arrival_at: Time,
+    workers: BTreeMap<WorkerId, WorkerPresence>,
+    gatherings: BTreeMap<(JobId, Step, Generation), Gathering>,
+}
+
+/// What is seen of one worker.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WorkerPresence {
+    /// Its process.
+    pub incarnation: Incarnation,
+    /// Its stream, while there is one.
+    pub link: Option<Link>,
+    /// Its machine.
+    pub host: String,
+    /// `host:port` of its c10d store.
+    pub store_address: String,
+    /// When it last said anything.
+    pub last_heard: Time,
+    /// The state it holds.
+    pub holding: Option<Holding>,
+    /// It ends on purpose, for this reason.
+    pub leaving: Option<String>,
+    /// The newest group it is known to have taken part in forming.
+    pub(crate) joined: Option<(JobId, Generation)>,
+    /// The newest group in which it has finished its first step.
+    pub(crate) entered: Option<(JobId, Generation)>,
+    /// The newest group that it was told to form, on this stream.
+    pub(crate) summoned: Option<(JobId, Generation)>,
+    /// The newest group whose state it was told to drop: what it still says of it is out of date.
+    pub(crate) released: Option<(JobId, Generation)>,
+    /// Checkpoint parts it has reported and goes on to report until told otherwise.
+    pub(crate) reported: BTreeSet<(JobId, Step, Generation)>,
+}
+
+/// The job whose parameters a worker's process holds in memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holding {
+    /// The job.
+    pub job: JobId,
+    /// The last group it was in.
+    pub generation: Generation,
+    /// Completed updates.
+    pub step: Step,
+    /// Whether there are parameters already; false while it restores or receives them.
+    pub has_state: bool,
+    /// Whether it is still in that group.
+    pub stepping: bool,
+}
+
+/// The parts of one attempt that were reported so far.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Gathering {
+    pub(crate) world_size: u32,
+    pub(crate) ranks: BTreeMap<Rank, RankParts>,
+    pub(crate) last_at: Time,
+}
+
+/// One thing that was seen, at a time.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Observation {
+    /// When.
+    pub at: Time,
+    /// What.
+    pub seen: Seen,
+}
+
+/// What was seen.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Seen {
+    /// A worker has connected.
+    Connected {
+        /// Who.
+        worker: WorkerId,
+        /// Its stream.
+        link: Link,
+        /// Its process.
+        incarnation: Incarnation,
+        /// Its machine.
+        host: String,
+        /// `host:port` of its c10d store.
+        store_address: String,
+        /// The state it holds.
+        holding: Option<Holding>,
+    },
+    /// Its stream has ended.
+    Disconnected {
+        /// Whose.
+        worker: WorkerId,
+    },
+    /// It said something.
+    Heard {
+        /// Who.
+        worker: WorkerId,
+    },
+    /// It is at a step of a group, or holds nothing.
+    At {
+        /// Who.
+        worker: WorkerId,
+        /// Where.
+        place: Option<(JobId, Generation, Step)>,
+    },
+    /// It has finished its first step in a group.
+    Entered {
+        /// Who.
+        worker: WorkerId,
+        /// The job.
+        job: JobId,
+        /// The group.
+        generation: Generation,
+        /// Completed updates.
+        step: Step,
+    },
+    /// It is in no group any more.
+    Left {
+        /// Who.
+        worker: WorkerId,
+        /// The state it holds.
+        holding: Holding,
+    },
+    /// It ends on purpose.
+    Leaving {
+        /// Who.
+        worker: WorkerId,
+        /// Why.
+        reason: String,
+    },
+    /// A rank's parts of a checkpoint are written.
+    PartsWritten {
+        /// Who reports it.
+        worker: WorkerId,
+        /// The job.
+        job: JobId,
+        /// The checkpoint's step.
+        step: Step,
+        /// The attempt.
+        generation: Generation,
+        /// Whose parts, of how many, and which; absent when nobody waits for them any more.
+        parts: Option<(Rank, u32, RankParts)>,
+    },
+    /// Nobody waits for the parts of an attempt any more.
+    GatheringEnded {
+        /// The job.
+        job: JobId,
+        /// The checkpoint's step.
+        step: Step,
+        /// The attempt.
+        generation: Generation,
+    },
+    /// A worker was told that its report has arrived.
+    Acknowledged {
+        /// Who.
+        worker: WorkerId,
+        /// The job.
+        job: JobId,
+        /// The checkpoint's step.
+        step: Step,
+        /// The attempt.
+        generation: Generation,
+    },
+    /// A worker was told to form a group.
+    Summoned {
+        /// Who.
+        worker: WorkerId,
+        /// The job.
+        job: JobId,
+        /// The group.
+        generation: Generation,
+    },
+    /// A worker was told to drop a job's state.
+    Released {
+        /// Who.
+        worker: WorkerId,
+        /// The job.
+        job: JobId,
+    },
+    /// This process stood still for so long that silence since then means nothing.
+    Woke,
+    /// There was nothing to decide.
+    Reviewed,
+}
+
+impl Presence {
+    pub(crate) fn new(now: Time) -> Self {
+        Self {
+            watching_since: now,
+            reviewed_at: now,
+            arrival_at: now,
+            workers: BTreeMap::new(),
+            gatherings: BTreeMap::new(),
+        }
+    }
+
+    /// All workers that this process has seen, by id.
+    pub fn workers(&self) -> impl Iterator<Item = (&WorkerId, &WorkerPresence)> {
+        self.workers.iter()
+    }
+
+    /// One worker.
+    pub fn worker(&self, id: &WorkerId) -> Option<&WorkerPresence> {
+        self.workers.get(id)
+    }
+
+    pub(crate) fn gathering(&self, key: &(JobId, Step, Generation)) -> Option<&Gathering> {
+        self.gatherings.get(key)
+    }
+
+    pub(crate) fn gatherings(&self) -> impl Iterator<Item = (&(JobId, Step, Generation), &Gathering)> {
+        self.gatherings.iter()
+    }
+
+    pub(crate) fn apply(&mut self, observation: &Observation) {
+        let at = observation.at;
+        match &observation.seen {
+            Seen::Connected { .. } => self.connect(at, &observation.seen),
+            Seen::Woke => self.wake(at),
+            Seen::Reviewed => self.reviewed_at = at,
+            Seen::GatheringEnded { job, step, generation } => {
+                self.gatherings.remove(&(job.clone(), *step, *generation));
+            }
+            Seen::PartsWritten { .. } => self.gather(at, &observation.seen),
+            seen => self.update(at, seen),
+        }
+    }
+
+    fn connect(&mut self, at: Time, seen: &Seen) {
+        let Seen::Connected { worker, link, incarnation, host, store_address, holding } = seen else {
+            return;
+        };
+        let place = holding.as_ref().map(|h| (h.job.clone(), h.generation));
+        let before = self.workers.get(worker);
+        let same = before.filter(|before| before.incarnation == *incarnation);
+        let presence = WorkerPresence {
+            incarnation: incarnation.clone(),
+            link: Some(*link),
+            host: host.clone(),
+            store_address: store_address.clone(),
+            last_heard: at,
+            holding: holding.clone(),
+            leaving: same.and_then(|before| before.leaving.clone()),
+            joined: place,
+            entered: same.and_then(|before| before.entered.clone()),
+            summoned: None,
+            released: None,
+            reported: same.map_or_else(BTreeSet::new, |before| before.reported.clone()),
+        };
+        self.workers.insert(worker.clone(), presence);
+        self.arrival_at = at;
+    }
+
+    fn wake(&mut self, at: Time) {
+        self.watching_since = at;
+        self.reviewed_at = at;
+        for worker in self.workers.values_mut().filter(|w| w.link.is_some()) {
+            worker.last_heard = at;
+        }
+    }
+
+    fn gather(&mut self, at: Time, seen: &Seen) {
+        let Seen::PartsWritten { worker, job, step, generation, parts } = seen else {
+            return;
+        };
+        let key = (job.clone(), *step, *generation);
+        if let Some(presence) = self.workers.get_mut(worker) {
+            presence.last_heard = at;
+            presence.reported.insert(key.clone());
+        }
+        if let Some((rank, world_size, parts)) = parts {
+            let gathering = self.gatherings.entry(key).or_insert_with(|| Gathering {
+                world_size: *world_size,
+                ranks: BTreeMap::new(),
+                last_at: at,
+            });
+            gathering.ranks.insert(*rank, parts.clone());
+            gathering.last_at = at;
+        }
+    }
+
+    fn update(&mut self, at: Time, seen: &Seen) {
+        let (Seen::Disconnected { worker }
+        | Seen::Heard { worker }
+        | Seen::At { worker, .. }
+        | Seen::Entered { worker, .. }
+        | Seen::Left { worker, .. }
+        | Seen::Leaving { worker, .. }
+        | Seen::Summoned { worker, .. }
+        | Seen::Released { worker, .. }
+        | Seen::Acknowledged { worker, .. }) = seen
+        else {
+            return;
+        };
+        let Some(presence) = self.workers.get_mut(worker) else {
+            return;
+        };
+        match seen {
+            Seen::Disconnected { .. } => {
+                presence.link = None;
+                return;
+            }
+            Seen::Summoned { job, generation, .. } => {
+                presence.summoned = Some((job.clone(), *generation));
+                return;
+            }
+            Seen::Released { job, .. } => {
+                presence.release(job);
+                return;
+            }
+            Seen::Acknowledged { job, step, generation, .. } => {
+                let key = (job.clone(), *step, *generation);
+                presence.reported.remove(&key);
+                return;
+            }
+            Seen::At { place, .. } => presence.is_at(place.as_ref()),
+            Seen::Entered { job, generation, step, .. } => presence.enter(job, *generation, *step),
+            Seen::Left { holding, .. } => presence.leave(holding),
+            Seen::Leaving { reason, .. } => presence.leaving = Some(reason.clone()),
+            _ => {}
+        }
+        presence.last_heard = at;
+    }
+}
+
+impl WorkerPresence {
+    /// Whether it can be talked to and was heard within `detection`.
+    pub fn is_live(&self, now: Time, detection: Duration) -> bool {
+        self.link.is_some() && now.since(self.last_heard) <= detection
+    }
+
+    /// The state of `job` that it holds, if it does.
+    pub fn holding_of(&self, job: &JobId) -> Option<&Holding> {
+        self.holding.as_ref().filter(|holding| holding.job == *job)
+    }
+
+    pub(crate) fn has_joined(&self, job: &JobId, generation: Generation) -> bool {
+        matches!(&self.joined, Some((j, g)) if j == job && *g >= generation)
+    }
+
+    pub(crate) fn has_entered(&self, job: &JobId, generation: Generation) -> bool {
+        matches!(&self.entered, Some((j, g)) if j == job && *g == generation)
+    }
+
+    /// The group that it may be at work in: one that it was told to form and has not answered, or
+    /// the one it is known to be in.
+    pub(crate) fn at_work(&self) -> Option<(&JobId, Generation)> {
+        match &self.summoned {
+            Some((job, generation)) if !self.has_joined(job, *generation) => Some((job, *generation)),
+            _ => {
+                let holding = self.holding.as_ref().filter(|holding| holding.stepping)?;
+                Some((&holding.job, holding.generation))
+            }
+        }
+    }
+
+    /// The group of this job that it may be at work in.
+    pub(crate) fn at_work_on(&self, job: &JobId) -> Option<Generation> {
+        self.at_work().filter(|(of, _)| *of == job).map(|(_, generation)| generation)
+    }
+
+    fn is_at(&mut self, place: Option<&(JobId, Generation, Step)>) {
+        let is_news = |place: &&(JobId, Generation, Step)| !matches!(&self.released, Some((job, last)) if *job == place.0 && place.1 <= *last);
+        let Some((job, generation, step)) = place.filter(is_news) else {
+            self.holding = None;
+            return;
+        };
+        match &mut self.holding {
+            Some(holding) if holding.job == *job && holding.generation > *generation => {}
+            Some(holding) if holding.job == *job => {
+                // A heartbeat of the group that it has left says nothing new about stepping.
+                holding.stepping |= *generation > holding.generation;
+                holding.generation = *generation;
+                holding.has_state |= *step > holding.step;
+                holding.step = *step;
+                self.joined = Some((job.clone(), *generation));
+            }
+            _ => {
+                self.holding = Some(Holding {
+                    job: job.clone(),
+                    generation: *generation,
+                    step: *step,
+                    has_state: false,
+                    stepping: true,
+                });
+                self.joined = Some((job.clone(), *generation));
+            }
+        }
+    }
+
+    fn enter(&mut self, job: &JobId, generation: Generation, step: Step) {
+        self.is_at(Some(&(job.clone(), generation, step)));
+        if let Some(holding) = &mut self.holding
+            && holding.generation == generation
+        {
+            holding.has_state = true;
+            self.entered = Some((job.clone(), generation));
+        }
+    }
+
+    fn release(&mut self, job: &JobId) {
+        if let Some(holding) = self.holding.take_if(|holding| holding.job == *job && !holding.stepping) {
+            self.released = Some((holding.job, holding.generation));
+        }
+    }
+
+    fn leave(&mut self, left: &Holding) {
+        if let Some(holding) = &self.holding
+            && holding.job == left.job
+            && holding.generation > left.generation
+        {
+            return;
+        }
+        self.joined = Some((left.job.clone(), left.generation));
+        self.holding = Some(left.clone());
+    }
+}

@@ -1,0 +1,199 @@
+//! Events: what the log keeps, and what is only seen.
+
+use serde::{Deserialize, Serialize};
+
+use crate::command::Submission;
+use crate::ids::{Generation, JobId, Rank, Step, Time, WorkerId};
+use crate::job::{Ending, Member, Outcome, RankParts};
+use crate::presence::Observation;
+
+/// What a command leads to.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// A transition of a job, to be logged durably.
+    Record(Record),
+    /// What a worker was seen to do: true only as long as this process lives, never logged.
+    Observation(Observation),
+}
+
+/// One logged transition of one job.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// When it was decided.
+    pub at: Time,
+    /// The job.
+    pub job: JobId,
+    /// What changed.
+    #[serde(flatten)]
+    pub change: Change,
+}
+
+/// What changed about a job.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "change", rename_all = "snake_case")]
+pub enum Change {
+    /// It was queued for the first time.
+    Submitted {
+        /// What is asked for.
+        submission: Submission,
+    },
+    /// A group was formed.
+    GroupFormed {
+        /// Its number.
+        generation: Generation,
+        /// Its members by rank.
+        members: Vec<Member>,
+        /// The rank with the state, and the store.
+        lead: Rank,
+        /// The step it starts from.
+        step: Step,
+    },
+    /// Every member has finished its first step.
+    GroupRunning {
+        /// The group.
+        generation: Generation,
+    },
+    /// Training is done; the evaluations run.
+    EvaluationStarted {
+        /// The group.
+        generation: Generation,
+    },
+    /// A member has done all its group was formed for.
+    MemberCompleted {
+        /// The group.
+        generation: Generation,
+        /// Who.
+        worker: WorkerId,
+        /// The member's step.
+        step: Step,
+        /// What it came to.
+        outcome: Outcome,
+        /// Rank 0: the evaluations' results.
+        summary: Option<String>,
+    },
+    /// The group can't or needn't go on as it is; the survivors are to leave it.
+    GroupBroken {
+        /// The group.
+        generation: Generation,
+        /// Why.
+        cause: BreakCause,
+        /// The highest step that a member was heard to have completed.
+        step: Step,
+    },
+    /// Nobody is left of its group, or the group has stopped: it waits for workers again.
+    Requeued {
+        /// Why.
+        reason: String,
+    },
+    /// Someone asked for a pause.
+    PauseRequested {
+        /// Why.
+        reason: String,
+    },
+    /// It is paused.
+    Paused {
+        /// Why.
+        reason: String,
+    },
+    /// A paused job is queued again.
+    Resumed,
+    /// All ranks have written their parts; the manifest is to be committed.
+    CheckpointWritten {
+        /// The checkpoint's step.
+        step: Step,
+        /// The attempt.
+        generation: Generation,
+        /// What each rank wrote.
+        ranks: Vec<RankParts>,
+    },
+    /// The manifest exists: the checkpoint can be restored from.
+    CheckpointCommitted {
+        /// The checkpoint's step.
+        step: Step,
+        /// The attempt.
+        generation: Generation,
+    },
+    /// An attempt came to nothing; the run goes on.
+    CheckpointFailed {
+        /// The checkpoint's step.
+        step: Step,
+        /// The attempt.
+        generation: Generation,
+        /// Why.
+        error: String,
+    },
+    /// Newer checkpoints have made this one superfluous; it is never restored from again.
+    CheckpointRetired {
+        /// The checkpoint's step.
+        step: Step,
+        /// The attempt.
+        generation: Generation,
+    },
+    /// The files of a retired checkpoint are gone.
+    CheckpointDeleted {
+        /// The checkpoint's step.
+        step: Step,
+        /// The attempt.
+        generation: Generation,
+    },
+    /// The parts that no manifest names are gone.
+    Swept,
+    /// It is over.
+    Ended {
+        /// How.
+        ending: Ending,
+    },
+}
+
+/// Why a group was broken up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "by", rename_all = "snake_case")]
+pub enum BreakCause {
+    /// Members are gone.
+    Lost {
+        /// Each with what gave it away.
+        workers: Vec<(WorkerId, String)>,
+    },
+    /// A member reported an error.
+    Failure {
+        /// Its rank.
+        rank: Rank,
+        /// Who.
+        worker: WorkerId,
+        /// Class of the failure.
+        code: String,
+        /// The error.
+        message: String,
+    },
+    /// A member ends on purpose.
+    Departure {
+        /// Who.
+        worker: WorkerId,
+        /// Why.
+        reason: String,
+    },
+    /// Workers are free for the job to grow.
+    Growth {
+        /// How many join.
+        joining: u32,
+    },
+}
+
+impl std::fmt::Display for BreakCause {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            BreakCause::Lost { workers } => {
+                for (place, (worker, reason)) in workers.iter().enumerate() {
+                    let separator = if place == 0 { "" } else { "; " };
+                    write!(f, "{separator}{worker} {reason}")?;
+                }
+                Ok(())
+            }
+            BreakCause::Failure { rank, worker, code, message } => {
+                write!(f, "rank {rank} ({worker}) failed: {code}: {message}")
+            }
+            BreakCause::Departure { worker, reason } => write!(f, "{worker} ends on purpose: {reason}"),
+            BreakCause::Growth { joining } => write!(f, "grows by {joining} free workers"),
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! Durable state: the fold of the log.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::command::Submission;
+use crate::config::{FRUITLESS_FAILURE, FRUITLESS_LOSS};
+use crate::ids::{Generation, JobId, Step, Time, WorkerId};
+use crate::job::{Attempt, Checkpoint, Ending, Group, Job, Phase, Stage};
+use crate::record::{BreakCause, Change, Record};
+
+/// All jobs and who belongs to which group. A function of the records alone.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct State {
+    jobs: BTreeMap<JobId, Job>,
+    live: BTreeSet<JobId>,
+    membership: BTreeMap<WorkerId, JobId>,
+    keys: BTreeMap<(String, String), JobId>,
+}
+
+impl State {
+    /// All jobs, by id.
+    pub fn jobs(&self) -> impl Iterator<Item = &Job> {
+        self.jobs.values()
+    }
+
+    /// The jobs about which something is still to be done, by id.
+    pub fn live_jobs(&self) -> impl Iterator<Item = &Job> {
+        self.live.iter().filter_map(|id| self.jobs.get(id))
+    }
+
+    /// A job.
+    pub fn job(&self, id: &JobId) -> Option<&Job> {
+        self.jobs.get(id)
+    }
+
+    /// The job whose group the worker belongs to.
+    pub fn job_of(&self, worker: &WorkerId) -> Option<&Job> {
+        self.membership.get(worker).and_then(|id| self.jobs.get(id))
+    }
+
+    /// The job that was submitted with this key.
+    pub(crate) fn job_with_key(&self, submission: &Submission) -> Option<&Job> {
+        let key = submission.idempotency_key.as_deref()?;
+        self.job_of_key(&submission.namespace, key)
+    }
+
+    /// The job that this idempotency key has given in the namespace.
+    pub fn job_of_key(&self, namespace: &str, key: &str) -> Option<&Job> {
+        let id = self.keys.get(&(namespace.to_owned(), key.to_owned()))?;
+        self.jobs.get(id)
+    }
+
+    /// Folds a record in. Records that don't fit the state (there are none in a log that
+    /// `decide` wrote) change nothing.
+    pub(crate) fn apply(&mut self, record: &Record) {
+        if let Change::Submitted { submission } = &record.change {
+            self.submit(record, submission);
+        }
+        let Some(job) = self.jobs.get_mut(&record.job) else {
+            return;
+        };
+        let before = members_of(job);
+        job.apply(record.at, &record.change);
+        for worker in before {
+            self.membership.remove(&worker);
+        }
+        for worker in members_of(job) {
+            self.membership.insert(worker, record.job.clone());
+        }
+        if job.needs_attention() {
+            self.live.insert(record.job.clone());
+        } else {
+            self.live.remove(&record.job);
+        }
+    }
+
+    fn submit(&mut self, record: &Record, submission: &Submission) {
+        if let Some(key) = &submission.idempotency_key {
+            let key = (submission.namespace.clone(), key.clone());
+            self.keys.insert(key, record.job.clone());
+        }
+        let job = Job::new(record.job.clone(), submission.clone(), record.at);
+        self.jobs.insert(record.job.clone(), job);
+    }
+}
+
+fn members_of(job: &Job) -> Vec<WorkerId> {
+    let members = job.group().into_iter().flat_map(|group| &group.members);
+    members.map(|member| member.worker.clone()).collect()
+}
+
+impl Job {
+    fn new(id: JobId, submission: Submission, at: Time) -> Self {
+        Self {
+            id,
+            submission,
+            submitted_at: at,
+            started_at: None,
+            phase_since: at,
+            phase: Phase::Queued,
+            generation: Generation(0),
+            pause: None,
+            fruitless: 0,
+            recoveries: 0,
+            checkpoints: Vec::new(),
+            committing: BTreeMap::new(),
+            last_failed: None,
+            retired: Vec::new(),
+            litter_since: None,
+        }
+    }
+
+    fn needs_attention(&self) -> bool {
+        !self.has_ended() || !self.committing.is_empty() || !self.retired.is_empty() || self.litter_since.is_some()
+    }
+
+    fn enter(&mut self, at: Time, phase: Phase) {
+        if matches!(self.phase, Phase::Active(_)) && !matches!(phase, Phase::Active(_)) {
+            self.litter_since = Some(at);
+        }
+        self.phase = phase;
+        self.phase_since = at;
+    }
+
+    fn group_mut(&mut self) -> Option<&mut Group> {
+        match &mut self.phase {
+            Phase::Active(group) => Some(group),
+            _ => None,
+        }
+    }
+
+    fn apply(&mut self, at: Time, change: &Change) {
+        match change {
+            Change::Submitted { .. } => {}
+            Change::GroupFormed { .. } => self.form(at, change),
+            Change::GroupRunning { .. } => self.set_stage(Stage::Running { since: at }),
+            Change::EvaluationStarted { .. } => self.set_stage(Stage::Evaluating { since: at }),
+            Change::MemberCompleted { worker, outcome, summary, .. } => {
+                if let Some(group) = self.group_mut() {
+                    group.completed.insert(worker.clone(), *outcome);
+                    group.summary = summary.clone().or(group.summary.take());
+                }
+            }
+            Change::GroupBroken { cause, step, .. } => self.break_up(at, cause, *step),
+            Change::Requeued { .. } => self.enter(at, Phase::Queued),
+            Change::PauseRequested { reason } => self.pause = Some(reason.clone()),
+            Change::Paused { reason } => {
+                let reason = reason.clone();
+                self.pause = None;
+                self.enter(at, Phase::Paused { reason });
+            }
+            Change::Resumed => self.enter(at, Phase::Queued),
+            Change::Ended { ending } => self.end(at, ending),
+            Change::Swept => self.litter_since = None,
+            Change::CheckpointWritten { .. }
+            | Change::CheckpointCommitted { .. }
+            | Change::CheckpointFailed { .. }
+            | Change::CheckpointRetired { .. }
+            | Change::CheckpointDeleted { .. } => self.apply_checkpoint(at, change),
+        }
+    }
+
+    fn form(&mut self, at: Time, change: &Change) {
+        let Change::GroupFormed { generation, members, lead, step } = change else {
+            return;
+        };
+        self.generation = *generation;
+        self.started_at.get_or_insert(at);
+        self.enter(
+            at,
+            Phase::Active(Group {
+                generation: *generation,
+                members: members.clone(),
+                lead: *lead,
+                step: *step,
+                formed_at: at,
+                stage: Stage::Forming,
+                completed: BTreeMap::new(),
+                summary: None,
+            }),
+        );
+    }
+
+    fn set_stage(&mut self, stage: Stage) {
+        if let Some(group) = self.group_mut() {
+            group.stage = stage;
+        }
+    }
+
+    fn break_up(&mut self, at: Time, cause: &BreakCause, step: Step) {
+        let started_from = self.group().map_or(Step(0), |group| group.step);
+        self.set_stage(Stage::Breaking { since: at, reason: cause.to_string() });
+        self.litter_since = Some(at);
+        if step > started_from {
+            self.fruitless = 0;
+        }
+        let weight = match cause {
+            BreakCause::Growth { .. } | BreakCause::Departure { .. } => return,
+            BreakCause::Failure { .. } => FRUITLESS_FAILURE,
+            BreakCause::Lost { .. } => FRUITLESS_LOSS,
+        };
+        self.recoveries += 1;
+        if step <= started_from {
+            self.fruitless += weight;
+        }
+    }
+
+    fn end(&mut self, at: Time, ending: &Ending) {
+        self.pause = None;
+        self.enter(at, Phase::Ended(ending.clone()));
+    }
+
+    fn apply_checkpoint(&mut self, at: Time, change: &Change) {
+        match change {
+            Change::CheckpointWritten { step, generation, ranks } => {
+                let ranks = ranks.clone();
+                self.committing.insert((*step, *generation), Attempt { written_at: at, ranks });
+            }
+            Change::CheckpointCommitted { step, generation } => {
+                if let Some(attempt) = self.committing.remove(&(*step, *generation)) {
+                    self.checkpoints.push(Checkpoint {
+                        step: *step,
+                        generation: *generation,
+                        bytes: attempt.bytes(),
+                        committed_at: at,
+                    });
+                    self.checkpoints.sort_by_key(|checkpoint| checkpoint.step);
+                }
+            }
+            Change::CheckpointFailed { step, generation, .. } => {
+                self.committing.remove(&(*step, *generation));
+                self.last_failed = Some((*step, *generation));
+                self.litter_since = Some(at);
+            }
+            Change::CheckpointRetired { step, generation } => {
+                let at = self.checkpoint_at(*step, *generation);
+                let retired = at.map(|place| self.checkpoints.remove(place));
+                self.retired.extend(retired);
+            }
+            Change::CheckpointDeleted { step, generation } => {
+                self.retired.retain(|checkpoint| (checkpoint.step, checkpoint.generation) != (*step, *generation));
+            }
+            _ => {}
+        }
+    }
+
+    fn checkpoint_at(&self, step: Step, generation: Generation) -> Option<usize> {
+        self.checkpoints.iter().position(|checkpoint| (checkpoint.step, checkpoint.generation) == (step, generation))
+    }
+}

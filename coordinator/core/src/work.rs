@@ -1,0 +1,204 @@
+//! What is to be done in the world, derived from the state and never remembered as "still to send".
+
+use crate::core::Core;
+use crate::decide;
+use crate::ids::{Generation, JobId, Link, Step, Time, WorkerId};
+use crate::job::{Job, Phase, Stage};
+use crate::presence::WorkerPresence;
+
+/// Something to be done. Equal values are the same thing, so whoever does it can tell what it has
+/// already tried.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Work {
+    /// Tell a member of its group.
+    Form {
+        /// The member.
+        worker: WorkerId,
+        /// Its stream.
+        link: Link,
+        /// The job.
+        job: JobId,
+        /// The group.
+        generation: Generation,
+    },
+    /// Tell a worker to leave its group.
+    Abort {
+        /// The worker.
+        worker: WorkerId,
+        /// Its stream.
+        link: Link,
+        /// The job.
+        job: JobId,
+        /// The group that it is in.
+        generation: Generation,
+        /// Why.
+        reason: String,
+    },
+    /// Tell a member to finish the step, checkpoint and stop.
+    Stop {
+        /// The member.
+        worker: WorkerId,
+        /// Its stream.
+        link: Link,
+        /// The job.
+        job: JobId,
+        /// The group.
+        generation: Generation,
+        /// Why.
+        reason: String,
+    },
+    /// Tell a worker to drop a job's state.
+    Release {
+        /// The worker.
+        worker: WorkerId,
+        /// Its stream.
+        link: Link,
+        /// The job.
+        job: JobId,
+    },
+    /// Tell a worker that it need not report a checkpoint's parts again.
+    Acknowledge {
+        /// The worker.
+        worker: WorkerId,
+        /// Its stream.
+        link: Link,
+        /// The job.
+        job: JobId,
+        /// The checkpoint's step.
+        step: Step,
+        /// The attempt.
+        generation: Generation,
+    },
+    /// Write the manifest of an attempt, unless it is there.
+    CommitManifest {
+        /// The job.
+        job: JobId,
+        /// The checkpoint's step.
+        step: Step,
+        /// The attempt.
+        generation: Generation,
+    },
+    /// Delete a retired checkpoint's files, the manifest first.
+    DeleteCheckpoint {
+        /// The job.
+        job: JobId,
+        /// The checkpoint's step.
+        step: Step,
+        /// The attempt.
+        generation: Generation,
+    },
+    /// Delete parts that no manifest names.
+    Sweep {
+        /// The job.
+        job: JobId,
+    },
+}
+
+pub(crate) fn outstanding(core: &Core, now: Time) -> impl Iterator<Item = Work> {
+    let jobs = core.state().live_jobs();
+    let of_jobs = jobs.flat_map(move |job| members_work(core, job).chain(storage_work(core, now, job)));
+    let of_workers = core.presence().workers().flat_map(move |(worker, presence)| {
+        let link = presence.link;
+        link.into_iter().flat_map(move |link| {
+            let stray = stray_work(core, worker, link, presence);
+            stray.into_iter().chain(acknowledgements(core, worker, link, presence))
+        })
+    });
+    of_jobs.chain(of_workers)
+}
+
+/// What the members of the job's group are to be told.
+fn members_work<'a>(core: &'a Core, job: &'a Job) -> impl Iterator<Item = Work> + 'a {
+    let group = job.group();
+    let members = group.into_iter().flat_map(|group| &group.members);
+    members.filter_map(move |member| {
+        let group = group?;
+        let presence = core.presence().worker(&member.worker)?;
+        let link = presence.link?;
+        let (worker, id) = (member.worker.clone(), job.id.clone());
+        let generation = group.generation;
+        let is_done = group.completed.contains_key(&worker);
+        match &group.stage {
+            Stage::Breaking { reason, .. } => Some(Work::Abort {
+                generation: presence.at_work_on(&job.id)?,
+                reason: reason.clone(),
+                worker,
+                link,
+                job: id,
+            }),
+            _ if presence.incarnation != member.incarnation => None,
+            _ if !is_done && !presence.has_joined(&job.id, generation) => {
+                Some(Work::Form { worker, link, job: id, generation })
+            }
+            Stage::Running { .. } | Stage::Evaluating { .. } if !is_done => {
+                let reason = job.pause.clone()?;
+                Some(Work::Stop { worker, link, job: id, generation, reason })
+            }
+            _ => None,
+        }
+    })
+}
+
+/// What is to be done in the store for a job.
+fn storage_work<'a>(core: &'a Core, now: Time, job: &'a Job) -> impl Iterator<Item = Work> + 'a {
+    let id = &job.id;
+    let commits = job.committing.keys().map(|(step, generation)| Work::CommitManifest {
+        job: id.clone(),
+        step: *step,
+        generation: *generation,
+    });
+    let deletions = job.retired.iter().map(|checkpoint| Work::DeleteCheckpoint {
+        job: id.clone(),
+        step: checkpoint.step,
+        generation: checkpoint.generation,
+    });
+    let is_due = job.litter_since.is_some_and(|since| now.since(since) > core.timings().sweep);
+    let sweep = is_due.then(|| Work::Sweep { job: id.clone() });
+    commits.chain(deletions).chain(sweep)
+}
+
+/// What a worker is to be told that holds a job's state without belonging to the job's group.
+fn stray_work(core: &Core, worker: &WorkerId, link: Link, presence: &WorkerPresence) -> Option<Work> {
+    let home = core.state().job_of(worker);
+    let is_home = |job: &JobId| home.is_some_and(|home| home.id == *job);
+    if let Some((job, generation)) = presence.at_work() {
+        return (!is_home(job)).then(|| Work::Abort {
+            worker: worker.clone(),
+            link,
+            job: job.clone(),
+            generation,
+            reason: "the worker does not belong to the group any more".to_owned(),
+        });
+    }
+    let holding = presence.holding.as_ref().filter(|holding| !is_home(&holding.job))?;
+    // State that is newer than any checkpoint may yet be the newest that survives: it is kept as long
+    // as the job may need it.
+    let job = core.state().job(&holding.job);
+    let is_useful = job.is_some_and(|job| {
+        matches!(job.phase, Phase::Queued | Phase::Active(_)) && decide::holds_useful_state(core, job, worker)
+    });
+    // A member of another job's group drops what it holds when it forms.
+    (!is_useful && home.is_none()).then(|| Work::Release { worker: worker.clone(), link, job: holding.job.clone() })
+}
+
+/// Reports of parts that nobody waits for any more: committed, or given up.
+fn acknowledgements<'a>(
+    core: &'a Core,
+    worker: &'a WorkerId,
+    link: Link,
+    presence: &'a WorkerPresence,
+) -> impl Iterator<Item = Work> + 'a {
+    let settled = presence.reported.iter().filter(move |key| {
+        let (id, step, generation) = key;
+        let job = core.state().job(id);
+        let is_committing = job.is_some_and(|job| job.committing.contains_key(&(*step, *generation)));
+        !is_committing && core.presence().gathering(key).is_none()
+    });
+    settled.map(move |(job, step, generation)| Work::Acknowledge {
+        worker: worker.clone(),
+        link,
+        job: job.clone(),
+        step: *step,
+        generation: *generation,
+    })
+}

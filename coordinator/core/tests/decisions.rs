@@ -1,0 +1,221 @@
+//! Single decisions, each named after what it promises.
+
+#![allow(clippy::unwrap_used, reason = "code of tests")]
+
+use std::time::Duration;
+
+use cappa_core::{
+    Change, Command, Core, Generation, Holding, Incarnation, JobId, Link, Phase, Record, Refusal, Report, Step,
+    Submission, Time, Timings, Waiting, Work, WorkerId, WorkerReport,
+};
+
+const TIMINGS: Timings = Timings {
+    detection: Duration::from_secs(5),
+    grace: Duration::from_secs(10),
+    settle: Duration::from_secs(1),
+    forming: Duration::from_secs(60),
+    sweep: Duration::from_secs(120),
+};
+
+/// A core, its log and its clock.
+struct Bench {
+    core: Core,
+    log: Vec<Record>,
+    now: Time,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let now = Time(1_000_000);
+        Self { core: Core::recover(TIMINGS, now, []), log: Vec::new(), now }
+    }
+
+    fn perform(&mut self, command: Command) -> Result<(), Refusal> {
+        self.log.extend(self.core.perform(self.now, &command)?);
+        self.log.extend(self.core.review(self.now));
+        Ok(())
+    }
+
+    /// Time passes, and the workers whose names are given are heard all the while.
+    fn wait(&mut self, seconds: f64, heard: &[u64]) {
+        let end = self.now + Duration::from_secs_f64(seconds);
+        while self.now < end {
+            self.now = self.now + Duration::from_millis(100);
+            for worker in heard {
+                let at = self.holding(*worker).map(|holding| (holding.job, holding.generation, holding.step));
+                self.say(*worker, Report::Heartbeat { at });
+            }
+            self.log.extend(self.core.review(self.now));
+        }
+    }
+
+    fn holding(&self, worker: u64) -> Option<Holding> {
+        self.core.presence().worker(&name(worker))?.holding.clone()
+    }
+
+    fn say(&mut self, worker: u64, report: Report) {
+        self.perform(Command::Worker(WorkerReport { worker: name(worker), link: Link(worker), report })).unwrap();
+    }
+
+    fn connect(&mut self, worker: u64, holding: Option<Holding>) {
+        let incarnation = Incarnation(worker.to_string());
+        let (host, store_address) = ("host".to_owned(), format!("{worker}:1"));
+        self.say(worker, Report::Hello { incarnation, host, store_address, holding });
+    }
+
+    fn submit(&mut self, job: &str, priority: i32, min: u32, max: u32) {
+        let submission = Submission {
+            name: job.to_owned(),
+            namespace: "default".to_owned(),
+            priority,
+            min_workers: min,
+            max_workers: max,
+            lanes: 64,
+            keep: 1,
+            total_steps: Step(100),
+            spec_json: String::new(),
+            spec_digest: String::new(),
+            data_digest: String::new(),
+            folder: String::new(),
+            idempotency_key: None,
+        };
+        self.perform(Command::Submit { job: JobId::from(job), submission }).unwrap();
+    }
+
+    /// Every member has made its first step.
+    fn enter(&mut self, job: &str, workers: &[u64]) {
+        let group = self.core.state().job(&JobId::from(job)).unwrap().group().unwrap();
+        let (generation, step) = (group.generation, group.step.next());
+        for worker in workers {
+            self.say(*worker, Report::Entered { job: JobId::from(job), generation, step });
+        }
+    }
+
+    fn is_active(&self, job: &str) -> bool {
+        matches!(self.core.state().job(&JobId::from(job)).unwrap().phase, Phase::Active(_))
+    }
+
+    fn world_size(&self, job: &str) -> usize {
+        self.core.state().job(&JobId::from(job)).unwrap().group().map_or(0, |group| group.members.len())
+    }
+}
+
+fn name(worker: u64) -> WorkerId {
+    WorkerId(format!("worker-{worker}"))
+}
+
+#[test]
+fn priority_comes_before_age() {
+    let mut bench = Bench::new();
+    bench.submit("old", 0, 1, 1);
+    bench.wait(0.1, &[]);
+    bench.submit("urgent", 5, 1, 1);
+    bench.connect(1, None);
+    assert!(bench.is_active("urgent") && !bench.is_active("old"));
+    bench.connect(2, None);
+    assert!(bench.is_active("old"));
+}
+
+#[test]
+fn a_large_job_is_not_starved_by_small_ones() {
+    let mut bench = Bench::new();
+    bench.connect(1, None);
+    bench.connect(2, None);
+    bench.submit("running", 0, 1, 1);
+    bench.submit("large", 0, 2, 2);
+    bench.wait(0.1, &[1, 2]);
+    bench.submit("small", 0, 1, 1);
+    let waiting = bench.core.waiting(bench.now);
+    assert_eq!(waiting[0], (JobId::from("large"), Waiting::Workers { free: 1, needed: 2, connected: 2 }));
+    assert_eq!(waiting[1], (JobId::from("small"), Waiting::Behind(JobId::from("large"))));
+    // One that needs more workers than there are holds nobody back.
+    bench.perform(Command::Cancel { job: JobId::from("large"), reason: String::new() }).unwrap();
+    bench.submit("huge", 9, 3, 3);
+    assert!(bench.is_active("small"));
+}
+
+#[test]
+fn a_job_waits_a_moment_for_workers_that_are_still_arriving_and_grows_later() {
+    let mut bench = Bench::new();
+    bench.submit("demo", 0, 1, 3);
+    bench.connect(1, None);
+    bench.wait(0.5, &[1]);
+    bench.connect(2, None);
+    assert!(!bench.is_active("demo"));
+    bench.wait(1.1, &[1, 2]);
+    assert_eq!(bench.world_size("demo"), 2);
+    bench.enter("demo", &[1, 2]);
+    bench.connect(3, None);
+    bench.wait(1.2, &[1, 2, 3]);
+    let aborts = bench.core.outstanding(bench.now).filter(|work| matches!(work, Work::Abort { .. })).count();
+    assert_eq!(aborts, 2, "the members leave so that the third can join");
+}
+
+#[test]
+fn a_coordinator_that_stood_still_accuses_nobody() {
+    let mut bench = Bench::new();
+    bench.connect(1, None);
+    bench.submit("demo", 0, 1, 1);
+    bench.enter("demo", &[1]);
+    bench.wait(1.0, &[1]);
+    bench.now = bench.now + Duration::from_secs(30);
+    bench.log.extend(bench.core.review(bench.now));
+    assert_eq!(bench.log.iter().filter(|record| matches!(record.change, Change::GroupBroken { .. })).count(), 0);
+    bench.wait(5.5, &[]);
+    assert!(bench.log.iter().any(|record| matches!(record.change, Change::GroupBroken { .. })), "silence counts again");
+}
+
+#[test]
+fn after_a_restart_members_have_the_grace_period_to_come_back() {
+    let mut bench = Bench::new();
+    bench.connect(1, None);
+    bench.submit("demo", 0, 1, 1);
+    bench.enter("demo", &[1]);
+    bench.core = Core::recover(TIMINGS, bench.now, &bench.log);
+    bench.wait(9.0, &[]);
+    let (job, generation) = (JobId::from("demo"), Generation(1));
+    bench.connect(1, Some(Holding { job, generation, step: Step(40), has_state: true, stepping: true }));
+    bench.wait(6.0, &[1]);
+    assert_eq!(bench.core.state().job(&JobId::from("demo")).unwrap().generation, Generation(1));
+    assert_eq!(bench.core.outstanding(bench.now).count(), 0, "nothing is asked of a worker that goes on");
+}
+
+#[test]
+fn a_worker_lost_soon_after_the_coordinator_started_is_not_waited_for() {
+    let mut bench = Bench::new();
+    bench.connect(1, None);
+    bench.connect(2, None);
+    bench.wait(0.5, &[1, 2]);
+    bench.submit("demo", 0, 2, 2);
+    bench.enter("demo", &[1, 2]);
+    bench.perform(Command::Disconnected { worker: name(1), link: Link(1) }).unwrap();
+    let (job, generation) = (JobId::from("demo"), Generation(1));
+    bench.say(2, Report::Left { job, generation, step: Step(1), has_state: true, failure: None });
+    assert!(bench.now.since(Time(1_000_000)) < TIMINGS.grace, "within the grace period of the start");
+    let generation = bench.core.state().job(&JobId::from("demo")).unwrap().generation;
+    assert_eq!((generation, bench.world_size("demo")), (Generation(2), 1), "formed anew at once");
+}
+
+#[test]
+fn replaying_the_log_gives_the_same_state() {
+    let mut bench = Bench::new();
+    bench.connect(1, None);
+    bench.submit("demo", 0, 1, 1);
+    bench.enter("demo", &[1]);
+    bench.perform(Command::Pause { job: JobId::from("demo"), reason: "test".to_owned() }).unwrap();
+    let text: Vec<String> = bench.log.iter().map(|record| serde_json::to_string(record).unwrap()).collect();
+    let read: Vec<Record> = text.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let replayed = Core::recover(TIMINGS, bench.now, &read);
+    assert_eq!(replayed.state(), bench.core.state());
+}
+
+#[test]
+fn what_an_old_stream_still_delivers_means_nothing() {
+    let mut bench = Bench::new();
+    bench.connect(1, None);
+    let report = Report::Heartbeat { at: None };
+    let stale = WorkerReport { worker: name(1), link: Link(99), report };
+    assert_eq!(bench.perform(Command::Worker(stale)), Err(Refusal::StaleLink));
+    let end = Command::Disconnected { worker: name(1), link: Link(99) };
+    assert_eq!(bench.perform(end), Err(Refusal::StaleLink));
+}
