@@ -1,0 +1,112 @@
+//! What a submitted spec must stand up to before it is queued: its own consistency, and that all it
+//! names can be read. Every mistake is reported at once, each with its path in the spec.
+
+mod references;
+
+use cappa_core::{JobId, Step, Submission};
+use cappa_shared::spec::{JobSpec, SpecBase};
+use cappa_shared::storage::AllowList;
+use uuid::Uuid;
+
+use crate::driver::job_folder;
+use references::References;
+
+/// Letters of the suffix of a job id: lower-case base32.
+const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
+
+/// Letters that a job id adds to the spec's name.
+const SUFFIX: usize = 5;
+
+/// Checks specs.
+#[derive(Debug, Clone)]
+pub(crate) struct Admission {
+    store: String,
+    allowed: AllowList,
+}
+
+/// One mistake of a spec.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Mistake {
+    /// Where in the document.
+    pub(crate) path: String,
+    /// What is wrong, and what to do.
+    pub(crate) message: String,
+}
+
+/// Why a spec is not queued.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Rejected {
+    /// The request around it makes no sense.
+    Usage(String),
+    /// All of its mistakes.
+    Spec(Vec<Mistake>),
+}
+
+impl Admission {
+    /// Jobs' folders are made below `store`; specs may name what `allowed` permits.
+    pub(crate) fn new(store: String, allowed: AllowList) -> Self {
+        Self { store, allowed }
+    }
+
+    /// Checks everything about a spec; its folder is still to be set.
+    #[tracing::instrument(name = "admit", skip_all, fields(namespace))]
+    pub(crate) async fn admit(&self, text: &str, namespace: &str, key: &str) -> Result<Submission, Rejected> {
+        if namespace.parse::<cappa_shared::ids::Namespace>().is_err() {
+            return Err(Rejected::Usage(format!("`{namespace}` is not a namespace: use a DNS label")));
+        }
+        let parsed = JobSpec::parse(text, &SpecBase::none());
+        let mut mistakes: Vec<Mistake> = match &parsed {
+            Ok(_) => Vec::new(),
+            Err(errors) => errors.errors().iter().map(mistake_of).collect(),
+        };
+        let references = match &parsed {
+            Ok(spec) => References::of_spec(spec),
+            Err(_) => References::of_document(text),
+        };
+        let found = references.check(&self.allowed).await;
+        // The spec's own word on a path comes first; the store can't say more about a bad URL.
+        let is_new = |mistake: &Mistake| !mistakes.iter().any(|known| known.path == mistake.path);
+        let new: Vec<Mistake> = found.mistakes.into_iter().filter(is_new).collect();
+        mistakes.extend(new);
+        let (Ok(spec), true) = (parsed, mistakes.is_empty()) else {
+            return Err(Rejected::Spec(mistakes));
+        };
+        Ok(submission(&spec, namespace, key, found.train_samples, found.train_digest))
+    }
+
+    /// A new id for a job of this name.
+    pub(crate) fn new_id(&self, name: &str) -> JobId {
+        let random = Uuid::new_v4();
+        let letters = random.as_bytes().iter().take(SUFFIX);
+        let suffix: String = letters.map(|byte| char::from(ALPHABET[usize::from(byte % 32)])).collect();
+        JobId(format!("{name}-{suffix}"))
+    }
+
+    /// The URL of the folder of a job.
+    pub(crate) fn folder_of(&self, job: &JobId) -> String {
+        job_folder(&self.store, job)
+    }
+}
+
+fn mistake_of(error: &cappa_shared::spec::SpecError) -> Mistake {
+    let place = error.position.map(|at| format!(" (line {}, column {})", at.line, at.column));
+    Mistake { path: error.path.clone(), message: format!("{}{}", error.message, place.unwrap_or_default()) }
+}
+
+fn submission(spec: &JobSpec, namespace: &str, key: &str, train_samples: u64, data_digest: String) -> Submission {
+    Submission {
+        name: spec.name.clone(),
+        namespace: namespace.to_owned(),
+        priority: spec.priority,
+        min_workers: spec.workers.min,
+        max_workers: spec.workers.max,
+        lanes: spec.data.lanes,
+        keep: spec.checkpoint.keep,
+        total_steps: Step(spec.total_steps(train_samples)),
+        spec_json: spec.to_json(),
+        spec_digest: spec.digest(),
+        data_digest,
+        folder: String::new(),
+        idempotency_key: (!key.is_empty()).then(|| key.to_owned()),
+    }
+}

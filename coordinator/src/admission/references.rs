@@ -1,0 +1,240 @@
+//! What a spec refers to: manifests, their shards, and the tokenizer.
+
+use std::time::Duration;
+
+use cappa_shared::causes::with_causes;
+use cappa_shared::manifest::{DataManifest, ManifestError, Shard};
+use cappa_shared::spec::JobSpec;
+use cappa_shared::storage::{self, AllowList, Location};
+use futures::future::FutureExt;
+use futures::stream::{self, StreamExt};
+use serde_json::Value;
+
+use super::Mistake;
+
+/// Requests to a store at once.
+const PARALLEL: usize = 32;
+
+/// The longest that looking at one reference may take.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// The largest manifest or tokenizer that is read.
+const LARGEST: u64 = 256 << 20;
+
+/// Missing shards that are named one by one.
+const NAMED: usize = 20;
+
+/// The URLs of a spec, each with its path in the document, and what they must fit.
+#[derive(Debug, Default)]
+pub(super) struct References {
+    train: Option<String>,
+    tokenizer: Option<String>,
+    evaluations: Vec<(usize, String)>,
+    lanes: Option<u32>,
+    vocabulary: Option<u32>,
+}
+
+/// What was found behind the references.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    pub(super) mistakes: Vec<Mistake>,
+    pub(super) train_samples: u64,
+    pub(super) train_digest: String,
+}
+
+impl References {
+    /// Those of a spec that is right in itself.
+    pub(super) fn of_spec(spec: &JobSpec) -> Self {
+        Self {
+            train: Some(spec.data.train.clone()),
+            tokenizer: Some(spec.data.tokenizer.clone()),
+            evaluations: spec.evaluate.iter().map(|evaluation| evaluation.data.clone()).enumerate().collect(),
+            lanes: Some(spec.data.lanes),
+            vocabulary: Some(spec.model.vocabulary),
+        }
+    }
+
+    /// Those that can be made out in a document with mistakes, so that theirs are reported with the rest.
+    pub(super) fn of_document(text: &str) -> Self {
+        let Ok(document) = serde_yaml_ng::from_str::<Value>(text) else {
+            return Self::default();
+        };
+        let url = |pointer: &str| {
+            document.pointer(pointer).and_then(Value::as_str).filter(|url| is_url(url)).map(str::to_owned)
+        };
+        let evaluations = document.pointer("/evaluate").and_then(Value::as_array).map_or(0, Vec::len);
+        Self {
+            train: url("/data/train"),
+            tokenizer: url("/data/tokenizer"),
+            evaluations: (0..evaluations).filter_map(|n| Some((n, url(&format!("/evaluate/{n}/data"))?))).collect(),
+            lanes: None,
+            vocabulary: None,
+        }
+    }
+
+    /// Looks at all of them.
+    pub(super) async fn check(&self, allowed: &AllowList) -> Found {
+        let train = async {
+            match &self.train {
+                Some(url) => check_manifest("data.train", url, allowed, self.lanes).await,
+                None => Found::default(),
+            }
+        };
+        let tokenizer = async {
+            match &self.tokenizer {
+                Some(url) => check_tokenizer(url, allowed, self.vocabulary).await,
+                None => Vec::new(),
+            }
+        };
+        let evaluations = self.evaluations.iter().map(|(n, url)| check_evaluation(*n, url, allowed).boxed());
+        let evaluations = stream::iter(evaluations.collect::<Vec<_>>()).buffered(4).collect::<Vec<_>>();
+        let (mut found, tokenizer, evaluations) = tokio::join!(train, tokenizer, evaluations);
+        found.mistakes.extend(tokenizer);
+        found.mistakes.extend(evaluations.into_iter().flat_map(|evaluation| evaluation.mistakes));
+        found
+    }
+}
+
+fn is_url(text: &str) -> bool {
+    storage::parse(text).is_ok()
+}
+
+async fn check_evaluation(place: usize, url: &str, allowed: &AllowList) -> Found {
+    check_manifest(&format!("evaluate[{place}].data"), url, allowed, None).await
+}
+
+async fn check_manifest(path: &str, url: &str, allowed: &AllowList, lanes: Option<u32>) -> Found {
+    let mistake = |message: String| Mistake { path: path.to_owned(), message };
+    let read = async {
+        let location = allowed_location(url, allowed)?;
+        let content = read_bounded(&location).await?;
+        let manifest = DataManifest::from_json(&content).map_err(describe)?;
+        Ok((location, manifest))
+    };
+    let (location, manifest) = match within_limit(url, read).await {
+        Ok(found) => found,
+        Err(messages) => {
+            return Found { mistakes: messages.into_iter().map(mistake).collect(), ..Found::default() };
+        }
+    };
+    let train_samples = manifest.total_samples();
+    let mut messages = check_shards(&location, &manifest, allowed).await;
+    if let Some(lanes) = lanes.filter(|lanes| u64::from(*lanes) > train_samples) {
+        messages.push(format!("has {train_samples} samples for {lanes} lanes; add data or lower data.lanes"));
+    }
+    Found {
+        mistakes: messages.into_iter().map(mistake).collect(),
+        train_samples,
+        train_digest: manifest.digest().to_owned(),
+    }
+}
+
+/// All that is wrong with the manifest, a message each.
+fn describe(error: ManifestError) -> Vec<String> {
+    match error {
+        ManifestError::Invalid(problems) => problems.iter().map(ToString::to_string).collect(),
+        error => vec![with_causes(&error)],
+    }
+}
+
+/// Every shard must be there with the size that the manifest gives.
+async fn check_shards(manifest_at: &Location, manifest: &DataManifest, allowed: &AllowList) -> Vec<String> {
+    let checks = manifest.shards().iter().map(|shard| check_shard(manifest_at, shard, allowed).boxed());
+    let checks = stream::iter(checks.collect::<Vec<_>>()).buffered(PARALLEL);
+    let mut wrong: Vec<String> = checks.filter_map(std::future::ready).collect().await;
+    let count = wrong.len();
+    if count > NAMED {
+        wrong.truncate(NAMED);
+        wrong.push(format!("{} more shards can't be used", count - NAMED));
+    }
+    wrong
+}
+
+async fn check_shard(manifest_at: &Location, shard: &Shard, allowed: &AllowList) -> Option<String> {
+    let name = &shard.path;
+    let look = async {
+        let location = manifest_at.sibling(name).map_err(|error| vec![with_causes(&error)])?;
+        allowed.check(location.url()).map_err(|error| vec![error.to_string()])?;
+        location.size("").await.map_err(|error| vec![with_causes(&error)])
+    };
+    match within_limit(name, look).await {
+        Ok(bytes) if bytes == shard.bytes => None,
+        Ok(bytes) => Some(format!(
+            "shard {name} has {bytes} bytes, the manifest says {}; write the manifest again with `cappactl data index`",
+            shard.bytes
+        )),
+        Err(messages) => Some(format!("shard {name}: {}", messages.join("; "))),
+    }
+}
+
+async fn check_tokenizer(url: &str, allowed: &AllowList, vocabulary: Option<u32>) -> Vec<Mistake> {
+    let mistake = |message: String| Mistake { path: "data.tokenizer".to_owned(), message };
+    let read = async {
+        let location = allowed_location(url, allowed)?;
+        let content = read_bounded(&location).await?;
+        serde_json::from_slice::<Value>(&content)
+            .map_err(|error| vec![format!("is no tokenizer.json: {error}; train one with `cappactl tokenizer train`")])
+    };
+    let document = match within_limit(url, read).await {
+        Ok(document) => document,
+        Err(messages) => return messages.into_iter().map(mistake).collect(),
+    };
+    let Some(tokens) = tokens(&document) else {
+        return vec![mistake(
+            "is no tokenizer.json: it has no model.vocab; train one with `cappactl tokenizer train`".into(),
+        )];
+    };
+    match vocabulary {
+        Some(vocabulary) if tokens > u64::from(vocabulary) => vec![mistake(format!(
+            "has {tokens} tokens, the model's vocabulary {vocabulary}; raise model.vocabulary or train a smaller tokenizer"
+        ))],
+        _ => Vec::new(),
+    }
+}
+
+/// How many ids a tokenizer uses: one more than the highest of its vocabulary and added tokens.
+fn tokens(document: &Value) -> Option<u64> {
+    let of_vocabulary = match document.pointer("/model/vocab")? {
+        Value::Object(tokens) => tokens.values().filter_map(Value::as_u64).max().map_or(0, |highest| highest + 1),
+        // A unigram model lists its tokens, and the place is the id.
+        Value::Array(tokens) => tokens.len() as u64,
+        _ => return None,
+    };
+    let added = document.pointer("/added_tokens").and_then(Value::as_array);
+    let ids = added.into_iter().flatten().filter_map(|token| token.get("id")?.as_u64());
+    Some(ids.map(|id| id + 1).fold(of_vocabulary, u64::max))
+}
+
+fn allowed_location(url: &str, allowed: &AllowList) -> Result<Location, Vec<String>> {
+    allowed.check(url).map_err(|error| vec![error.to_string()])?;
+    storage::open(url).map_err(|error| vec![with_causes(&error)])
+}
+
+async fn read_bounded(location: &Location) -> Result<bytes::Bytes, Vec<String>> {
+    let bytes = location.size("").await.map_err(|error| vec![with_causes(&error)])?;
+    if bytes > LARGEST {
+        return Err(vec![format!("has {bytes} bytes, more than the {LARGEST} that are read")]);
+    }
+    location.get("").await.map_err(|error| vec![with_causes(&error)])
+}
+
+async fn within_limit<T>(what: &str, look: impl Future<Output = Result<T, Vec<String>>>) -> Result<T, Vec<String>> {
+    match tokio::time::timeout(LIMIT, look).await {
+        Ok(result) => result,
+        Err(_) => Err(vec![format!("{what} did not answer within {} s; check the store's address", LIMIT.as_secs())]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_tokenizer_needs_room_for_its_highest_id() {
+        let document = json!({"model": {"vocab": {"a": 0, "b": 7}}, "added_tokens": [{"id": 9, "content": "x"}]});
+        assert_eq!(tokens(&document), Some(10));
+        assert_eq!(tokens(&json!({"model": {"vocab": [["a", 0.0], ["b", 0.0]]}})), Some(2));
+        assert_eq!(tokens(&json!({"model": {}})), None);
+    }
+}

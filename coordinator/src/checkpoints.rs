@@ -1,0 +1,117 @@
+//! A job's checkpoints in its folder: the manifest of a complete attempt, and what is cleared away.
+
+use std::collections::HashSet;
+
+use cappa_core::{Attempt, Generation, Job, Step};
+use cappa_shared::checkpoint::{self, CHECKPOINTS, CheckpointManifest, Contents, ManifestProblems};
+use cappa_shared::ids;
+use cappa_shared::storage::{Location, StorageError};
+use jiff::Timestamp;
+
+use crate::history::unix_ms;
+
+/// The manifest of a step's checkpoint, in the job's folder.
+pub(crate) fn manifest_path(step: Step) -> String {
+    checkpoint::manifest_path(ids::Step(step.0))
+}
+
+fn attempt_folder(step: Step, generation: Generation) -> String {
+    checkpoint::attempt_folder(ids::Step(step.0), ids::Generation(generation.0))
+}
+
+/// The manifest of a complete attempt: the same one each time it is asked for.
+///
+/// # Errors
+/// What is wrong with the parts that the workers reported.
+pub(crate) fn manifest(
+    job: &Job,
+    step: Step,
+    generation: Generation,
+    attempt: &Attempt,
+) -> Result<CheckpointManifest, ManifestProblems> {
+    let problem = |error: String| ManifestProblems(vec![error]);
+    let parts = attempt.ranks.iter().flat_map(|rank| &rank.parts);
+    let quarantined = attempt.ranks.iter().flat_map(|rank| &rank.quarantined);
+    let mut quarantined: Vec<_> = quarantined.map(quarantined_sample).collect();
+    // Ranks that took over lanes repeat what their predecessors found.
+    quarantined.sort();
+    quarantined.dedup();
+    CheckpointManifest::new(Contents {
+        job: job.id.as_str().parse().map_err(|error: ids::InvalidName| problem(error.to_string()))?,
+        step: ids::Step(step.0),
+        generation: ids::Generation(generation.0),
+        world_size: u32::try_from(attempt.ranks.len()).map_err(|error| problem(error.to_string()))?,
+        spec_digest: job.submission.spec_digest.clone(),
+        data_digest: job.submission.data_digest.clone(),
+        parts: parts.map(part).collect(),
+        quarantined,
+        created: Timestamp::from_millisecond(unix_ms(attempt.written_at))
+            .map_err(|error| problem(error.to_string()))?,
+    })
+}
+
+fn part(part: &cappa_core::Part) -> checkpoint::Part {
+    checkpoint::Part { name: part.name.clone(), bytes: part.bytes, sha256: part.sha256.clone() }
+}
+
+fn quarantined_sample(sample: &cappa_core::Quarantined) -> checkpoint::Quarantined {
+    checkpoint::Quarantined {
+        shard: sample.shard.clone(),
+        index: sample.index,
+        key: sample.key.clone(),
+        reason: sample.reason.clone(),
+    }
+}
+
+/// Deletes a checkpoint, the manifest first: a checkpoint without one does not exist.
+pub(crate) async fn delete(folder: &Location, step: Step, generation: Generation) -> Result<(), StorageError> {
+    folder.delete(&manifest_path(step)).await?;
+    delete_attempt(folder, step, generation).await
+}
+
+async fn delete_attempt(folder: &Location, step: Step, generation: Generation) -> Result<(), StorageError> {
+    let attempt = attempt_folder(step, generation);
+    for part in folder.list(&attempt).await? {
+        folder.delete(&format!("{attempt}/{}", part.path)).await?;
+    }
+    Ok(())
+}
+
+/// Which attempts of a job may be cleared away: those of groups that are over and that came to nothing.
+#[derive(Debug)]
+pub(crate) struct Litter {
+    kept: HashSet<(Step, Generation)>,
+    active: Option<Generation>,
+}
+
+impl Litter {
+    /// The litter of a job as it is now. What retention gave up has its own way out.
+    pub(crate) fn of(job: &Job) -> Self {
+        let checkpoints = job.checkpoints.iter().chain(&job.retired);
+        let checkpoints = checkpoints.map(|checkpoint| (checkpoint.step, checkpoint.generation));
+        let kept = checkpoints.chain(job.committing.keys().copied()).collect();
+        Self { kept, active: job.group().map(|group| group.generation) }
+    }
+
+    fn contains(&self, step: Step, generation: Generation) -> bool {
+        let is_over = self.active.is_none_or(|active| generation < active);
+        is_over && !self.kept.contains(&(step, generation))
+    }
+
+    /// Deletes it.
+    pub(crate) async fn sweep(&self, folder: &Location) -> Result<(), StorageError> {
+        for step in numbers(folder.folders(CHECKPOINTS).await?).map(Step) {
+            let step_folder = checkpoint::step_folder(ids::Step(step.0));
+            let attempts = numbers(folder.folders(&step_folder).await?).map(Generation);
+            for generation in attempts.filter(|generation| self.contains(step, *generation)) {
+                delete_attempt(folder, step, generation).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Names that are numbers; other folders are not ours.
+fn numbers(names: Vec<String>) -> impl Iterator<Item = u64> {
+    names.into_iter().filter_map(|name| name.parse().ok())
+}

@@ -1,0 +1,149 @@
+//! The coordinator's settings: flags and environment, checked as a whole.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use cappa_shared::storage::{AllowList, StorageError};
+use cappa_shared::timing::{InvalidSpan, Span, Timings};
+use clap::Parser;
+use thiserror::Error;
+
+/// The settings as they are given.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "cappa-coordinator", version, about = "Plans and watches CapPa training jobs")]
+pub struct Args {
+    /// Folder or bucket of the coordinator's state and the jobs' folders, e.g. s3://bucket/cappa or an absolute path.
+    #[arg(long, env = "CAPPA_STORE", value_name = "URL")]
+    pub store: String,
+    /// Where gRPC is served.
+    #[arg(long, env = "CAPPA_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:7070")]
+    pub listen: String,
+    /// Where the web page, its API and /metrics are served.
+    #[arg(long, env = "CAPPA_HTTP", value_name = "ADDRESS", default_value = "127.0.0.1:7071")]
+    pub http: String,
+    /// How soon a silent worker is declared lost; every other time-out follows from it.
+    #[arg(long, env = "CAPPA_DETECTION", value_name = "DURATION", default_value = "5s")]
+    pub detection: String,
+    /// File that the bound addresses are written to as JSON, once they are served.
+    #[arg(long, env = "CAPPA_ADDRESS_FILE", value_name = "PATH")]
+    pub address_file: Option<PathBuf>,
+    /// URL prefix below which specs may name data; may be repeated. Without any, everything may be named.
+    #[arg(long, env = "CAPPA_ALLOW_STORE", value_name = "PREFIX", value_delimiter = ',')]
+    pub allow_store: Vec<String>,
+}
+
+/// The settings, each checked by itself and against the others.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// URL of the store.
+    pub store: String,
+    /// Where gRPC is served.
+    pub listen: SocketAddr,
+    /// Where HTTP is served.
+    pub http: SocketAddr,
+    /// All time-outs.
+    pub timings: Timings,
+    /// Where the bound addresses are written to.
+    pub address_file: Option<PathBuf>,
+    /// What specs may name.
+    pub allowed: AllowList,
+}
+
+/// Every mistake of the settings, each with its flag and what to do.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub struct ConfigErrors(pub Vec<String>);
+
+impl fmt::Display for ConfigErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the settings can't be used")?;
+        self.0.iter().try_for_each(|error| write!(f, "\n  {error}"))
+    }
+}
+
+impl TryFrom<Args> for Config {
+    type Error = ConfigErrors;
+
+    fn try_from(args: Args) -> Result<Self, ConfigErrors> {
+        let mut errors = Vec::new();
+        let listen = address("--listen", &args.listen, &mut errors);
+        let http = address("--http", &args.http, &mut errors);
+        if let (Some(listen), Some(http)) = (listen, http)
+            && listen == http
+            && listen.port() != 0
+        {
+            errors.push(format!("--http: {http} is --listen as well; choose another port"));
+        }
+        let timings = timings(&args.detection).map_err(|error| errors.push(format!("--detection: {error}"))).ok();
+        if let Err(error) = cappa_shared::storage::parse(&args.store) {
+            errors.push(format!("--store: {error}"));
+        }
+        let allowed = allow_list(&args.allow_store).unwrap_or_else(|error| {
+            errors.push(format!("--allow-store: {error}"));
+            AllowList::everything()
+        });
+        match (listen, http, timings, errors.is_empty()) {
+            (Some(listen), Some(http), Some(timings), true) => {
+                Ok(Self { store: args.store, listen, http, timings, address_file: args.address_file, allowed })
+            }
+            _ => Err(ConfigErrors(errors)),
+        }
+    }
+}
+
+/// An address to listen at. Beyond loopback there is no listening without TLS and authentication.
+fn address(flag: &str, text: &str, errors: &mut Vec<String>) -> Option<SocketAddr> {
+    let Ok(address) = text.replace("localhost", "127.0.0.1").parse::<SocketAddr>() else {
+        errors.push(format!("{flag}: `{text}` is not an address; write e.g. 127.0.0.1:7070"));
+        return None;
+    };
+    if !address.ip().is_loopback() {
+        errors.push(format!(
+            "{flag}: {address} is reachable from other machines, which needs TLS and authentication; they come with a later \
+             version, until then listen at 127.0.0.1 or [::1]"
+        ));
+        return None;
+    }
+    Some(address)
+}
+
+fn timings(detection: &str) -> Result<Timings, String> {
+    let Span(detection) = detection.parse().map_err(|error: InvalidSpan| error.to_string())?;
+    Timings::derive(detection).map_err(|error| error.to_string())
+}
+
+fn allow_list(prefixes: &[String]) -> Result<AllowList, StorageError> {
+    if prefixes.is_empty() {
+        return Ok(AllowList::everything());
+    }
+    AllowList::new(prefixes.iter().map(String::as_str))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(more: &[&str]) -> Args {
+        let mut line = vec!["cappa-coordinator", "--store", "/data/cappa"];
+        line.extend(more);
+        Args::try_parse_from(line).unwrap()
+    }
+
+    #[test]
+    fn all_mistakes_are_told_at_once() {
+        let wrong =
+            ["--listen", "0.0.0.0:7070", "--http", "nonsense", "--detection", "1ms", "--allow-store", "ftp://x"];
+        let ConfigErrors(errors) = Config::try_from(args(&wrong)).unwrap_err();
+        let flags: Vec<_> = errors.iter().filter_map(|error| error.split(':').next()).collect();
+        assert_eq!(flags, ["--listen", "--http", "--detection", "--allow-store"]);
+    }
+
+    #[test]
+    fn listening_beyond_loopback_is_refused_for_want_of_tls() {
+        for address in ["0.0.0.0:1", "192.168.0.1:1", "[::]:1"] {
+            let errors = Config::try_from(args(&["--listen", address])).unwrap_err();
+            assert!(errors.to_string().contains("TLS and authentication"), "{errors}");
+        }
+        assert!(Config::try_from(args(&["--listen", "[::1]:0", "--http", "localhost:0"])).is_ok());
+    }
+}

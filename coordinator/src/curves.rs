@@ -1,0 +1,277 @@
+//! The curve of every job: one point a step, in memory and as JSON lines in the job's folder.
+//! Steps never go through the event log.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use cappa_core::JobId;
+use cappa_proto::{Quarantined, StepMetrics};
+use cappa_shared::storage::{self, StorageError};
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+use crate::accounting::StepTime;
+
+/// All curves. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Curves {
+    jobs: Arc<Mutex<HashMap<JobId, Curve>>>,
+}
+
+#[derive(Debug, Default)]
+struct Curve {
+    points: BTreeMap<u64, StepMetrics>,
+    unsaved: Vec<u64>,
+    time: StepTime,
+    examples: u64,
+    quarantined: u64,
+    reasons: BTreeMap<String, u64>,
+}
+
+/// What a job's steps sum up to.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Summary {
+    /// The point of the highest step.
+    pub(crate) latest: Option<StepMetrics>,
+    /// Where the steps' time went.
+    pub(crate) time: StepTime,
+    /// Examples of all steps.
+    pub(crate) examples: u64,
+    /// Samples that were left out.
+    pub(crate) quarantined: u64,
+    /// The same by reason, as far as this process was told.
+    pub(crate) reasons: BTreeMap<String, u64>,
+}
+
+/// A point as a line of a segment; the names are those of the wire.
+#[derive(Debug, Serialize, Deserialize)]
+struct Line {
+    step: u64,
+    loss: f64,
+    learning_rate: f64,
+    grad_norm: f64,
+    examples: u64,
+    seconds: f64,
+    data_wait_seconds: f64,
+    checkpoint_stall_seconds: f64,
+    generation: u64,
+    world_size: u32,
+    unix_ms: i64,
+}
+
+impl Curves {
+    /// Adds points; of several for a step the first counts.
+    pub(crate) fn add(&self, job: &JobId, points: Vec<StepMetrics>) {
+        let mut jobs = self.jobs.lock();
+        let curve = jobs.entry(job.clone()).or_default();
+        for point in points {
+            let step = point.step;
+            if curve.insert(point) {
+                curve.unsaved.push(step);
+            }
+        }
+    }
+
+    /// Notes samples that were left out.
+    pub(crate) fn quarantine(&self, job: &JobId, samples: &[Quarantined], total: u64) {
+        let mut jobs = self.jobs.lock();
+        let curve = jobs.entry(job.clone()).or_default();
+        curve.quarantined = curve.quarantined.max(total);
+        for sample in samples {
+            *curve.reasons.entry(sample.reason.clone()).or_default() += 1;
+        }
+    }
+
+    /// The step of the newest point; zero without.
+    pub(crate) fn last_step(&self, job: &JobId) -> u64 {
+        let jobs = self.jobs.lock();
+        jobs.get(job).and_then(|curve| curve.points.last_key_value()).map_or(0, |(step, _)| *step)
+    }
+
+    /// The points from a step on.
+    pub(crate) fn points(&self, job: &JobId, from: u64) -> Vec<StepMetrics> {
+        let jobs = self.jobs.lock();
+        jobs.get(job).map(|curve| curve.points.range(from..).map(|(_, point)| *point).collect()).unwrap_or_default()
+    }
+
+    /// What the job's steps sum up to.
+    pub(crate) fn summary(&self, job: &JobId) -> Summary {
+        let jobs = self.jobs.lock();
+        jobs.get(job).map_or_else(Summary::default, |curve| Summary {
+            latest: curve.points.last_key_value().map(|(_, point)| *point),
+            time: curve.time,
+            examples: curve.examples,
+            quarantined: curve.quarantined,
+            reasons: curve.reasons.clone(),
+        })
+    }
+
+    /// Jobs with points that are not in their folder yet.
+    pub(crate) fn unsaved(&self) -> HashSet<JobId> {
+        let jobs = self.jobs.lock();
+        jobs.iter().filter(|(_, curve)| !curve.unsaved.is_empty()).map(|(job, _)| job.clone()).collect()
+    }
+
+    /// Whether anything is known of the job.
+    pub(crate) fn knows(&self, job: &JobId) -> bool {
+        self.jobs.lock().contains_key(job)
+    }
+
+    /// Writes the points that are not there yet as one segment of the job's folder.
+    ///
+    /// # Errors
+    /// Why the store refused; the points are written next time.
+    pub(crate) async fn save(&self, job: &JobId, folder: &str) -> Result<(), StorageError> {
+        let points = {
+            let jobs = self.jobs.lock();
+            let Some(curve) = jobs.get(job) else { return Ok(()) };
+            curve.unsaved.iter().filter_map(|step| curve.points.get(step).copied()).collect::<Vec<_>>()
+        };
+        let (Some(first), Some(last)) =
+            (points.iter().map(|point| point.step).min(), points.iter().map(|point| point.step).max())
+        else {
+            return Ok(());
+        };
+        let mut lines = Vec::new();
+        for point in &points {
+            serde_json::to_writer(&mut lines, &Line::from(*point)).expect("numbers always serialise");
+            lines.push(b'\n');
+        }
+        storage::create(folder)?.put(&format!("curve/{first:012}-{last:012}.jsonl"), lines).await?;
+        if let Some(curve) = self.jobs.lock().get_mut(job) {
+            let saved: HashSet<u64> = points.iter().map(|point| point.step).collect();
+            curve.unsaved.retain(|step| !saved.contains(step));
+        }
+        Ok(())
+    }
+
+    /// Reads what the job's folder has, unless the job is known.
+    ///
+    /// # Errors
+    /// Why the store could not be read.
+    pub(crate) async fn load(&self, job: &JobId, folder: &str) -> Result<(), StorageError> {
+        if self.knows(job) {
+            return Ok(());
+        }
+        let folder = storage::open(folder)?;
+        let mut points = Vec::new();
+        for segment in folder.list("curve").await? {
+            let content = folder.get(&format!("curve/{}", segment.path)).await?;
+            // A line that does not parse is one that a newer program wrote: the rest still counts.
+            let lines = content.split(|byte| *byte == b'\n');
+            points.extend(lines.filter_map(|line| serde_json::from_slice::<Line>(line).ok()));
+        }
+        let mut jobs = self.jobs.lock();
+        let curve = jobs.entry(job.clone()).or_default();
+        for line in points {
+            curve.insert(line.into());
+        }
+        Ok(())
+    }
+}
+
+impl Curve {
+    /// False when there is a point for the step already.
+    fn insert(&mut self, point: StepMetrics) -> bool {
+        if self.points.contains_key(&point.step) {
+            return false;
+        }
+        self.time.total += point.seconds;
+        self.time.data_wait += point.data_wait_seconds;
+        self.time.checkpoint += point.checkpoint_stall_seconds;
+        self.examples += point.examples;
+        self.points.insert(point.step, point);
+        true
+    }
+}
+
+impl From<StepMetrics> for Line {
+    fn from(point: StepMetrics) -> Self {
+        let StepMetrics {
+            step,
+            loss,
+            learning_rate,
+            grad_norm,
+            examples,
+            seconds,
+            data_wait_seconds,
+            checkpoint_stall_seconds,
+            generation,
+            world_size,
+            unix_ms,
+        } = point;
+        Self {
+            step,
+            loss,
+            learning_rate,
+            grad_norm,
+            examples,
+            seconds,
+            data_wait_seconds,
+            checkpoint_stall_seconds,
+            generation,
+            world_size,
+            unix_ms,
+        }
+    }
+}
+
+impl From<Line> for StepMetrics {
+    fn from(line: Line) -> Self {
+        let Line {
+            step,
+            loss,
+            learning_rate,
+            grad_norm,
+            examples,
+            seconds,
+            data_wait_seconds,
+            checkpoint_stall_seconds,
+            generation,
+            world_size,
+            unix_ms,
+        } = line;
+        Self {
+            step,
+            loss,
+            learning_rate,
+            grad_norm,
+            examples,
+            seconds,
+            data_wait_seconds,
+            checkpoint_stall_seconds,
+            generation,
+            world_size,
+            unix_ms,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn point(step: u64, loss: f64) -> StepMetrics {
+        StepMetrics { step, loss, seconds: 0.5, ..StepMetrics::default() }
+    }
+
+    #[tokio::test]
+    async fn a_curve_survives_and_has_every_step_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = folder.path().to_str().unwrap();
+        let job = JobId::from("demo-1");
+        let curves = Curves::default();
+        curves.add(&job, vec![point(1, 3.0), point(2, 2.0)]);
+        curves.save(&job, url).await.unwrap();
+        curves.add(&job, vec![point(2, 9.0), point(3, 1.0)]);
+        curves.save(&job, url).await.unwrap();
+        assert!(curves.unsaved().is_empty());
+
+        let reloaded = Curves::default();
+        reloaded.load(&job, url).await.unwrap();
+        let losses: Vec<_> = reloaded.points(&job, 0).iter().map(|point| point.loss).collect();
+        assert_eq!(losses, [3.0, 2.0, 1.0]);
+        assert_eq!(reloaded.summary(&job).time.total, 1.5);
+        assert_eq!(reloaded.last_step(&job), 3);
+    }
+}

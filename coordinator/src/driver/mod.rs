@@ -1,0 +1,246 @@
+//! The one loop that owns the state: receive, decide, append durably, reply, act.
+//!
+//! The state in memory runs ahead of the log by the batch that is being appended, but nothing of it
+//! leaves the loop before the append is durable, and a failed append ends the process.
+
+mod reconciler;
+mod storage_work;
+
+use std::time::Duration;
+
+use cappa_core::{Command, Core, JobId, Record, Refusal, Report, Time, WorkerReport};
+use thiserror::Error;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+pub(crate) use reconciler::{Limits, Reconciler};
+
+use crate::clock::Clock;
+use crate::history::History;
+use crate::log::{Entry, EventLog, LogError};
+use crate::metrics::Durations;
+
+/// Requests that wait for the loop at most; senders wait beyond that.
+const BACKLOG: usize = 4096;
+
+/// Requests that share one append at most.
+const BATCH: usize = 512;
+
+/// How often time is looked at when nothing happens.
+const TICK: Duration = Duration::from_millis(50);
+
+/// What readers see: consistent, and durable.
+pub(crate) struct View {
+    /// Jobs and workers.
+    pub(crate) core: Core,
+    /// What happened to each job.
+    pub(crate) history: History,
+    clock: Clock,
+}
+
+impl View {
+    /// Now.
+    pub(crate) fn now(&self) -> Time {
+        self.clock.now()
+    }
+}
+
+type Read = Box<dyn FnOnce(&View) + Send>;
+
+enum Request {
+    Perform { command: Box<Command>, reply: Option<oneshot::Sender<Result<(), Refusal>>> },
+    Read(Read),
+}
+
+/// The loop has ended: the process is going down.
+#[derive(Debug, Error)]
+#[error("the coordinator is shutting down; repeat the request with its successor")]
+pub(crate) struct Stopped;
+
+/// The way to the loop. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Handle {
+    requests: mpsc::Sender<Request>,
+    changed: watch::Receiver<u64>,
+}
+
+impl Handle {
+    /// Decides a command; returns once what follows from it is durable.
+    pub(crate) async fn perform(&self, command: Command) -> Result<Result<(), Refusal>, Stopped> {
+        let (reply, answer) = oneshot::channel();
+        let request = Request::Perform { command: Box::new(command), reply: Some(reply) };
+        self.requests.send(request).await.map_err(|_| Stopped)?;
+        answer.await.map_err(|_| Stopped)
+    }
+
+    /// Hands a command over without waiting for what it leads to.
+    pub(crate) async fn tell(&self, command: Command) -> Result<(), Stopped> {
+        let request = Request::Perform { command: Box::new(command), reply: None };
+        self.requests.send(request).await.map_err(|_| Stopped)
+    }
+
+    /// Looks at the state.
+    pub(crate) async fn read<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&View) -> T + Send + 'static,
+    ) -> Result<T, Stopped> {
+        let (reply, answer) = oneshot::channel();
+        let read: Read = Box::new(move |view| {
+            // Whoever asked may have gone away.
+            let _ = reply.send(look(view));
+        });
+        self.requests.send(Request::Read(read)).await.map_err(|_| Stopped)?;
+        answer.await.map_err(|_| Stopped)
+    }
+
+    /// Signals the number of the newest log entry.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.clone()
+    }
+}
+
+/// The loop's own end.
+pub(crate) struct Driver {
+    view: View,
+    log: EventLog,
+    reconciler: Reconciler,
+    durations: Durations,
+    requests: mpsc::Receiver<Request>,
+    changed: watch::Sender<u64>,
+}
+
+/// The state as the log tells it, and the loop's mailbox.
+pub(crate) struct Recovered {
+    /// The state, which starts watching now.
+    pub(crate) view: View,
+    log: EventLog,
+    last: u64,
+}
+
+/// Rebuilds the state from the log.
+pub(crate) fn recover(log: EventLog, entries: &[Entry], timings: cappa_core::Timings) -> Recovered {
+    let earliest = entries.last().map_or(Time(0), |entry| entry.record.at);
+    let clock = Clock::starting_after(earliest);
+    let records = entries.iter().map(|entry| &entry.record);
+    let core = Core::recover(timings, clock.now(), records);
+    let mut history = History::default();
+    entries.iter().for_each(|entry| history.apply(entry));
+    let last = entries.last().map_or(0, |entry| entry.sequence);
+    Recovered { view: View { core, history, clock }, log, last }
+}
+
+/// The mailbox of a loop that is yet to be built.
+pub(crate) struct Mailbox {
+    requests: mpsc::Receiver<Request>,
+    changed: watch::Sender<u64>,
+}
+
+/// The way to the loop, and its mailbox.
+pub(crate) fn mailbox() -> (Handle, Mailbox) {
+    let (sender, requests) = mpsc::channel(BACKLOG);
+    let (changed, watcher) = watch::channel(0);
+    (Handle { requests: sender, changed: watcher }, Mailbox { requests, changed })
+}
+
+impl Driver {
+    /// The loop over a recovered state.
+    pub(crate) fn new(recovered: Recovered, mailbox: Mailbox, reconciler: Reconciler, durations: Durations) -> Self {
+        let Recovered { view, log, last } = recovered;
+        let Mailbox { requests, changed } = mailbox;
+        changed.send_replace(last);
+        Self { view, log, reconciler, durations, requests, changed }
+    }
+
+    /// Runs until it is cancelled or the log fails.
+    ///
+    /// # Errors
+    /// [`LogError::Fenced`] when another coordinator has taken over, and what else the log met.
+    pub(crate) async fn run(mut self, stop: CancellationToken) -> Result<(), LogError> {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        let mut batch = Vec::new();
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                received = self.requests.recv_many(&mut batch, BATCH) => if received == 0 { break },
+                _ = tick.tick() => {}
+            }
+            self.turn(batch.drain(..)).await?;
+        }
+        self.log.close().await
+    }
+
+    async fn turn(&mut self, batch: impl Iterator<Item = Request>) -> Result<(), LogError> {
+        let mut records: Vec<Record> = Vec::new();
+        let (mut replies, mut reads, mut is_idle_talk) = (Vec::new(), Vec::new(), true);
+        for request in batch {
+            match request {
+                Request::Read(read) => reads.push(read),
+                Request::Perform { command, reply } => {
+                    is_idle_talk &= is_heartbeat(&command);
+                    let now = self.view.now();
+                    let result = self.view.core.perform(now, &command);
+                    let result = result.map(|decided| records.extend(decided));
+                    match &result {
+                        Ok(()) => {
+                            self.view.history.heard(&command);
+                            self.durations.accepted(now, &command);
+                        }
+                        Err(refusal) => tracing::debug!(?command, ?refusal, "refused"),
+                    }
+                    replies.extend(reply.map(|reply| (reply, result)));
+                }
+            }
+        }
+        let now = self.view.now();
+        let is_due = now.since(self.reconciler.last_pass()) >= TICK;
+        if is_due || !is_idle_talk {
+            records.extend(self.view.core.review(now));
+        }
+        self.append(records).await?;
+        for (reply, result) in replies {
+            // Whoever asked may have gone away.
+            let _ = reply.send(result);
+        }
+        reads.into_iter().for_each(|read| read(&self.view));
+        if is_due || !is_idle_talk {
+            for command in self.reconciler.pass(&self.view, now) {
+                let records = self.view.core.perform(now, &command).unwrap_or_default();
+                debug_assert!(records.is_empty(), "what was told is not logged, but {records:?} was decided");
+            }
+        }
+        Ok(())
+    }
+
+    async fn append(&mut self, records: Vec<Record>) -> Result<(), LogError> {
+        if records.is_empty() {
+            return Ok(());
+        }
+        for entry in self.log.append(records).await? {
+            let Record { job, change, .. } = &entry.record;
+            tracing::info!(sequence = entry.sequence, %job, change = kind(change), "logged");
+            let members = self.view.history.job(job).map_or(&[][..], |history| &history.members);
+            self.durations.logged(&entry.record, members, self.view.core.presence());
+            self.view.history.apply(&entry);
+            self.changed.send_replace(entry.sequence);
+        }
+        Ok(())
+    }
+}
+
+/// Commands that change nothing but when a worker was last heard: they can wait for the next look.
+fn is_heartbeat(command: &Command) -> bool {
+    matches!(command, Command::Worker(WorkerReport { report: Report::Heartbeat { .. }, .. }))
+}
+
+/// The name of a change without its content, which may be long.
+fn kind(change: &cappa_core::Change) -> String {
+    let debug = format!("{change:?}");
+    debug.split([' ', '{', '(']).next().unwrap_or_default().to_owned()
+}
+
+/// The URL of a job's folder.
+pub(crate) fn job_folder(store: &str, job: &JobId) -> String {
+    format!("{}/jobs/{job}", store.trim_end_matches('/'))
+}

@@ -1,0 +1,206 @@
+//! Does what the state says is outstanding. Messages go out at once, storage work runs beside the
+//! loop; what did not succeed is still outstanding at the next pass.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use cappa_core::{Command, Generation, Job, JobId, Link, Member, Time, Work, WorkerId};
+use cappa_proto as proto;
+use cappa_proto::coordinator_message::Message;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::storage_work::StorageWork;
+use super::{Handle, View};
+use crate::checkpoints;
+use crate::curves::Curves;
+use crate::sessions::Sessions;
+
+/// The longest wait before storage work that failed is tried again.
+const LONGEST_RETRY: Duration = Duration::from_secs(10);
+
+/// What a group is told about its time limits.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// For forming.
+    pub(crate) forming: Duration,
+    /// For one collective.
+    pub(crate) operation: Duration,
+}
+
+/// What was tried already, and where messages and files go.
+pub(crate) struct Reconciler {
+    sessions: Sessions,
+    curves: Curves,
+    limits: Limits,
+    handle: Handle,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    /// Messages that are on their streams, as long as they are outstanding.
+    sent: HashSet<Work>,
+    /// Storage work that runs or that has failed, as long as it is outstanding.
+    tried: HashMap<Work, Attempt>,
+    last_pass: Time,
+}
+
+#[derive(Debug)]
+struct Attempt {
+    count: u32,
+    started: Time,
+    task: JoinHandle<()>,
+}
+
+impl Attempt {
+    fn is_over(&self, now: Time) -> bool {
+        self.task.is_finished() && now.since(self.started) >= retry_after(self.count)
+    }
+}
+
+impl Reconciler {
+    /// A reconciler that has done nothing yet.
+    pub(crate) fn new(
+        sessions: Sessions,
+        curves: Curves,
+        limits: Limits,
+        handle: Handle,
+        tasks: TaskTracker,
+        stop: CancellationToken,
+    ) -> Self {
+        Self {
+            sessions,
+            curves,
+            limits,
+            handle,
+            tasks,
+            stop,
+            sent: HashSet::new(),
+            tried: HashMap::new(),
+            last_pass: Time(0),
+        }
+    }
+
+    /// When it last looked.
+    pub(crate) fn last_pass(&self) -> Time {
+        self.last_pass
+    }
+
+    /// Does what is outstanding and was not done yet, and returns what the state must know of it.
+    pub(crate) fn pass(&mut self, view: &View, now: Time) -> Vec<Command> {
+        self.last_pass = now;
+        let outstanding: HashSet<Work> = view.core.outstanding(now).collect();
+        self.sent.retain(|work| outstanding.contains(work));
+        self.tried.retain(|work, _| outstanding.contains(work));
+        let mut told = Vec::new();
+        for work in outstanding {
+            if matches!(work, Work::CommitManifest { .. } | Work::DeleteCheckpoint { .. } | Work::Sweep { .. }) {
+                self.start(view, work, now);
+            } else if !self.sent.contains(&work) {
+                told.extend(self.tell(view, work));
+            }
+        }
+        told
+    }
+
+    /// Sends a message, and returns what the state must know of that.
+    fn tell(&mut self, view: &View, work: Work) -> Option<Command> {
+        let (link, message) = self.message(view, &work)?;
+        if !self.sessions.send(link, message) {
+            return None;
+        }
+        tracing::debug!(?work, "sent");
+        self.sent.insert(work.clone());
+        Some(Command::Told(work))
+    }
+
+    fn message(&self, view: &View, work: &Work) -> Option<(Link, Message)> {
+        Some(match work {
+            Work::Form { worker, link, job, generation } => {
+                let job = view.core.state().job(job)?;
+                (*link, Message::Form(self.form(job, worker, *generation)?))
+            }
+            Work::Abort { link, job, generation, reason, .. } => {
+                let (job_id, generation, reason) = (job.to_string(), generation.0, reason.clone());
+                (*link, Message::Abort(proto::Abort { job_id, generation, reason }))
+            }
+            Work::Stop { link, job, generation, reason, .. } => {
+                let (job_id, generation, reason) = (job.to_string(), generation.0, reason.clone());
+                (*link, Message::Stop(proto::Stop { job_id, generation, reason }))
+            }
+            Work::Release { link, job, .. } => {
+                let reason = release_reason(view, job);
+                (*link, Message::Release(proto::Release { job_id: job.to_string(), reason }))
+            }
+            Work::Acknowledge { link, job, step, generation, .. } => {
+                let committed = proto::Committed { job_id: job.to_string(), generation: generation.0, step: step.0 };
+                (*link, Message::Committed(committed))
+            }
+            Work::CommitManifest { .. } | Work::DeleteCheckpoint { .. } | Work::Sweep { .. } => return None,
+        })
+    }
+
+    fn form(&self, job: &Job, worker: &WorkerId, generation: Generation) -> Option<proto::Form> {
+        let group = job.group().filter(|group| group.generation == generation)?;
+        let (rank, _) = group.member(worker)?;
+        let restore = job.checkpoints.iter().rev().map(|checkpoint| checkpoints::manifest_path(checkpoint.step));
+        Some(proto::Form {
+            job_id: job.id.to_string(),
+            generation: generation.0,
+            members: group.members.iter().map(peer).collect(),
+            rank: rank.0,
+            lead: group.lead.0,
+            spec_json: job.submission.spec_json.clone(),
+            folder: job.submission.folder.clone(),
+            restore: restore.collect(),
+            metrics_after: self.curves.last_step(&job.id),
+            forming_seconds: self.limits.forming.as_secs_f64(),
+            operation_seconds: self.limits.operation.as_secs_f64(),
+            total_steps: job.submission.total_steps.0,
+        })
+    }
+
+    fn start(&mut self, view: &View, work: Work, now: Time) {
+        let before = self.tried.get(&work);
+        if before.is_some_and(|attempt| !attempt.is_over(now)) {
+            return;
+        }
+        let count = before.map_or(1, |attempt| attempt.count + 1);
+        let Some(storage) = StorageWork::of(view, &work) else {
+            return;
+        };
+        let (handle, stop) = (self.handle.clone(), self.stop.clone());
+        let task = self.tasks.spawn(async move {
+            let done = tokio::select! {
+                () = stop.cancelled() => None,
+                done = storage.perform(count) => done,
+            };
+            if let Some(command) = done {
+                // A stopping loop needs no word of it: its successor does the work again.
+                let _ = handle.tell(command).await;
+            }
+        });
+        self.tried.insert(work, Attempt { count, started: now, task });
+    }
+}
+
+fn retry_after(count: u32) -> Duration {
+    (Duration::from_millis(500) * 2u32.saturating_pow(count.min(8))).min(LONGEST_RETRY)
+}
+
+fn peer(member: &Member) -> proto::Peer {
+    proto::Peer {
+        worker_id: member.worker.to_string(),
+        store_address: member.store_address.clone(),
+        step: member.step.0,
+        has_state: member.has_state,
+    }
+}
+
+fn release_reason(view: &View, job: &JobId) -> String {
+    let reason = match view.core.state().job(job) {
+        None => "the job is unknown",
+        Some(job) if job.has_ended() => "the job is over",
+        Some(_) => "the job does not need this worker now",
+    };
+    reason.to_owned()
+}

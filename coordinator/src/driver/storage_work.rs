@@ -1,0 +1,116 @@
+//! Outstanding work on the store, each piece idempotent.
+
+use std::time::Duration;
+
+use cappa_core::{Command, Generation, JobId, Step, Work};
+use cappa_shared::causes::with_causes;
+use cappa_shared::checkpoint::{self, CheckpointError, CheckpointManifest, ManifestProblems};
+use cappa_shared::storage::{self, StorageError};
+use thiserror::Error;
+
+use super::View;
+use crate::checkpoints::{self, Litter};
+
+/// Attempts at writing a manifest before the checkpoint counts as failed.
+const COMMIT_ATTEMPTS: u32 = 6;
+
+/// The longest that one piece may take.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// A piece of work with all it needs.
+#[derive(Debug)]
+pub(crate) struct StorageWork {
+    job: JobId,
+    folder: String,
+    task: Task,
+}
+
+#[derive(Debug)]
+enum Task {
+    Commit { step: Step, generation: Generation, manifest: Box<Result<CheckpointManifest, ManifestProblems>> },
+    Delete { step: Step, generation: Generation },
+    Sweep(Litter),
+}
+
+/// How an attempt at a piece of work went wrong.
+#[derive(Debug, Error)]
+enum WorkError {
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    #[error(transparent)]
+    Manifest(#[from] ManifestProblems),
+    #[error("the store did not answer within {} s", LIMIT.as_secs())]
+    Silent,
+}
+
+impl WorkError {
+    /// Whether doing the same again can't help.
+    fn is_final(&self) -> bool {
+        matches!(self, Self::Manifest(_) | Self::Checkpoint(CheckpointError::Conflict { .. }))
+    }
+}
+
+impl StorageWork {
+    /// The piece that `work` asks for; none when it asks for no storage work.
+    pub(super) fn of(view: &View, work: &Work) -> Option<Self> {
+        let (Work::CommitManifest { job, .. } | Work::DeleteCheckpoint { job, .. } | Work::Sweep { job }) = work else {
+            return None;
+        };
+        let job = view.core.state().job(job)?;
+        let task = match work {
+            Work::CommitManifest { step, generation, .. } => {
+                let attempt = job.committing.get(&(*step, *generation))?;
+                let manifest = Box::new(checkpoints::manifest(job, *step, *generation, attempt));
+                Task::Commit { step: *step, generation: *generation, manifest }
+            }
+            Work::DeleteCheckpoint { step, generation, .. } => Task::Delete { step: *step, generation: *generation },
+            _ => Task::Sweep(Litter::of(job)),
+        };
+        Some(Self { job: job.id.clone(), folder: job.submission.folder.clone(), task })
+    }
+
+    /// Does it for the `count`-th time and returns what to tell the loop; nothing when it is to
+    /// be tried again.
+    #[tracing::instrument(name = "storage_work", skip_all, fields(job = %self.job))]
+    pub(super) async fn perform(self, count: u32) -> Option<Command> {
+        let Self { job, folder, task } = self;
+        let limited = tokio::time::timeout(LIMIT, task.perform(&folder));
+        let Err(error) = limited.await.unwrap_or(Err(WorkError::Silent)) else {
+            return Some(task.done(job));
+        };
+        let is_final = error.is_final();
+        let error = with_causes(&error);
+        tracing::warn!(%job, count, error, "storage work failed");
+        match task {
+            Task::Commit { step, generation, .. } if is_final || count >= COMMIT_ATTEMPTS => {
+                Some(Command::ManifestFailed { job, step, generation, error })
+            }
+            _ => None,
+        }
+    }
+}
+
+impl Task {
+    async fn perform(&self, folder: &str) -> Result<(), WorkError> {
+        let folder = storage::create(folder)?;
+        match self {
+            Self::Commit { manifest, .. } => match manifest.as_ref() {
+                Ok(manifest) => checkpoint::commit(&folder, manifest).await?,
+                Err(problems) => return Err(problems.clone().into()),
+            },
+            Self::Delete { step, generation } => checkpoints::delete(&folder, *step, *generation).await?,
+            Self::Sweep(litter) => litter.sweep(&folder).await?,
+        }
+        Ok(())
+    }
+
+    fn done(self, job: JobId) -> Command {
+        match self {
+            Self::Commit { step, generation, .. } => Command::ManifestCommitted { job, step, generation },
+            Self::Delete { step, generation } => Command::CheckpointDeleted { job, step, generation },
+            Self::Sweep(_) => Command::Swept { job },
+        }
+    }
+}

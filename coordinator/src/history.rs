@@ -1,0 +1,182 @@
+//! The history of each job as people read it, and where its time went: folds of the log.
+
+use std::collections::HashMap;
+
+use cappa_core::{BreakCause, Change, Command, Ending, Generation, JobId, Member, Record, Report, Step, Time};
+use cappa_proto::JobEvent;
+
+use crate::accounting::{Ledger, State};
+use crate::log::Entry;
+
+/// Entries of a job's history that are kept in memory; the oldest go first.
+const KEPT: usize = 2_000;
+
+/// What happened to every job.
+#[derive(Debug, Default)]
+pub(crate) struct History {
+    jobs: HashMap<JobId, JobHistory>,
+}
+
+/// What happened to one job.
+#[derive(Debug)]
+pub(crate) struct JobHistory {
+    /// Its events, oldest first.
+    pub(crate) events: Vec<JobEvent>,
+    /// Where its time went.
+    pub(crate) ledger: Ledger,
+    /// When it ended.
+    pub(crate) ended_at: Option<Time>,
+    /// The members of its newest group, by rank.
+    pub(crate) members: Vec<Member>,
+    /// Updates that were reported and that a later group had to make again.
+    pub(crate) steps_lost: u64,
+    generation: Generation,
+    /// The furthest step that the newest group, or what it started from, was seen at.
+    furthest: Step,
+}
+
+impl History {
+    /// Folds a log entry in.
+    pub(crate) fn apply(&mut self, entry: &Entry) {
+        let Record { at, job, change } = &entry.record;
+        let history = self.jobs.entry(job.clone()).or_insert_with(|| JobHistory {
+            events: Vec::new(),
+            ledger: Ledger::starting(*at),
+            ended_at: None,
+            members: Vec::new(),
+            steps_lost: 0,
+            generation: Generation::default(),
+            furthest: Step::default(),
+        });
+        history.advance(change);
+        if let Some(state) = state_after(change) {
+            history.ledger.enter(*at, state);
+        }
+        if matches!(change, Change::Ended { .. }) {
+            history.ended_at = Some(*at);
+        }
+        if let Some((kind, message)) = describe(change) {
+            if history.events.len() == KEPT {
+                history.events.remove(0);
+            }
+            history.events.push(JobEvent {
+                sequence: entry.sequence,
+                unix_ms: unix_ms(*at),
+                kind: kind.to_owned(),
+                message,
+            });
+        }
+    }
+
+    /// Notes the step of an accepted command. The log has such steps only when something comes of
+    /// them: what was heard since then is lost to the count of a coordinator that takes over.
+    pub(crate) fn heard(&mut self, command: &Command) {
+        let Command::Worker(said) = command else { return };
+        let (job, generation, step) = match &said.report {
+            Report::Hello { holding: Some(held), .. } => (&held.job, held.generation, held.step),
+            Report::Heartbeat { at: Some((job, generation, step)) } => (job, *generation, *step),
+            Report::Entered { job, generation, step }
+            | Report::Left { job, generation, step, .. }
+            | Report::Completed { job, generation, step, .. } => (job, *generation, *step),
+            _ => return,
+        };
+        // What an older group had reached was counted when the newest one formed.
+        if let Some(history) = self.jobs.get_mut(job).filter(|history| history.generation == generation) {
+            history.furthest = history.furthest.max(step);
+        }
+    }
+
+    /// A job's history.
+    pub(crate) fn job(&self, id: &JobId) -> Option<&JobHistory> {
+        self.jobs.get(id)
+    }
+}
+
+impl JobHistory {
+    /// How far the job is after a change, and what a group that begins further back has lost.
+    fn advance(&mut self, change: &Change) {
+        match change {
+            Change::GroupFormed { generation, members, step, .. } => {
+                self.steps_lost += self.furthest.0.saturating_sub(step.0);
+                self.furthest = *step;
+                self.generation = *generation;
+                self.members.clone_from(members);
+            }
+            Change::GroupBroken { step, .. } | Change::MemberCompleted { step, .. } => {
+                self.furthest = self.furthest.max(*step);
+            }
+            Change::CheckpointCommitted { step, .. } => self.furthest = self.furthest.max(*step),
+            _ => {}
+        }
+    }
+}
+
+/// Milliseconds since the epoch as the wire has them.
+pub(crate) fn unix_ms(at: Time) -> i64 {
+    i64::try_from(at.0).unwrap_or(i64::MAX)
+}
+
+/// What the job's time counts as from here on.
+fn state_after(change: &Change) -> Option<State> {
+    match change {
+        Change::Submitted { .. } | Change::Requeued { .. } | Change::Resumed => Some(State::Queued),
+        Change::GroupFormed { .. } => Some(State::Forming),
+        Change::GroupRunning { .. } => Some(State::Running),
+        Change::EvaluationStarted { .. } => Some(State::Evaluating),
+        Change::GroupBroken { .. } => Some(State::Recovering),
+        Change::Paused { .. } => Some(State::Paused),
+        Change::Ended { .. } => Some(State::Ended),
+        _ => None,
+    }
+}
+
+/// The kind of the event and what it says; none for what only the coordinator cares about.
+fn describe(change: &Change) -> Option<(&'static str, String)> {
+    Some(match change {
+        Change::Submitted { .. } => ("submitted", "queued".to_owned()),
+        Change::GroupFormed { generation, members, lead, step } => {
+            let members = list(members);
+            ("group_formed", format!("generation {generation} of {members} from step {step}, lead is rank {lead}"))
+        }
+        Change::GroupRunning { generation } => {
+            ("group_running", format!("every member of generation {generation} has made its first step"))
+        }
+        Change::EvaluationStarted { .. } => ("evaluation_started", "all steps are done".to_owned()),
+        Change::GroupBroken { generation, cause, step } => {
+            let kind = match cause {
+                BreakCause::Lost { .. } => "worker_lost",
+                BreakCause::Failure { .. } => "group_failed",
+                BreakCause::Departure { .. } => "worker_leaves",
+                BreakCause::Growth { .. } => "group_grows",
+            };
+            (kind, format!("generation {generation} at step {step}: {cause}"))
+        }
+        Change::Requeued { reason } => ("requeued", reason.clone()),
+        Change::PauseRequested { reason } => ("pause_requested", reason.clone()),
+        Change::Paused { reason } => ("paused", reason.clone()),
+        Change::Resumed => ("resumed", "queued again".to_owned()),
+        Change::CheckpointCommitted { step, generation } => {
+            ("checkpoint_committed", format!("step {step}, written by generation {generation}"))
+        }
+        Change::CheckpointFailed { step, error, .. } => ("checkpoint_failed", format!("step {step}: {error}")),
+        Change::CheckpointRetired { step, .. } => ("checkpoint_retired", format!("step {step}: newer ones are kept")),
+        Change::Ended { ending } => return Some(describe_ending(ending)),
+        Change::MemberCompleted { .. }
+        | Change::CheckpointWritten { .. }
+        | Change::CheckpointDeleted { .. }
+        | Change::Swept => return None,
+    })
+}
+
+fn describe_ending(ending: &Ending) -> (&'static str, String) {
+    match ending {
+        Ending::Succeeded { step, .. } => ("succeeded", format!("finished at step {step}")),
+        Ending::Failed { code, message } => ("failed", format!("{code}: {message}")),
+        Ending::Cancelled { reason } => ("cancelled", reason.clone()),
+    }
+}
+
+fn list(members: &[Member]) -> String {
+    let names: Vec<&str> = members.iter().map(|member| member.worker.as_str()).collect();
+    names.join(", ")
+}

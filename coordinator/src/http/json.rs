@@ -1,0 +1,120 @@
+//! Jobs and workers as JSON, for the web page and for scripts.
+
+use cappa_core::JobId;
+use cappa_proto as proto;
+use serde_json::{Map, Value, json};
+
+use crate::curves::Curves;
+use crate::driver::View;
+use crate::facts::Facts;
+use crate::services::views;
+
+/// Points of a curve that are sent at most; a longer one is thinned evenly.
+const POINTS: usize = 1_500;
+
+/// Jobs that the overview lists, newest first.
+const JOBS: usize = 200;
+
+/// All that the page shows first.
+pub(super) fn overview(view: &View, curves: &Curves, facts: &Facts) -> Value {
+    let mut jobs: Vec<_> = view.core.state().jobs().collect();
+    jobs.sort_by_key(|job| std::cmp::Reverse(job.submitted_at));
+    let jobs = jobs.into_iter().take(JOBS).map(|job| job_json(&views::job(view, curves, job)));
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "now_unix_ms": view.now().0,
+        "jobs": jobs.collect::<Vec<_>>(),
+        "workers": workers(view, facts),
+    })
+}
+
+/// One job with its curve, events and workers.
+pub(super) fn detail(view: &View, curves: &Curves, facts: &Facts, id: &JobId) -> Option<Value> {
+    let job = view.core.state().job(id)?;
+    let events = view.history.job(id).map(|history| history.events.as_slice()).unwrap_or_default();
+    let points = curves.points(id, 0);
+    let stride = points.len().div_ceil(POINTS).max(1);
+    let last = points.len().saturating_sub(1);
+    let thinned = points.iter().enumerate().filter(|(place, _)| place % stride == 0 || *place == last);
+    let checkpoints = job.checkpoints.iter().map(|checkpoint| views::checkpoint(job, checkpoint));
+    Some(json!({
+        "now_unix_ms": view.now().0,
+        "job": job_json(&views::job(view, curves, job)),
+        "curve": thinned.map(|(_, point)| point_json(point)).collect::<Vec<_>>(),
+        "events": events.iter().map(event_json).collect::<Vec<_>>(),
+        "workers": workers(view, facts),
+        "checkpoints": checkpoints.map(|c| json!({
+            "step": c.step, "manifest": c.manifest, "bytes": c.bytes, "committed_unix_ms": c.committed_unix_ms,
+        })).collect::<Vec<_>>(),
+    }))
+}
+
+fn job_json(job: &proto::Job) -> Value {
+    let state = job.state().as_str_name().trim_start_matches("JOB_STATE_").to_ascii_lowercase();
+    let time: Map<String, Value> =
+        job.time.iter().map(|bucket| (bucket.bucket.clone(), json!(bucket.seconds))).collect();
+    let members = job.members.iter().map(|member| json!({"worker_id": member.worker_id, "rank": member.rank}));
+    json!({
+        "id": job.id,
+        "name": job.name,
+        "namespace": job.namespace,
+        "state": state,
+        "message": job.message,
+        "error_code": job.error_code,
+        "step": job.step,
+        "total_steps": job.total_steps,
+        "generation": job.generation,
+        "members": members.collect::<Vec<_>>(),
+        "submitted_unix_ms": job.submitted_unix_ms,
+        "started_unix_ms": job.started_unix_ms,
+        "ended_unix_ms": job.ended_unix_ms,
+        "latest": job.latest.as_ref().map(point_json),
+        "time": time,
+        "last_checkpoint_step": job.last_checkpoint_step,
+        "folder": job.folder,
+        "quarantined": job.quarantined,
+        "recoveries": job.recoveries,
+    })
+}
+
+fn point_json(point: &proto::StepMetrics) -> Value {
+    json!({
+        "step": point.step,
+        "loss": point.loss,
+        "learning_rate": point.learning_rate,
+        "grad_norm": point.grad_norm,
+        "examples": point.examples,
+        "seconds": point.seconds,
+        "world_size": point.world_size,
+        "unix_ms": point.unix_ms,
+    })
+}
+
+fn event_json(event: &proto::JobEvent) -> Value {
+    json!({
+        "sequence": event.sequence,
+        "unix_ms": event.unix_ms,
+        "kind": event.kind,
+        "message": event.message,
+    })
+}
+
+fn workers(view: &View, facts: &Facts) -> Vec<Value> {
+    let workers = views::workers(view, facts).into_iter();
+    workers
+        .map(|worker| {
+            json!({
+                "id": worker.id,
+                "host": worker.host,
+                "state": worker.state,
+                "job_id": worker.job_id,
+                "rank": worker.rank,
+                "step": worker.step,
+                "version": worker.version,
+                "device": worker.device,
+                "metrics_address": facts.of(&cappa_core::WorkerId(worker.id.clone())).metrics_address,
+                "last_heard_unix_ms": worker.last_heard_unix_ms,
+            })
+        })
+        .collect()
+}

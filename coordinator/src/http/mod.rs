@@ -1,0 +1,82 @@
+//! The HTTP port: metrics, health, a JSON API for reading, and the web page.
+
+use axum::Router;
+use axum::extract::{Path, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use cappa_core::JobId;
+use tokio::net::TcpListener;
+
+use crate::metrics::Snapshot;
+use crate::server::Shared;
+
+mod json;
+
+/// Serves until the shared token is cancelled.
+pub(crate) fn serve(shared: &Shared, listener: TcpListener) {
+    let router = Router::new()
+        .route("/", get(page))
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .route("/api/jobs", get(jobs))
+        .route("/api/jobs/{id}", get(job))
+        .with_state(shared.clone());
+    let stop = shared.stop.clone();
+    shared.tasks.spawn(async move {
+        let serving = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned());
+        if let Err(error) = serving.await {
+            tracing::error!(error = &error as &dyn std::error::Error, "HTTP ended");
+        }
+    });
+}
+
+async fn page() -> Response {
+    let headers = [
+        (header::CONTENT_TYPE, "text/html; charset=utf-8"),
+        (header::CONTENT_SECURITY_POLICY, "default-src 'self' 'unsafe-inline'; img-src 'self' data:"),
+    ];
+    (headers, include_str!("dashboard.html")).into_response()
+}
+
+/// Ready is who can answer from the state.
+async fn ready(State(shared): State<Shared>) -> Response {
+    match shared.handle.read(|_| ()).await {
+        Ok(()) => "ok\n".into_response(),
+        Err(stopped) => (StatusCode::SERVICE_UNAVAILABLE, format!("{stopped}\n")).into_response(),
+    }
+}
+
+async fn metrics(State(shared): State<Shared>) -> Response {
+    let curves = shared.curves.clone();
+    let Ok(snapshot) = shared.handle.read(move |view| Snapshot::of(view, &curves)).await else {
+        return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    };
+    match shared.metrics.encode(snapshot) {
+        Ok(text) => {
+            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            ([(header::CONTENT_TYPE, kind)], text).into_response()
+        }
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}
+
+async fn jobs(State(shared): State<Shared>) -> Response {
+    let (curves, facts) = (shared.curves.clone(), shared.facts.clone());
+    match shared.handle.read(move |view| json::overview(view, &curves, &facts)).await {
+        Ok(overview) => axum::Json(overview).into_response(),
+        Err(_) => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+    }
+}
+
+async fn job(State(shared): State<Shared>, Path(id): Path<String>) -> Response {
+    let id = JobId(id);
+    let (curves, facts) = (shared.curves.clone(), shared.facts.clone());
+    shared.load_curve(&id).await;
+    match shared.handle.read(move |view| json::detail(view, &curves, &facts, &id)).await {
+        Ok(Some(detail)) => axum::Json(detail).into_response(),
+        Ok(None) => StatusCode::NOT_FOUND.into_response(),
+        Err(_) => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+    }
+}

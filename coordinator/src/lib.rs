@@ -1,0 +1,26 @@
+//! The coordinator: a driver around the pure core, its event log, a reconciler, gRPC and HTTP.
+//!
+//! The walk of a request: a service turns the message into a command, the [driver](self) has the
+//! core decide it, appends what follows to the log, answers, and the reconciler does in the world
+//! what the state then calls for.
+
+mod accounting;
+mod admission;
+mod checkpoints;
+mod clock;
+mod config;
+mod curves;
+mod driver;
+mod facts;
+mod history;
+mod http;
+mod log;
+mod logs;
+mod metrics;
+mod server;
+mod services;
+mod sessions;
+
+pub use config::{Args, Config, ConfigErrors};
+pub use log::LogError;
+pub use server::{Coordinator, ServerError};

@@ -1,0 +1,312 @@
+//! The whole coordinator: built from a [`Config`], stopped under a deadline.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use cappa_core::JobId;
+use cappa_proto::jobs_server::JobsServer;
+use cappa_proto::workers_server::WorkersServer;
+use cappa_shared::storage::{self, Location, StorageError};
+use cappa_shared::timing::Timings;
+use thiserror::Error;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::transport::server::TcpIncoming;
+
+use crate::admission::Admission;
+use crate::config::Config;
+use crate::curves::Curves;
+use crate::driver::{self, Driver, Handle, Limits, Reconciler};
+use crate::facts::Facts;
+use crate::http;
+use crate::log::{EventLog, LogError};
+use crate::logs::Logs;
+use crate::metrics::{Durations, Metrics};
+use crate::services::{JobsService, WorkersService};
+use crate::sessions::Sessions;
+
+/// The largest message of a client or worker. Parts lists and batches of log lines are the largest.
+const LARGEST_MESSAGE: usize = 16 << 20;
+
+/// Workers that start together arrive within so long of each other.
+const SETTLE: Duration = Duration::from_secs(1);
+
+/// How often new points of the curves are written to the jobs' folders.
+const SAVE_EVERY: Duration = Duration::from_secs(3);
+
+/// How long an orderly end may take.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// Why the coordinator can't start or go on.
+#[derive(Debug, Error)]
+pub enum ServerError {
+    /// The store can't be used.
+    #[error("the store can't be used")]
+    Store(#[source] StorageError),
+    /// The event log can't be used.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// An address is taken or not ours.
+    #[error("can't listen at {address}; choose another address or stop what listens there")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The addresses can't be written down.
+    #[error("the address file can't be written")]
+    AddressFile(#[source] std::io::Error),
+    /// The reflection service could not be built.
+    #[error("the service descriptors are damaged")]
+    Reflection(#[source] tonic_reflection::server::Error),
+}
+
+/// A coordinator that runs.
+pub struct Coordinator {
+    grpc: SocketAddr,
+    http: SocketAddr,
+    driver: JoinHandle<Result<(), LogError>>,
+    driver_stop: CancellationToken,
+    /// Ends what serves others; the driver goes on until they are done.
+    stop: CancellationToken,
+    tasks: TaskTracker,
+    sessions: Sessions,
+    curves: Curves,
+    handle: Handle,
+}
+
+/// What the services and tasks share.
+#[derive(Clone)]
+pub(crate) struct Shared {
+    pub(crate) handle: Handle,
+    pub(crate) curves: Curves,
+    pub(crate) logs: Logs,
+    pub(crate) facts: Facts,
+    pub(crate) metrics: Metrics,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) stop: CancellationToken,
+}
+
+impl Shared {
+    /// An ended job's curve is read when someone asks for it.
+    pub(crate) async fn load_curve(&self, id: &JobId) {
+        let wanted = id.clone();
+        let folder =
+            self.handle.read(move |view| view.core.state().job(&wanted).map(|job| job.submission.folder.clone()));
+        if let Ok(Some(folder)) = folder.await
+            && let Err(error) = self.curves.load(id, &folder).await
+        {
+            tracing::warn!(job = %id, error = &error as &dyn std::error::Error, "the curve can't be read");
+        }
+    }
+}
+
+impl Coordinator {
+    /// Takes over the store, remembers what its log tells and serves.
+    ///
+    /// # Errors
+    /// Every [`ServerError`].
+    pub async fn start(config: Config) -> Result<Self, ServerError> {
+        let timings = config.timings;
+        let store = open_store(&config.store).await?;
+        let grpc = listen(config.listen).await?;
+        let http = listen(config.http).await?;
+        let (log, entries) = EventLog::open(&store).await?;
+        let recovered = driver::recover(log, &entries, core_timings(&timings));
+        tracing::info!(entries = entries.len(), store = %store, "event log read");
+        let (handle, mailbox) = driver::mailbox();
+        let shared = Shared {
+            handle: handle.clone(),
+            curves: Curves::default(),
+            logs: Logs::default(),
+            facts: Facts::default(),
+            metrics: Metrics::new(),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        };
+        load_curves(&recovered.view.core, &shared.curves).await;
+        let sessions = Sessions::default();
+        let reconciler = Reconciler::new(
+            sessions.clone(),
+            shared.curves.clone(),
+            Limits { forming: timings.forming, operation: timings.operation },
+            handle.clone(),
+            shared.tasks.clone(),
+            shared.stop.clone(),
+        );
+        let driver_stop = CancellationToken::new();
+        let durations = Durations::new(shared.metrics.clone());
+        let driver = Driver::new(recovered, mailbox, reconciler, durations);
+        let driver = tokio::spawn(driver.run(driver_stop.clone()));
+        let addresses = (local(&grpc, config.listen), local(&http, config.http));
+        let admission = Admission::new(store.url().to_owned(), config.allowed);
+        serve_grpc(&shared, grpc, &sessions, admission, &timings)?;
+        http::serve(&shared, http);
+        shared.tasks.spawn(save_curves(shared.clone()));
+        if let Some(path) = &config.address_file {
+            write_addresses(path, addresses.0, addresses.1).map_err(ServerError::AddressFile)?;
+        }
+        tracing::info!(grpc = %addresses.0, http = %addresses.1, "serving");
+        Ok(Self {
+            grpc: addresses.0,
+            http: addresses.1,
+            driver,
+            driver_stop,
+            stop: shared.stop,
+            tasks: shared.tasks,
+            sessions,
+            curves: shared.curves,
+            handle,
+        })
+    }
+
+    /// Where gRPC is served.
+    pub fn grpc_address(&self) -> SocketAddr {
+        self.grpc
+    }
+
+    /// Where HTTP is served.
+    pub fn http_address(&self) -> SocketAddr {
+        self.http
+    }
+
+    /// Waits until the loop ends by itself, which it does on an error only.
+    ///
+    /// # Errors
+    /// The error; [`LogError::Fenced`] when another coordinator has taken over.
+    pub async fn failed(&mut self) -> Result<(), LogError> {
+        joined((&mut self.driver).await)
+    }
+
+    /// Ends: streams are closed, curves are saved, the log is given back. Jobs go on without us.
+    ///
+    /// # Errors
+    /// What the log met on closing.
+    pub async fn shut_down(self) -> Result<(), LogError> {
+        let Self { driver, driver_stop, stop, tasks, sessions, curves, handle, .. } = self;
+        stop.cancel();
+        sessions.close_all();
+        tasks.close();
+        if tokio::time::timeout(DRAIN, tasks.wait()).await.is_err() {
+            tracing::warn!("some requests did not end in time");
+        }
+        save_once(&handle, &curves).await;
+        driver_stop.cancel();
+        match tokio::time::timeout(DRAIN, driver).await {
+            Ok(ended) => joined(ended),
+            Err(_) => {
+                tracing::warn!("the event log did not close in time; nothing that was confirmed is lost");
+                Ok(())
+            }
+        }
+    }
+}
+
+fn joined(ended: Result<Result<(), LogError>, tokio::task::JoinError>) -> Result<(), LogError> {
+    ended.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+}
+
+/// The core's share of the time-outs.
+fn core_timings(timings: &Timings) -> cappa_core::Timings {
+    cappa_core::Timings {
+        detection: timings.lost_after,
+        grace: timings.grace,
+        settle: SETTLE.min(timings.lost_after),
+        forming: timings.forming,
+        sweep: timings.forming * 2,
+    }
+}
+
+async fn open_store(url: &str) -> Result<Location, ServerError> {
+    let store = storage::create(url).map_err(ServerError::Store)?;
+    let coordinator = store.join("coordinator").map_err(ServerError::Store)?;
+    storage::probe_atomic_create(&coordinator).await.map_err(ServerError::Store)?;
+    Ok(store)
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, ServerError> {
+    TcpListener::bind(address).await.map_err(|source| ServerError::Listen { address, source })
+}
+
+fn local(listener: &TcpListener, asked: SocketAddr) -> SocketAddr {
+    listener.local_addr().unwrap_or(asked)
+}
+
+/// The curves of jobs that are not over are needed before the first worker reports.
+async fn load_curves(core: &cappa_core::Core, curves: &Curves) {
+    for job in core.state().live_jobs().filter(|job| !job.has_ended()) {
+        if let Err(error) = curves.load(&job.id, &job.submission.folder).await {
+            tracing::warn!(job = %job.id, error = &error as &dyn std::error::Error, "the curve can't be read");
+        }
+    }
+}
+
+fn serve_grpc(
+    shared: &Shared,
+    listener: TcpListener,
+    sessions: &Sessions,
+    admission: Admission,
+    timings: &Timings,
+) -> Result<(), ServerError> {
+    let jobs = JobsService { shared: shared.clone(), admission };
+    let workers = WorkersService { shared: shared.clone(), sessions: sessions.clone(), timings: *timings };
+    let reflection = || {
+        tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(cappa_proto::DESCRIPTORS)
+    };
+    let v1 = reflection().build_v1().map_err(ServerError::Reflection)?;
+    let v1alpha = reflection().build_v1alpha().map_err(ServerError::Reflection)?;
+    let (health, health_service) = tonic_health::server::health_reporter();
+    let stop = shared.stop.clone();
+    let jobs = JobsServer::new(jobs).max_decoding_message_size(LARGEST_MESSAGE);
+    let workers = WorkersServer::new(workers).max_decoding_message_size(LARGEST_MESSAGE);
+    let server = tonic::transport::Server::builder()
+        .http2_keepalive_interval(Some(Duration::from_secs(20)))
+        .layer(crate::metrics::RpcLayer::new(shared.metrics.clone()))
+        .add_service(health_service)
+        .add_service(v1)
+        .add_service(v1alpha)
+        .add_service(jobs)
+        .add_service(workers);
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    shared.tasks.spawn(async move {
+        health.set_serving::<JobsServer<JobsService>>().await;
+        health.set_serving::<WorkersServer<WorkersService>>().await;
+        if let Err(error) = server.serve_with_incoming_shutdown(incoming, stop.cancelled_owned()).await {
+            tracing::error!(error = &error as &dyn std::error::Error, "gRPC ended");
+        }
+    });
+    Ok(())
+}
+
+async fn save_curves(shared: Shared) {
+    let mut tick = tokio::time::interval(SAVE_EVERY);
+    loop {
+        tokio::select! {
+            () = shared.stop.cancelled() => return,
+            _ = tick.tick() => save_once(&shared.handle, &shared.curves).await,
+        }
+    }
+}
+
+async fn save_once(handle: &Handle, curves: &Curves) {
+    for job in curves.unsaved() {
+        let wanted: JobId = job.clone();
+        let folder = handle.read(move |view| view.core.state().job(&wanted).map(|job| job.submission.folder.clone()));
+        let Ok(Some(folder)) = folder.await else { continue };
+        if let Err(error) = curves.save(&job, &folder).await {
+            tracing::warn!(%job, error = &error as &dyn std::error::Error, "the curve can't be saved; tried again soon");
+        }
+    }
+}
+
+/// Written whole or not at all, so that whoever waits for the file never reads half of it.
+fn write_addresses(path: &Path, grpc: SocketAddr, http: SocketAddr) -> std::io::Result<()> {
+    let content = serde_json::json!({ "grpc": grpc.to_string(), "http": http.to_string() }).to_string();
+    let draft = path.with_extension("part");
+    std::fs::write(&draft, content)?;
+    std::fs::rename(&draft, path)
+}

@@ -1,0 +1,223 @@
+//! The Jobs service: what people and their tools call.
+
+use cappa_core::{Command, Job, JobId, Refusal, Submission};
+use cappa_proto as proto;
+use cappa_proto::jobs_server::Jobs;
+use cappa_shared::code::Code;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use super::status::{bad_request, not_found, refused, status};
+use super::{follow, views};
+use crate::admission::{Admission, Rejected};
+use crate::server::Shared;
+
+/// Jobs of a page when the request does not say.
+const PAGE: usize = 100;
+
+/// Updates that a slow reader may lag behind before it is waited for.
+const LAG: usize = 256;
+
+/// Serves people and their tools.
+#[derive(Clone)]
+pub(crate) struct JobsService {
+    pub(crate) shared: Shared,
+    pub(crate) admission: Admission,
+}
+
+impl JobsService {
+    /// The job as it is now.
+    async fn view(&self, id: &JobId) -> Result<proto::Job, Status> {
+        let (id, curves) = (id.clone(), self.shared.curves.clone());
+        self.shared.load_curve(&id).await;
+        let found = self.shared.handle.read({
+            let id = id.clone();
+            move |view| view.core.state().job(&id).map(|job| views::job(view, &curves, job))
+        });
+        found.await?.ok_or_else(|| not_found(id.as_str()))
+    }
+
+    async fn change(&self, id: &JobId, command: Command) -> Result<Response<proto::Job>, Status> {
+        match self.shared.handle.perform(command).await? {
+            Ok(()) => Ok(Response::new(self.view(id).await?)),
+            Err(refusal) => Err(refused(&refusal)),
+        }
+    }
+
+    async fn queue(&self, submission: Submission) -> Result<JobId, Status> {
+        loop {
+            let id = self.admission.new_id(&submission.name);
+            let folder = self.admission.folder_of(&id);
+            let submission = Submission { folder, ..submission.clone() };
+            let command = Command::Submit { job: id.clone(), submission };
+            match self.shared.handle.perform(command).await? {
+                Ok(()) => return Ok(id),
+                Err(Refusal::AlreadySubmitted(id)) => return Ok(id),
+                Err(Refusal::JobIdTaken(_)) => {}
+                Err(refusal) => return Err(refused(&refusal)),
+            }
+        }
+    }
+
+    /// The job that an idempotency key has given before.
+    async fn submitted_before(&self, namespace: &str, key: &str) -> Result<Option<JobId>, Status> {
+        let (namespace, key) = (namespace.to_owned(), key.to_owned());
+        let find =
+            move |view: &crate::driver::View| view.core.state().job_of_key(&namespace, &key).map(|job| job.id.clone());
+        Ok(self.shared.handle.read(find).await?)
+    }
+}
+
+fn rejected(rejected: Rejected) -> Status {
+    match rejected {
+        Rejected::Usage(message) => status(Code::Usage, message),
+        Rejected::Spec(mistakes) => {
+            let count = mistakes.len();
+            let plural = if count == 1 { "" } else { "s" };
+            let pairs = mistakes.into_iter().map(|mistake| (mistake.path, mistake.message));
+            bad_request(Code::InvalidSpec, format!("the spec has {count} mistake{plural}"), pairs.collect())
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl Jobs for JobsService {
+    async fn submit(&self, request: Request<proto::SubmitRequest>) -> Result<Response<proto::SubmitResponse>, Status> {
+        let request = request.into_inner();
+        let namespace = if request.namespace.is_empty() { "default" } else { &request.namespace };
+        let key = &request.idempotency_key;
+        if !key.is_empty()
+            && !request.dry_run
+            && let Some(id) = self.submitted_before(namespace, key).await?
+        {
+            let job = self.view(&id).await?;
+            let spec_json = job.spec_json.clone();
+            return Ok(Response::new(proto::SubmitResponse { job: Some(job), spec_json }));
+        }
+        let admitted = self.admission.admit(&request.spec, namespace, key).await.map_err(rejected)?;
+        let spec_json = admitted.spec_json.clone();
+        let job = if request.dry_run {
+            proto::Job {
+                name: admitted.name,
+                namespace: admitted.namespace,
+                total_steps: admitted.total_steps.0,
+                spec_json: spec_json.clone(),
+                ..proto::Job::default()
+            }
+        } else {
+            let id = self.queue(admitted).await?;
+            self.view(&id).await?
+        };
+        Ok(Response::new(proto::SubmitResponse { job: Some(job), spec_json }))
+    }
+
+    async fn get(&self, request: Request<proto::GetRequest>) -> Result<Response<proto::Job>, Status> {
+        Ok(Response::new(self.view(&JobId(request.into_inner().job_id)).await?))
+    }
+
+    async fn list(&self, request: Request<proto::ListRequest>) -> Result<Response<proto::ListResponse>, Status> {
+        let request = request.into_inner();
+        let offset = match request.page_token.as_str() {
+            "" => 0,
+            token => token.parse().map_err(|_| status(Code::Usage, "page_token is not one that a list has given"))?,
+        };
+        let size = if request.page_size == 0 { PAGE } else { request.page_size as usize };
+        let curves = self.shared.curves.clone();
+        let page = self.shared.handle.read(move |view| {
+            let is_wanted = |job: &&Job| {
+                (request.namespace.is_empty() || job.submission.namespace == request.namespace)
+                    && (request.states.is_empty() || request.states.contains(&views::state(job).into()))
+            };
+            let mut jobs: Vec<&Job> = view.core.state().jobs().filter(is_wanted).collect();
+            jobs.sort_by_key(|job| (std::cmp::Reverse(job.submitted_at), job.id.clone()));
+            let has_more = jobs.len() > offset + size;
+            let page = jobs.into_iter().skip(offset).take(size);
+            let jobs = page.map(|job| views::job(view, &curves, job)).collect();
+            let next_page_token = if has_more { (offset + size).to_string() } else { String::new() };
+            proto::ListResponse { jobs, next_page_token }
+        });
+        Ok(Response::new(page.await?))
+    }
+
+    async fn cancel(&self, request: Request<proto::ChangeRequest>) -> Result<Response<proto::Job>, Status> {
+        let (job, reason) = reasoned(request, "cancelled");
+        self.change(&job.clone(), Command::Cancel { job, reason }).await
+    }
+
+    async fn pause(&self, request: Request<proto::ChangeRequest>) -> Result<Response<proto::Job>, Status> {
+        let (job, reason) = reasoned(request, "paused");
+        self.change(&job.clone(), Command::Pause { job, reason }).await
+    }
+
+    async fn resume(&self, request: Request<proto::ChangeRequest>) -> Result<Response<proto::Job>, Status> {
+        let (job, _) = reasoned(request, "resumed");
+        self.change(&job.clone(), Command::Resume { job }).await
+    }
+
+    type WatchStream = ReceiverStream<Result<proto::JobUpdate, Status>>;
+
+    async fn watch(&self, request: Request<proto::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let proto::WatchRequest { job_id, after_event } = request.into_inner();
+        let job = JobId(job_id);
+        self.view(&job).await?;
+        let (to, updates) = mpsc::channel(LAG);
+        self.shared.tasks.spawn(follow::watch(
+            self.shared.handle.clone(),
+            self.shared.curves.clone(),
+            job,
+            after_event,
+            to,
+        ));
+        Ok(Response::new(ReceiverStream::new(updates)))
+    }
+
+    type LogsStream = ReceiverStream<Result<proto::LogLine, Status>>;
+
+    async fn logs(&self, request: Request<proto::LogsRequest>) -> Result<Response<Self::LogsStream>, Status> {
+        let request = request.into_inner();
+        self.view(&JobId(request.job_id.clone())).await?;
+        let (to, lines) = mpsc::channel(LAG);
+        self.shared.tasks.spawn(follow::lines(self.shared.handle.clone(), self.shared.logs.clone(), request, to));
+        Ok(Response::new(ReceiverStream::new(lines)))
+    }
+
+    async fn curve(&self, request: Request<proto::CurveRequest>) -> Result<Response<proto::CurveResponse>, Status> {
+        let proto::CurveRequest { job_id, from_step } = request.into_inner();
+        let job = JobId(job_id);
+        self.view(&job).await?;
+        let points = self.shared.curves.points(&job, from_step);
+        Ok(Response::new(proto::CurveResponse { points }))
+    }
+
+    async fn checkpoints(
+        &self,
+        request: Request<proto::GetRequest>,
+    ) -> Result<Response<proto::CheckpointsResponse>, Status> {
+        let id = JobId(request.into_inner().job_id);
+        let wanted = id.clone();
+        let found = self.shared.handle.read(move |view| {
+            let job = view.core.state().job(&wanted)?;
+            let newest_first = job.checkpoints.iter().rev();
+            Some(newest_first.map(|checkpoint| views::checkpoint(job, checkpoint)).collect())
+        });
+        let checkpoints = found.await?.ok_or_else(|| not_found(id.as_str()))?;
+        Ok(Response::new(proto::CheckpointsResponse { checkpoints }))
+    }
+
+    async fn list_workers(
+        &self,
+        _request: Request<proto::ListWorkersRequest>,
+    ) -> Result<Response<proto::ListWorkersResponse>, Status> {
+        let facts = self.shared.facts.clone();
+        let workers = self.shared.handle.read(move |view| views::workers(view, &facts)).await?;
+        Ok(Response::new(proto::ListWorkersResponse { workers }))
+    }
+}
+
+/// The job of a change and the reason for it, or a plain one.
+fn reasoned(request: Request<proto::ChangeRequest>, plain: &str) -> (JobId, String) {
+    let proto::ChangeRequest { job_id, reason } = request.into_inner();
+    let reason = if reason.is_empty() { format!("{plain} on request") } else { reason };
+    (JobId(job_id), reason)
+}

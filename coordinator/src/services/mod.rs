@@ -1,0 +1,10 @@
+//! The gRPC services: thin translations between the wire and the driver.
+
+mod follow;
+mod jobs;
+pub(crate) mod status;
+pub(crate) mod views;
+mod workers;
+
+pub(crate) use jobs::JobsService;
+pub(crate) use workers::WorkersService;

@@ -1,0 +1,186 @@
+//! Jobs and workers as the wire shows them.
+
+use cappa_core::{Checkpoint, Ending, Holding, Job, Member, Phase, Stage, Time, Waiting, WorkerId, WorkerPresence};
+use cappa_proto as proto;
+use cappa_proto::JobState;
+
+use crate::accounting::BUCKETS;
+use crate::checkpoints::manifest_path;
+use crate::curves::{Curves, Summary};
+use crate::driver::View;
+use crate::facts::Facts;
+use crate::history::unix_ms;
+
+/// A job with everything that is known of it.
+pub(crate) fn job(view: &View, curves: &Curves, job: &Job) -> proto::Job {
+    let submission = &job.submission;
+    let summary = curves.summary(&job.id);
+    let step = current_step(view, job, &summary);
+    let (message, error_code) = message(view, job);
+    proto::Job {
+        id: job.id.to_string(),
+        name: submission.name.clone(),
+        namespace: submission.namespace.clone(),
+        state: state(job).into(),
+        message,
+        error_code,
+        step,
+        total_steps: submission.total_steps.0,
+        generation: job.generation.0,
+        members: job.group().map(|group| members(&group.members)).unwrap_or_default(),
+        submitted_unix_ms: unix_ms(job.submitted_at),
+        started_unix_ms: job.started_at.map_or(0, unix_ms),
+        ended_unix_ms: if job.has_ended() { unix_ms(job.phase_since) } else { 0 },
+        latest: summary.latest,
+        time: time(view, job, &summary),
+        last_checkpoint_step: job.restore_step().0,
+        folder: submission.folder.clone(),
+        spec_json: submission.spec_json.clone(),
+        quarantined: summary.quarantined,
+        recoveries: job.recoveries,
+    }
+}
+
+/// The state as people know it.
+pub(crate) fn state(job: &Job) -> JobState {
+    match &job.phase {
+        Phase::Queued => JobState::Queued,
+        Phase::Active(_) if job.pause.is_some() => JobState::Pausing,
+        Phase::Active(group) => match group.stage {
+            Stage::Forming | Stage::Breaking { .. } => JobState::Forming,
+            Stage::Running { .. } => JobState::Running,
+            Stage::Evaluating { .. } => JobState::Evaluating,
+        },
+        Phase::Paused { .. } => JobState::Paused,
+        Phase::Ended(Ending::Succeeded { .. }) => JobState::Succeeded,
+        Phase::Ended(Ending::Failed { .. }) => JobState::Failed,
+        Phase::Ended(Ending::Cancelled { .. }) => JobState::Cancelled,
+    }
+}
+
+/// The highest step that anybody is known to have completed.
+fn current_step(view: &View, job: &Job, summary: &Summary) -> u64 {
+    if let Phase::Ended(Ending::Succeeded { step, .. }) = &job.phase {
+        return step.0;
+    }
+    let members = job.group().into_iter().flat_map(|group| &group.members);
+    let held = members.filter_map(|member| {
+        let presence = view.core.presence().worker(&member.worker)?;
+        Some(presence.holding_of(&job.id)?.step.0)
+    });
+    let reported = summary.latest.map_or(0, |point| point.step);
+    held.max().unwrap_or(0).max(reported).max(job.restore_step().0)
+}
+
+/// Seconds by bucket; they sum to the wall time since submission.
+pub(crate) fn time(view: &View, job: &Job, summary: &Summary) -> Vec<proto::TimeBucket> {
+    let Some(history) = view.history.job(&job.id) else {
+        return Vec::new();
+    };
+    let seconds = history.ledger.seconds(view.now(), summary.time);
+    BUCKETS
+        .iter()
+        .zip(seconds)
+        .map(|(bucket, seconds)| proto::TimeBucket { bucket: (*bucket).to_owned(), seconds })
+        .collect()
+}
+
+/// Why the job waits or how it ended, and the code of a failure.
+fn message(view: &View, job: &Job) -> (String, String) {
+    let plain = |text: String| (text, String::new());
+    match &job.phase {
+        Phase::Queued => plain(waiting(view, job)),
+        Phase::Active(group) => match &group.stage {
+            Stage::Breaking { reason, .. } => plain(format!("re-forming: {reason}")),
+            _ => plain(String::new()),
+        },
+        Phase::Paused { reason } => plain(reason.clone()),
+        Phase::Ended(Ending::Succeeded { .. }) => plain(String::new()),
+        Phase::Ended(Ending::Failed { code, message }) => (message.clone(), error_code(code).to_owned()),
+        Phase::Ended(Ending::Cancelled { reason }) => plain(reason.clone()),
+    }
+}
+
+/// The published code for a class of failure that a worker reports.
+fn error_code(class: &str) -> &'static str {
+    use cappa_shared::code::Code;
+    let code = match class {
+        "collective" | "no_progress" => Code::CollectiveFailed,
+        "data" => Code::DataUnreadable,
+        "bad_samples" => Code::TooManyBadSamples,
+        "numeric" => Code::NumericDivergence,
+        "storage" => Code::StoreUnreachable,
+        "checkpoint" => Code::CheckpointDamaged,
+        "memory" => Code::OutOfMemory,
+        class => class.parse().unwrap_or(Code::JobFailed),
+    };
+    code.as_str()
+}
+
+fn waiting(view: &View, job: &Job) -> String {
+    let waiting = view.core.waiting(view.now());
+    match waiting.into_iter().find(|(id, _)| *id == job.id) {
+        None | Some((_, Waiting::Starting)) => "is about to start".to_owned(),
+        Some((_, Waiting::Settling { free })) => {
+            format!("{free} workers are free; waits a moment for more to arrive")
+        }
+        Some((_, Waiting::Workers { free, needed, connected })) => {
+            format!("needs {needed} free workers; {free} of {connected} connected ones are free")
+        }
+        Some((_, Waiting::Behind(first))) => format!("job {first} comes first"),
+    }
+}
+
+fn members(members: &[Member]) -> Vec<proto::Member> {
+    let ranked = (0..).zip(members);
+    ranked.map(|(rank, member)| proto::Member { worker_id: member.worker.to_string(), rank }).collect()
+}
+
+/// A committed checkpoint.
+pub(crate) fn checkpoint(job: &Job, checkpoint: &Checkpoint) -> proto::CheckpointInfo {
+    let folder = job.submission.folder.trim_end_matches('/');
+    proto::CheckpointInfo {
+        step: checkpoint.step.0,
+        manifest: format!("{folder}/{}", manifest_path(checkpoint.step)),
+        bytes: checkpoint.bytes,
+        committed_unix_ms: unix_ms(checkpoint.committed_at),
+    }
+}
+
+/// All workers that this process has seen, by id.
+pub(crate) fn workers(view: &View, facts: &Facts) -> Vec<proto::Worker> {
+    view.core.presence().workers().map(|(id, presence)| worker(view, facts, id, presence)).collect()
+}
+
+fn worker(view: &View, facts: &Facts, id: &WorkerId, presence: &WorkerPresence) -> proto::Worker {
+    let job = view.core.state().job_of(id);
+    let rank = job.and_then(Job::group).and_then(|group| group.member(id)).map_or(0, |(rank, _)| rank.0);
+    let facts = facts.of(id);
+    let holding = presence.holding.as_ref();
+    let at = job.map(|job| job.id.to_string()).or_else(|| holding.map(|holding| holding.job.to_string()));
+    proto::Worker {
+        id: id.to_string(),
+        host: presence.host.clone(),
+        state: worker_state(view, presence, job, view.now()).to_owned(),
+        job_id: at.unwrap_or_default(),
+        rank,
+        step: holding.map_or(0, |holding| holding.step.0),
+        version: facts.version,
+        device: facts.device,
+        last_heard_unix_ms: unix_ms(presence.last_heard),
+    }
+}
+
+/// One of the words of `Worker.state`.
+pub(crate) fn worker_state(view: &View, presence: &WorkerPresence, job: Option<&Job>, now: Time) -> &'static str {
+    if !presence.is_live(now, view.core.timings().detection) {
+        return "lost";
+    }
+    let stage = job.and_then(Job::group).map(|group| &group.stage);
+    match (stage, &presence.holding) {
+        (Some(Stage::Forming | Stage::Breaking { .. }), _) => "forming",
+        (Some(Stage::Running { .. } | Stage::Evaluating { .. }), _) => "training",
+        (None, Some(Holding { .. })) => "holding",
+        (None, None) => "idle",
+    }
+}
