@@ -1,0 +1,47 @@
+//! What can be wrong with a model's configuration, parameters or inputs.
+
+/// Why a network can't be built, loaded or run.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// The configuration describes no network.
+    #[error("{field} is {value}: {remedy}")]
+    Config {
+        /// The field of [`crate::ModelConfig`].
+        field: &'static str,
+        /// Its value.
+        value: String,
+        /// What it must be.
+        remedy: &'static str,
+    },
+    /// A named tensor that the network needs was not given.
+    #[error("tensor {name} is missing: the checkpoint belongs to another model configuration")]
+    MissingTensor {
+        /// The parameter or state tensor.
+        name: String,
+    },
+    /// A named tensor, or an input, has another shape than the network's.
+    #[error("{name} has shape {found:?} but must have {expected}")]
+    Shape {
+        /// The tensor.
+        name: String,
+        /// Its shape.
+        found: Vec<i64>,
+        /// The shape that fits, in words.
+        expected: String,
+    },
+    /// Parallel prediction was asked of a network without a mask token.
+    #[error("the model has no mask token: set masked_pred_prob above 0 to train with parallel prediction")]
+    NoMaskToken,
+    /// A tensor operation failed.
+    #[error("a tensor operation failed")]
+    Torch(#[source] tch::TchError),
+    /// An operation on lists of tensors failed.
+    #[error("an operation on lists of tensors failed")]
+    List(#[from] cappa_collective::Error),
+}
+
+impl ModelError {
+    pub(crate) fn shape(name: &str, found: &tch::Tensor, expected: impl std::fmt::Debug) -> Self {
+        Self::Shape { name: name.to_owned(), found: found.size(), expected: format!("{expected:?}") }
+    }
+}

@@ -1,0 +1,38 @@
+//! Networks, losses and optimizers of CapPa over libtorch.
+//!
+//! A [`Captioner`] is a vision transformer whose representation is learned by captioning: its
+//! decoder predicts a caption autoregressively, or all tokens in parallel from masked inputs
+//! (Tschannen et al., "Image Captioners Are Scalable Vision Learners Too", arXiv 2306.07915).
+//! Parameters carry the names of the authors' tree; `tests/golden` defines what is correct.
+//!
+//! This crate knows no network, no storage and no clock.
+//!
+//! Dimensions: B batch, P patches, L text length, E width, H heads, D head dim, V vocabulary.
+
+mod caption;
+mod captioner;
+mod config;
+mod decoder;
+mod encoder;
+mod error;
+mod flops;
+pub mod golden;
+mod init;
+mod layers;
+mod linear;
+mod loss;
+pub mod optim;
+mod params;
+mod position;
+pub mod schedule;
+pub mod spec;
+mod tap;
+
+pub use captioner::{Batch, Captioner, LossOutput};
+pub use config::{ModelConfig, PositionEmbedding};
+pub use error::ModelError;
+pub use flops::flop_per_image;
+pub use init::initial_value;
+pub use layers::Precision;
+pub use loss::{END_OF_TEXT, PAD};
+pub use params::ParamTable;
