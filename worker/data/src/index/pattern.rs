@@ -1,0 +1,105 @@
+//! Patterns of shard names: `{000000..000003}` and `{train,extra}` are spelled out, `*` and `?` match within a name.
+
+/// Bound on what braces may spell out, against a slip of the keyboard.
+const MAX_NAMES: usize = 1_000_000;
+
+/// Why a pattern can't be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PatternError {
+    /// A brace is not closed, or holds neither a range nor a list.
+    #[error("{0:?} has a brace that is neither {{first..last}} nor {{one,two}}")]
+    Brace(String),
+    /// The braces stand for too many names.
+    #[error("{0:?} stands for more than {MAX_NAMES} names; use `*` instead")]
+    TooMany(String),
+}
+
+/// Spells out the braces of a pattern, in order.
+pub(super) fn expand(pattern: &str) -> Result<Vec<String>, PatternError> {
+    let Some(open) = pattern.find('{') else { return Ok(vec![pattern.to_owned()]) };
+    let brace = || PatternError::Brace(pattern.to_owned());
+    let close = open + pattern[open..].find('}').ok_or_else(brace)?;
+    let (before, inside, after) = (&pattern[..open], &pattern[open + 1..close], &pattern[close + 1..]);
+    let choices = match inside.split_once("..") {
+        Some((first, last)) => range(first, last).ok_or_else(brace)?,
+        None if inside.contains(',') => inside.split(',').map(str::to_owned).collect(),
+        None => return Err(brace()),
+    };
+    let rests = expand(after)?;
+    if choices.len().saturating_mul(rests.len()) > MAX_NAMES {
+        return Err(PatternError::TooMany(pattern.to_owned()));
+    }
+    Ok(choices.iter().flat_map(|choice| rests.iter().map(move |rest| format!("{before}{choice}{rest}"))).collect())
+}
+
+/// The numbers from `first` to `last`, as wide as `first` is written.
+fn range(first: &str, last: &str) -> Option<Vec<String>> {
+    let width = first.len();
+    let (first, last): (usize, usize) = (first.parse().ok()?, last.parse().ok()?);
+    let bounded = first <= last && last - first < MAX_NAMES;
+    bounded.then(|| (first..=last).map(|number| format!("{number:0width$}")).collect())
+}
+
+/// Whether a name has wildcards.
+pub(super) fn has_wildcard(name: &str) -> bool {
+    name.contains(['*', '?'])
+}
+
+/// Whether `name` matches `pattern`, in which `*` stands for any characters and `?` for one.
+pub(super) fn matches(pattern: &str, name: &str) -> bool {
+    let (pattern, name): (Vec<char>, Vec<char>) = (pattern.chars().collect(), name.chars().collect());
+    let (mut p, mut n) = (0, 0);
+    // Where to take up again when a character does not fit: behind the last `*`, one character further.
+    let mut retry: Option<(usize, usize)> = None;
+    while n < name.len() {
+        match pattern.get(p) {
+            Some('*') => {
+                retry = Some((p + 1, n));
+                p += 1;
+            }
+            Some(&wanted) if wanted == '?' || wanted == name[n] => {
+                p += 1;
+                n += 1;
+            }
+            _ => match retry {
+                Some((after_star, from)) => {
+                    retry = Some((after_star, from + 1));
+                    (p, n) = (after_star, from + 1);
+                }
+                None => return false,
+            },
+        }
+    }
+    pattern[p..].iter().all(|&rest| rest == '*')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn braces_are_spelled_out_in_order() {
+        let spelled = |pattern: &str| expand(pattern).unwrap();
+        assert_eq!(spelled("a.tar"), ["a.tar"]);
+        assert_eq!(spelled("t-{008..011}.tar"), ["t-008.tar", "t-009.tar", "t-010.tar", "t-011.tar"]);
+        assert_eq!(spelled("{a,b}/{0..1}"), ["a/0", "a/1", "b/0", "b/1"]);
+    }
+
+    #[test]
+    fn a_brace_that_means_nothing_is_refused() {
+        for pattern in ["{1..", "{}", "{a}", "{2..1}", "{a..b}"] {
+            assert!(matches!(expand(pattern), Err(PatternError::Brace(_))), "{pattern}");
+        }
+        assert!(matches!(expand("{0..999999}{0..9}"), Err(PatternError::TooMany(_))));
+    }
+
+    #[test]
+    fn wildcards_match_within_a_name() {
+        assert!(matches("*.tar", "train-0.tar"));
+        assert!(matches("train-??.tar", "train-01.tar"));
+        assert!(matches("*a*b*", "xaxxbx"));
+        assert!(!matches("*.tar", "train.tar.gz"));
+        assert!(!matches("train-?.tar", "train-01.tar"));
+        assert!(!matches("a", "") && matches("*", ""));
+    }
+}

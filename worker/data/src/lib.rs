@@ -1,0 +1,24 @@
+//! Shards to batches: from tar files of images and captions to what a training step takes.
+//!
+//! ```text
+//! manifest ─ sample order ─> slots of a step ─> shards on lease ─> samples by offset ─> decode, resize, tokenise ─> batch
+//! ```
+//!
+//! [`loader`] gives the batches of a rank's lanes in step order; [`records`] gives the samples of an evaluation; [`index`] makes
+//! the manifest. Decoding runs on plain threads behind bounded channels. Nothing here knows of the network of workers, and
+//! nothing depends on a rank: a batch is a function of the manifest, the seed and the step.
+
+pub mod bad;
+mod blocking;
+pub mod image;
+pub mod index;
+pub mod loader;
+mod manifest;
+pub mod records;
+pub mod sample;
+pub mod shards;
+pub mod synth;
+pub mod text;
+
+pub use loader::{Batch, DataError, Loader, LoaderConfig};
+pub use manifest::{ManifestFileError, read_manifest, write_manifest};

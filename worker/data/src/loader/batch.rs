@@ -1,0 +1,103 @@
+//! What the loader gives to a training step.
+
+use std::time::Duration;
+
+use cappa_shared::ids::Step;
+use cappa_shared::order::{SampleRef, Slot};
+use serde::{Deserialize, Serialize};
+
+use crate::bad::BadReason;
+use crate::text::{END_OF_TEXT, PAD};
+
+/// The part of a step's batch that a rank's lanes hold. B is the number of its slots, H = W the image's side, L the length of the
+/// text.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Batch {
+    /// The step: updates completed before this one.
+    pub step: Step,
+    /// Pixels, `[B, H, W, 3]`; zeros where the weight is 0.
+    pub images: Vec<u8>,
+    /// Token ids, `[B, L]`; only an end of text where the weight is 0, so that a mean over tokens stays finite.
+    pub tokens: Vec<i64>,
+    /// Whether the example is decoded in parallel rather than autoregressively, `[B]`.
+    pub parallel: Vec<bool>,
+    /// Weight of the example in the loss, `[B]`: 1, or 0 in null slots and for bad samples.
+    pub weight: Vec<f32>,
+    /// The slots, `[B]`: lane after lane.
+    pub slots: Vec<Slot>,
+    /// The bad samples among them.
+    pub quarantined: Vec<Quarantined>,
+    /// What it took to make the batch.
+    pub timing: BatchTiming,
+}
+
+/// A bad sample of a batch. A sample comes once per epoch, so this is recorded once per epoch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quarantined {
+    /// Epoch in which it came.
+    pub epoch: u64,
+    /// Path of its shard in the manifest.
+    pub shard: String,
+    /// Which sample it is.
+    pub sample: SampleRef,
+    /// Its key in the shard, where it was found.
+    pub key: Option<String>,
+    /// Why it is bad.
+    pub reason: BadReason,
+    /// The same in words.
+    pub message: String,
+}
+
+/// Where the time of a batch went.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct BatchTiming {
+    /// How long the training step waited for the batch.
+    pub waited: Duration,
+    /// How long decoding threads waited for shards, summed over the rows.
+    pub fetching: Duration,
+    /// How long reading, decoding, resizing and tokenising took, summed over the rows.
+    pub decoding: Duration,
+}
+
+impl Batch {
+    /// An empty batch: every row as in a null slot.
+    pub(super) fn new(
+        step: Step,
+        slots: Vec<Slot>,
+        parallel: Vec<bool>,
+        image_bytes: usize,
+        text_length: usize,
+    ) -> Self {
+        let mut null_text = vec![PAD; text_length];
+        if let Some(first) = null_text.first_mut() {
+            *first = END_OF_TEXT;
+        }
+        Self {
+            step,
+            images: vec![0; slots.len() * image_bytes],
+            tokens: null_text.repeat(slots.len()),
+            parallel,
+            weight: vec![0.0; slots.len()],
+            slots,
+            quarantined: Vec::new(),
+            timing: BatchTiming::default(),
+        }
+    }
+
+    /// Fills a row.
+    pub(super) fn set(&mut self, row: usize, image: &[u8], tokens: &[i64]) {
+        self.images[row * image.len()..][..image.len()].copy_from_slice(image);
+        self.tokens[row * tokens.len()..][..tokens.len()].copy_from_slice(tokens);
+        self.weight[row] = 1.0;
+    }
+
+    /// Examples that count.
+    pub fn examples(&self) -> usize {
+        self.weight.iter().filter(|&&weight| weight > 0.0).count()
+    }
+
+    /// Slots that hold a sample, usable or not: what the share of bad samples refers to.
+    pub fn samples(&self) -> usize {
+        self.slots.iter().filter(|slot| slot.sample.is_some()).count()
+    }
+}

@@ -1,0 +1,237 @@
+//! The loader: the batches of a rank's lanes, strictly in step order, made ahead by plain threads.
+//!
+//! ```text
+//! plan (1 thread) ─ tasks ─> decode (n threads) ─ rows ─> assemble (1 thread) ─ batches ─> next_batch
+//!      └ leases ─> shards (m threads: fetch, check, scan) ─┘
+//! ```
+//!
+//! Every channel is bounded, and at most `depth` steps are under way: who is slow holds up those before it.
+
+mod assemble;
+mod batch;
+mod decode;
+mod error;
+mod example;
+mod plan;
+
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use cappa_shared::ids::Step;
+use cappa_shared::manifest::DataManifest;
+use cappa_shared::order::SampleOrder;
+use cappa_shared::storage::Location;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+
+pub use batch::{Batch, BatchTiming, Quarantined};
+pub use error::DataError;
+pub(crate) use example::bad_image;
+
+use crate::sample::CaptionSource;
+use crate::shards::{PoolConfig, ShardPool};
+use crate::text::Tokenizer;
+use assemble::Assembler;
+use decode::Decoder;
+use example::ExampleMaker;
+use plan::Planner;
+
+/// What a loader reads and how.
+#[derive(Clone)]
+pub struct LoaderConfig {
+    /// The corpus.
+    pub manifest: Arc<DataManifest>,
+    /// Where the manifest lies.
+    pub origin: Location,
+    /// The order of the manifest's samples; its seed also keys the draws.
+    pub order: Arc<SampleOrder>,
+    /// The lanes of this rank.
+    pub lanes: Range<u32>,
+    /// Examples of a step over all ranks.
+    pub batch_size: u64,
+    /// The first step to give.
+    pub first_step: Step,
+    /// The step before which to end; without it the loader goes on for ever.
+    pub end_step: Option<Step>,
+    /// Side of the square images, in pixels.
+    pub image_size: usize,
+    /// Tokens of a text.
+    pub text_length: usize,
+    /// Makes tokens of captions.
+    pub tokenizer: Tokenizer,
+    /// Where captions are found.
+    pub captions: CaptionSource,
+    /// Share of the examples that are decoded in parallel, from 0 to 1.
+    pub parallel_fraction: f64,
+    /// Folder for downloaded shards; local shards are read in place.
+    pub cache_folder: PathBuf,
+    /// How much the folder may hold.
+    pub cache_bytes: u64,
+    /// Threads that decode.
+    pub decode_threads: usize,
+    /// Shards fetched at the same time.
+    pub fetch_threads: usize,
+    /// Steps made ahead.
+    pub depth: usize,
+}
+
+/// Gives the batches of a rank. Dropping it stops and joins its threads.
+pub struct Loader {
+    batches: Receiver<Result<Batch, DataError>>,
+    /// One message lets one more step be planned.
+    permits: Sender<()>,
+    remaining: Option<u64>,
+    /// Waited in vain for the batch that comes next.
+    waited: Duration,
+    stop: Arc<AtomicBool>,
+    pool: Arc<ShardPool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Loader {
+    /// Starts making batches ahead.
+    ///
+    /// # Errors
+    /// When the settings contradict each other, or the cache or a thread can't be made.
+    pub fn start(config: LoaderConfig) -> Result<Self, DataError> {
+        check(&config)?;
+        let steps = config.order.steps(config.batch_size)?;
+        let pool = ShardPool::start(PoolConfig {
+            manifest: Arc::clone(&config.manifest),
+            origin: config.origin.clone(),
+            cache_folder: config.cache_folder.clone(),
+            cache_bytes: config.cache_bytes,
+            fetch_threads: config.fetch_threads,
+        });
+        let pool = Arc::new(pool.map_err(|error| DataError::Shard(Arc::new(error)))?);
+        let maker = ExampleMaker {
+            draws: config.order.draws(),
+            image_size: config.image_size,
+            text_length: config.text_length,
+            tokenizer: config.tokenizer.clone(),
+            captions: config.captions.clone(),
+            parallel_fraction: config.parallel_fraction,
+        };
+        let decode_threads = config.decode_threads.max(1);
+        let depth = config.depth.max(1);
+        let (permit, permits) = bounded(depth);
+        let (task, tasks) = bounded(4 * decode_threads);
+        let (event, events) = bounded(4 * decode_threads);
+        let (batch, batches) = bounded(depth);
+        for _ in 0..depth {
+            permit.send(()).expect("the channel has room for all permits");
+        }
+        let remaining = config.end_step.map(|end| end.0.saturating_sub(config.first_step.0));
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut loader =
+            Self { batches, permits: permit, remaining, waited: Duration::ZERO, stop, pool, threads: Vec::new() };
+
+        let planner = Planner {
+            order: Arc::clone(&config.order),
+            steps,
+            lanes: config.lanes.clone(),
+            range: config.first_step.0..config.end_step.map_or(u64::MAX, |end| end.0),
+            pool: Arc::clone(&loader.pool),
+            permits,
+            events: event.clone(),
+            tasks: task,
+        };
+        loader.spawn("data-plan".into(), move || planner.run())?;
+        for number in 0..decode_threads {
+            let decoder = Decoder {
+                maker: maker.clone(),
+                tasks: tasks.clone(),
+                events: event.clone(),
+                stop: Arc::clone(&loader.stop),
+            };
+            loader.spawn(format!("data-decode-{number}"), move || decoder.run())?;
+        }
+        drop((event, tasks));
+        let assembler = Assembler::new(config.manifest, maker, config.first_step, events, batch);
+        loader.spawn("data-batch".into(), move || assembler.run())?;
+        Ok(loader)
+    }
+
+    /// The next step's batch; waits until it is made.
+    ///
+    /// # Errors
+    /// [`DataError::Shard`] when a shard of the batch can't be had, [`DataError::Finished`] after the last step.
+    pub fn next_batch(&mut self) -> Result<Batch, DataError> {
+        loop {
+            if let Some(batch) = self.next_batch_within(Duration::from_secs(3600))? {
+                return Ok(batch);
+            }
+        }
+    }
+
+    /// The next step's batch, or nothing when it is not made in time: the caller may look whether it still wants it,
+    /// and ask again.
+    ///
+    /// # Errors
+    /// As [`Loader::next_batch`].
+    pub fn next_batch_within(&mut self, limit: Duration) -> Result<Option<Batch>, DataError> {
+        if self.remaining == Some(0) {
+            return Err(DataError::Finished);
+        }
+        let begin = Instant::now();
+        let mut batch = match self.batches.recv_timeout(limit) {
+            Ok(batch) => batch?,
+            Err(RecvTimeoutError::Timeout) => {
+                self.waited += begin.elapsed();
+                return Ok(None);
+            }
+            Err(RecvTimeoutError::Disconnected) => return Err(DataError::Panicked),
+        };
+        batch.timing.waited = std::mem::take(&mut self.waited) + begin.elapsed();
+        self.remaining = self.remaining.map(|remaining| remaining - 1);
+        // After the last step nobody takes permits any more.
+        let _ = self.permits.try_send(());
+        Ok(Some(batch))
+    }
+
+    fn spawn(&mut self, name: String, body: impl FnOnce() + Send + 'static) -> Result<(), DataError> {
+        let thread = std::thread::Builder::new().name(name).spawn(body);
+        self.threads.push(thread.map_err(|error| DataError::Thread(Arc::new(error)))?);
+        Ok(())
+    }
+}
+
+impl Drop for Loader {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.pool.stop();
+        // Closed channels end the threads wherever they wait.
+        (self.permits, _) = bounded(0);
+        (_, self.batches) = bounded(0);
+        for thread in self.threads.drain(..) {
+            // A panic of the thread was reported by the panic hook.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn check(config: &LoaderConfig) -> Result<(), DataError> {
+    let wrong = |setting, value: &dyn std::fmt::Display, must| {
+        Err(DataError::Setting { setting, value: value.to_string(), must })
+    };
+    if config.order.total_samples() != config.manifest.total_samples() {
+        let (order, manifest) = (config.order.total_samples(), config.manifest.total_samples());
+        return Err(DataError::OtherManifest { order, manifest });
+    }
+    if config.lanes.end > config.order.lanes() {
+        return wrong("the end of the rank's lanes", &config.lanes.end, "at most the number of lanes");
+    }
+    if !(0.0..=1.0).contains(&config.parallel_fraction) {
+        return wrong("the parallel fraction", &config.parallel_fraction, "from 0 to 1");
+    }
+    if config.image_size == 0 {
+        return wrong("the image size", &config.image_size, "at least 1 pixel");
+    }
+    if config.text_length == 0 {
+        return wrong("the text length", &config.text_length, "at least 1 token");
+    }
+    Ok(())
+}

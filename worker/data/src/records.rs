@@ -1,0 +1,116 @@
+//! Samples for evaluation: by number, in the manifest's order, with their facts.
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use cappa_shared::ids::Rank;
+use cappa_shared::manifest::DataManifest;
+use cappa_shared::order::SampleRef;
+use serde_json::Value;
+
+use crate::bad::BadSample;
+use crate::image::{decode, resize_exact};
+use crate::loader::{DataError, bad_image};
+use crate::sample::{CaptionSource, RawSample};
+use crate::shards::{Lease, PoolConfig, ShardPool};
+
+/// Random access to the samples of a corpus; fastest in order.
+pub struct Records {
+    pool: ShardPool,
+    manifest: Arc<DataManifest>,
+    /// The first sample of every shard, and at the end their number.
+    starts: Vec<u64>,
+    image_size: usize,
+    /// The shard that was read last, and the one after it, which is fetched ahead.
+    leases: Mutex<Vec<Arc<Lease>>>,
+}
+
+/// A sample as an evaluation sees it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Record {
+    /// Its number in the corpus.
+    pub number: u64,
+    /// Its key in the shard.
+    pub key: String,
+    /// Pixels, `[H, W, 3]`, resized as in training.
+    pub image: Vec<u8>,
+    /// Its captions, at least one.
+    pub captions: Vec<String>,
+    /// Its `.json`, if it has one.
+    pub facts: Option<Value>,
+}
+
+impl Records {
+    /// Opens a corpus; images are given as squares of `image_size`.
+    ///
+    /// # Errors
+    /// When the cache or its threads can't be made.
+    pub fn open(config: PoolConfig, image_size: usize) -> Result<Self, DataError> {
+        let manifest = Arc::clone(&config.manifest);
+        let mut starts = vec![0];
+        for samples in manifest.sample_counts() {
+            starts.push(starts[starts.len() - 1] + u64::from(samples));
+        }
+        let pool = ShardPool::start(config).map_err(|error| DataError::Shard(Arc::new(error)))?;
+        Ok(Self { pool, manifest, starts, image_size, leases: Mutex::default() })
+    }
+
+    /// Number of samples.
+    pub fn len(&self) -> u64 {
+        self.manifest.total_samples()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The sample `number`, which must be below [`Records::len`].
+    ///
+    /// # Errors
+    /// [`DataError`] when its shard can't be had; the inner error when the sample itself is bad.
+    pub fn get(&self, number: u64) -> Result<Result<Record, BadSample>, DataError> {
+        let sample = self.find(number);
+        let shard = self.lease(sample.shard).wait().map_err(DataError::Shard)?;
+        let record = RawSample::find(&shard, sample.index)
+            .and_then(|raw| self.record(number, &raw).map_err(|bad| BadSample { key: Some(raw.key().into()), ..bad }));
+        Ok(record)
+    }
+
+    fn record(&self, number: u64, raw: &RawSample<'_>) -> Result<Record, BadSample> {
+        let image = decode(&raw.image()?).map_err(bad_image)?;
+        Ok(Record {
+            number,
+            key: raw.key().to_owned(),
+            image: resize_exact(image, self.image_size, self.image_size).pixels,
+            captions: raw.captions(&CaptionSource::Auto)?,
+            facts: raw.json()?,
+        })
+    }
+
+    fn find(&self, number: u64) -> SampleRef {
+        assert!(number < self.len(), "sample {number} is outside a corpus of {}", self.len());
+        let shard = self.starts.partition_point(|&start| start <= number) - 1;
+        let place = |value: u64| u32::try_from(value).expect("shards and their samples are counted in 32 bits");
+        SampleRef { shard: place(shard as u64), index: place(number - self.starts[shard]) }
+    }
+
+    fn lease(&self, shard: u32) -> Arc<Lease> {
+        let mut leases = self.leases.lock().unwrap_or_else(PoisonError::into_inner);
+        if leases.first().is_none_or(|lease| lease.shard() != shard) {
+            let next = (shard as usize + 1 < self.manifest.shards().len()).then_some(shard + 1);
+            // The new leases are taken before the old ones are let go: the next shard has become this one.
+            *leases = [shard].into_iter().chain(next).map(|shard| self.pool.lease(shard)).collect();
+        }
+        Arc::clone(&leases[0])
+    }
+}
+
+/// The numbers of the first `limit` samples that a rank evaluates: contiguous and as even as they can be.
+pub fn records_of_rank(rank: Rank, world_size: u32, limit: u64) -> Range<u64> {
+    assert!(rank.0 < world_size, "{rank} is outside a world of {world_size}");
+    let (rank, ranks) = (u64::from(rank.0), u64::from(world_size));
+    let (each, longer) = (limit / ranks, limit % ranks);
+    let first = rank * each + rank.min(longer);
+    first..first + each + u64::from(rank < longer)
+}

@@ -1,0 +1,210 @@
+//! Text: captions to token ids and back.
+
+mod train;
+
+use std::path::Path;
+
+use sha2::{Digest, Sha256};
+
+pub use train::{DEFAULT_VOCABULARY, train};
+
+/// Id of padding, which the loss leaves out.
+pub const PAD: i64 = 0;
+/// Id of the end of the text, which the loss counts.
+pub const END_OF_TEXT: i64 = 1;
+
+/// A tokenizer from a `tokenizer.json` as Hugging Face's `tokenizers` writes it, with ids 0 for padding and 1 for the end of
+/// the text.
+#[derive(Clone)]
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    digest: String,
+}
+
+/// Why a tokenizer can't be used or made.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenizerError {
+    /// The file can't be read.
+    #[error("tokenizer {path} cannot be read")]
+    File {
+        /// The file.
+        path: String,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file is no tokenizer.
+    #[error("not a tokenizer.json; make one with `cappactl tokenizer train`")]
+    Format(#[source] tokenizers::Error),
+    /// Ids 0 and 1 are not there.
+    #[error("the tokenizer has no tokens with ids 0 (padding) and 1 (end of text)")]
+    NoSpecialTokens,
+    /// Some ids have no row in the model's embedding.
+    #[error(
+        "the tokenizer has ids up to {largest}, but the model a vocabulary of {model}; use another tokenizer or set the \
+         model's vocabulary to at least {}",
+        largest + 1
+    )]
+    Vocabulary {
+        /// The largest id.
+        largest: u32,
+        /// Size of the model's vocabulary.
+        model: usize,
+    },
+    /// The vocabulary asked for can't be made.
+    #[error("the vocabulary must have from 4 to 1000000 tokens, not {0}")]
+    VocabularySize(usize),
+    /// No caption to train from.
+    #[error("there are no captions to train a tokenizer from; name shards that have some")]
+    NoCaptions,
+    /// The training failed.
+    #[error("the tokenizer could not be trained")]
+    Train(#[source] tokenizers::Error),
+    /// A text can't be encoded, or ids not be decoded.
+    #[error("the tokenizer failed on a text")]
+    Text(#[source] tokenizers::Error),
+}
+
+impl Tokenizer {
+    /// Reads a `tokenizer.json`.
+    ///
+    /// # Errors
+    /// When it can't be read, or is no tokenizer with the ids that the model needs.
+    pub fn from_file(path: &Path) -> Result<Self, TokenizerError> {
+        let document =
+            std::fs::read(path).map_err(|source| TokenizerError::File { path: path.display().to_string(), source })?;
+        Self::from_bytes(&document)
+    }
+
+    /// A tokenizer from the content of a `tokenizer.json`.
+    ///
+    /// # Errors
+    /// When it is no tokenizer with the ids that the model needs.
+    pub fn from_bytes(document: &[u8]) -> Result<Self, TokenizerError> {
+        let mut inner = tokenizers::Tokenizer::from_bytes(document).map_err(TokenizerError::Format)?;
+        // Length is ours to fix, and a caption that spells `</s>` must not end there.
+        inner.with_padding(None).with_truncation(None).map_err(TokenizerError::Format)?;
+        inner.set_encode_special_tokens(true);
+        if inner.id_to_token(0).is_none() || inner.id_to_token(1).is_none() {
+            return Err(TokenizerError::NoSpecialTokens);
+        }
+        Ok(Self { inner, digest: hex::encode(Sha256::digest(document)) })
+    }
+
+    /// SHA-256 of the file, in lowercase hexadecimal.
+    pub fn digest(&self) -> &str {
+        &self.digest
+    }
+
+    /// The number of ids, the largest plus one.
+    pub fn vocabulary(&self) -> usize {
+        self.largest_id() as usize + 1
+    }
+
+    /// Checks that a model with a vocabulary of `model` tokens has a place for every id.
+    ///
+    /// # Errors
+    /// [`TokenizerError::Vocabulary`] when it has not.
+    pub fn check_vocabulary(&self, model: usize) -> Result<(), TokenizerError> {
+        let largest = self.largest_id();
+        if largest as usize >= model { Err(TokenizerError::Vocabulary { largest, model }) } else { Ok(()) }
+    }
+
+    /// Encodes a text as the authors do: in lowercase, ended by [`END_OF_TEXT`], padded with [`PAD`] to `length`. A text that is
+    /// too long is cut, and still ends in [`END_OF_TEXT`].
+    ///
+    /// # Errors
+    /// [`TokenizerError::Text`] when the tokenizer fails.
+    pub fn encode(&self, text: &str, length: usize) -> Result<Vec<i64>, TokenizerError> {
+        let encoding = self.inner.encode_fast(text.to_lowercase(), false).map_err(TokenizerError::Text)?;
+        let room = length.saturating_sub(1);
+        let mut tokens: Vec<i64> = encoding.get_ids().iter().take(room).map(|&id| i64::from(id)).collect();
+        tokens.push(END_OF_TEXT);
+        tokens.resize(length, PAD);
+        Ok(tokens)
+    }
+
+    /// The text of ids up to the first [`END_OF_TEXT`]; padding and ids that are not in the vocabulary are left out.
+    ///
+    /// # Errors
+    /// [`TokenizerError::Text`] when the tokenizer fails.
+    pub fn decode(&self, tokens: &[i64]) -> Result<String, TokenizerError> {
+        let ids: Vec<u32> = tokens
+            .iter()
+            .take_while(|&&token| token != END_OF_TEXT)
+            .filter(|&&token| token != PAD)
+            .filter_map(|&token| u32::try_from(token).ok())
+            .collect();
+        self.inner.decode(&ids, true).map_err(TokenizerError::Text)
+    }
+
+    fn largest_id(&self) -> u32 {
+        self.inner.get_vocab(true).into_values().max().unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CAPTIONS: [&str; 4] = [
+        "a small red star left of a large blue ring",
+        "the word MOON in green above a square",
+        "a large green square",
+        "a small blue star above a red ring, striped",
+    ];
+
+    fn tokenizer() -> Tokenizer {
+        Tokenizer::from_bytes(&train(CAPTIONS.iter(), 200).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_caption_comes_back_in_lowercase() {
+        let tokenizer = tokenizer();
+        for caption in CAPTIONS {
+            let tokens = tokenizer.encode(caption, 64).unwrap();
+            assert_eq!(tokens.len(), 64);
+            assert_eq!(tokenizer.decode(&tokens).unwrap(), caption.to_lowercase());
+        }
+    }
+
+    #[test]
+    fn the_end_of_text_is_kept_when_the_text_is_cut() {
+        let tokenizer = tokenizer();
+        let whole = tokenizer.encode(CAPTIONS[0], 64).unwrap();
+        let end = whole.iter().position(|&token| token == END_OF_TEXT).unwrap();
+        assert!(whole[end + 1..].iter().all(|&token| token == PAD));
+        let cut = tokenizer.encode(CAPTIONS[0], 4).unwrap();
+        assert_eq!(cut, [whole[0], whole[1], whole[2], END_OF_TEXT]);
+        assert_eq!(tokenizer.encode(CAPTIONS[0], end + 1).unwrap(), whole[..=end]);
+        assert_eq!(tokenizer.encode("", 3).unwrap(), [END_OF_TEXT, PAD, PAD]);
+    }
+
+    #[test]
+    fn a_caption_can_not_spell_special_tokens() {
+        let tokens = tokenizer().encode("a </s> star <pad>", 64).unwrap();
+        let end = tokens.iter().position(|&token| token == END_OF_TEXT).unwrap();
+        assert!(end > 3 && !tokens[..end].contains(&PAD), "{tokens:?}");
+    }
+
+    #[test]
+    fn training_is_deterministic() {
+        assert_eq!(train(CAPTIONS.iter(), 150).unwrap(), train(CAPTIONS.iter().rev(), 150).unwrap());
+    }
+
+    #[test]
+    fn a_vocabulary_larger_than_the_models_is_refused() {
+        let tokenizer = tokenizer();
+        let vocabulary = tokenizer.vocabulary();
+        assert!(vocabulary <= 200);
+        assert!(tokenizer.check_vocabulary(vocabulary).is_ok());
+        assert!(matches!(tokenizer.check_vocabulary(vocabulary - 1), Err(TokenizerError::Vocabulary { .. })));
+    }
+
+    #[test]
+    fn what_is_no_tokenizer_is_refused() {
+        assert!(matches!(Tokenizer::from_bytes(b"{}"), Err(TokenizerError::Format(_))));
+        assert!(matches!(train(std::iter::empty::<&str>(), 512), Err(TokenizerError::NoCaptions)));
+        assert!(matches!(train(CAPTIONS.iter(), 3), Err(TokenizerError::VocabularySize(3))));
+    }
+}
