@@ -1,0 +1,186 @@
+//! A rank's batches: from the data crate's bytes to the model crate's tensors.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cappa_data::Batch as DataBatch;
+use cappa_data::loader::{Loader, LoaderConfig};
+use cappa_data::sample::CaptionSource;
+use cappa_data::text::{Tokenizer, TokenizerError};
+use cappa_model::Batch as Examples;
+use cappa_proto as wire;
+use cappa_shared::ids::Step;
+use cappa_shared::manifest::{DataManifest, ManifestError};
+use cappa_shared::order::{OrderError, SampleOrder, lanes_of_rank};
+use cappa_shared::spec::JobSpec;
+use cappa_shared::storage::{self, Location, StorageError};
+use tch::Tensor;
+use thiserror::Error;
+
+use crate::context::Context;
+use crate::session::assignment::Assignment;
+use crate::train::outcome::Departure;
+
+/// Steps made ahead of the one in training.
+const DEPTH: usize = 4;
+/// Shards fetched at a time.
+const FETCHES: usize = 2;
+/// How often a wait for data looks whether it is in vain.
+const PATIENCE: Duration = Duration::from_millis(50);
+
+/// Why a job's data can't be opened.
+#[derive(Debug, Error)]
+pub(crate) enum OpenError {
+    /// The store.
+    #[error("`{0}` can't be read")]
+    Storage(String, #[source] StorageError),
+    /// The manifest.
+    #[error("`{0}` is no data manifest")]
+    Manifest(String, #[source] ManifestError),
+    /// The tokenizer.
+    #[error("`{0}` is no tokenizer for this job")]
+    Tokenizer(String, #[source] TokenizerError),
+    /// The order.
+    #[error("the sample order does not fit the job")]
+    Order(#[from] OrderError),
+}
+
+/// A job's training data, opened.
+pub(crate) struct Corpus {
+    manifest: Arc<DataManifest>,
+    origin: Location,
+    order: Arc<SampleOrder>,
+    tokenizer: Tokenizer,
+}
+
+impl Corpus {
+    /// Opens what the spec names.
+    pub(crate) async fn open(spec: &JobSpec) -> Result<Self, OpenError> {
+        let data = &spec.data;
+        let (manifest, origin) = manifest(&data.train).await?;
+        let order = SampleOrder::new(manifest.sample_counts(), data.seed, data.lanes, data.shuffle_window)?;
+        let tokenizer = tokenizer(spec).await?;
+        Ok(Self { manifest: Arc::new(manifest), origin, order: Arc::new(order), tokenizer })
+    }
+
+    /// Samples of an epoch.
+    pub(crate) fn samples(&self) -> u64 {
+        self.manifest.total_samples()
+    }
+}
+
+/// The data manifest at a URL, and where it lies.
+pub(crate) async fn manifest(url: &str) -> Result<(DataManifest, Location), OpenError> {
+    let (document, at) = document(url).await?;
+    Ok((DataManifest::from_json(&document).map_err(|e| OpenError::Manifest(url.into(), e))?, at))
+}
+
+/// The job's tokenizer, checked against its model.
+pub(crate) async fn tokenizer(spec: &JobSpec) -> Result<Tokenizer, OpenError> {
+    let url = &spec.data.tokenizer;
+    let (document, _) = document(url).await?;
+    let opened = Tokenizer::from_bytes(&document).and_then(|tokenizer| {
+        tokenizer.check_vocabulary(spec.model.vocabulary as usize)?;
+        Ok(tokenizer)
+    });
+    opened.map_err(|e| OpenError::Tokenizer(url.clone(), e))
+}
+
+async fn document(url: &str) -> Result<(bytes::Bytes, Location), OpenError> {
+    let read = async {
+        let at = storage::open(url)?;
+        Ok((at.get("").await?, at))
+    };
+    read.await.map_err(|e| OpenError::Storage(url.into(), e))
+}
+
+/// What one rank brings to a step.
+pub(crate) struct RankBatch {
+    /// Its examples.
+    pub examples: Examples,
+    /// The sum of their weights.
+    pub weight: f64,
+    /// Slots that held a sample, good or bad.
+    pub seen: f64,
+    /// The bad ones.
+    pub quarantined: Vec<wire::Quarantined>,
+}
+
+/// A rank's batches, in step order.
+pub(crate) struct Batches<'a> {
+    loader: Loader,
+    assignment: &'a Assignment,
+    context: &'a Context,
+}
+
+impl<'a> Batches<'a> {
+    /// Starts making the batches of this rank's lanes, from a step on.
+    pub(crate) fn start(
+        corpus: &Corpus,
+        assignment: &'a Assignment,
+        context: &'a Context,
+        first_step: Step,
+    ) -> Result<Self, Departure> {
+        let spec = &assignment.spec;
+        let world_size = u32::try_from(assignment.world_size()).expect("a world size is small");
+        let loader = Loader::start(LoaderConfig {
+            manifest: corpus.manifest.clone(),
+            origin: corpus.origin.clone(),
+            order: corpus.order.clone(),
+            lanes: lanes_of_rank(assignment.rank, world_size, spec.data.lanes),
+            batch_size: spec.batch_size.into(),
+            first_step,
+            end_step: Some(assignment.total_steps),
+            image_size: spec.data.image_size as usize,
+            text_length: spec.data.text_length as usize,
+            tokenizer: corpus.tokenizer.clone(),
+            captions: CaptionSource::default(),
+            parallel_fraction: spec.objective.parallel_fraction(),
+            cache_folder: context.cache.clone(),
+            cache_bytes: context.cache_bytes,
+            decode_threads: context.data_threads,
+            fetch_threads: FETCHES,
+            depth: DEPTH,
+        })?;
+        Ok(Self { loader, assignment, context })
+    }
+
+    /// The next step's batch; gives up when the group is.
+    pub(crate) fn next(&mut self) -> Result<RankBatch, Departure> {
+        loop {
+            if let Some(batch) = self.loader.next_batch_within(PATIENCE)? {
+                return Ok(to_tensors(
+                    batch,
+                    self.assignment.spec.data.image_size,
+                    self.assignment.spec.data.text_length,
+                ));
+            }
+            self.context.interrupt.check(&self.assignment.job, self.assignment.generation)?;
+        }
+    }
+}
+
+fn to_tensors(batch: DataBatch, image_size: u32, text_length: u32) -> RankBatch {
+    let (size, length) = (i64::from(image_size), i64::from(text_length));
+    RankBatch {
+        weight: batch.weight.iter().map(|&weight| f64::from(weight)).sum(),
+        seen: batch.samples() as f64,
+        examples: Examples {
+            images: Tensor::from_slice(&batch.images).view([-1, size, size, 3]),
+            tokens: Tensor::from_slice(&batch.tokens).view([-1, length]),
+            weights: Tensor::from_slice(&batch.weight),
+            parallel: batch.parallel,
+            mask_locations: None,
+        },
+        quarantined: batch
+            .quarantined
+            .into_iter()
+            .map(|bad| wire::Quarantined {
+                shard: bad.shard,
+                index: bad.sample.index.into(),
+                key: bad.key.unwrap_or_default(),
+                reason: format!("{}: {}", bad.reason.as_str(), bad.message),
+            })
+            .collect(),
+    }
+}

@@ -1,0 +1,63 @@
+//! Checkpoints as a worker sees them: its own part of each, written beside training, and the whole of
+//! one, read back. The coordinator commits (DESIGN §4, Checkpoint).
+
+mod parts;
+mod restore;
+mod writer;
+
+use cappa_model::ModelError;
+use cappa_shared::checkpoint::ManifestProblems;
+use cappa_shared::storage::StorageError;
+use thiserror::Error;
+
+pub(crate) use restore::{Restore, read_weights};
+pub(crate) use writer::Writer;
+
+/// Why a checkpoint can't be written or read.
+#[derive(Debug, Error)]
+pub(crate) enum CheckpointError {
+    /// The store.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The manifest is none.
+    #[error("the manifest is damaged")]
+    Manifest(#[from] ManifestProblems),
+    /// A part is not what the manifest says.
+    #[error(transparent)]
+    Part(#[from] cappa_shared::checkpoint::CheckpointError),
+    /// A part is no safetensors file.
+    #[error("not a safetensors file")]
+    Format(#[source] safetensors::SafeTensorError),
+    /// A tensor has a type that checkpoints don't hold.
+    #[error("tensor {name} has type {kind}, which checkpoints do not hold")]
+    Kind {
+        /// The tensor.
+        name: String,
+        /// Its type.
+        kind: String,
+    },
+    /// libtorch refused a tensor.
+    #[error("tensor {name} can't be copied")]
+    Tensor {
+        /// The tensor.
+        name: String,
+        /// Why.
+        #[source]
+        source: tch::TchError,
+    },
+    /// The tensors are not those of the job's model.
+    #[error("the checkpoint belongs to another model")]
+    Model(#[from] ModelError),
+    /// Every manifest was tried.
+    #[error("none of the {tried} committed checkpoints can be read by every member; see the workers' logs for each")]
+    NoneUsable {
+        /// How many there were.
+        tried: usize,
+    },
+}
+
+impl CheckpointError {
+    fn tensor(name: &str, source: tch::TchError) -> Self {
+        Self::Tensor { name: name.to_owned(), source }
+    }
+}

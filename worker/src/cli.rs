@@ -1,0 +1,83 @@
+//! The worker's command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use cappa_shared::ids::WorkerId;
+use clap::{Args, Parser, Subcommand};
+
+/// A member of CapPa training groups.
+#[derive(Debug, Parser)]
+#[command(name = "cappa-worker", version)]
+pub(crate) struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What the program does.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Serve a coordinator until told to end (SIGTERM: finish the step, checkpoint, exit).
+    Run(RunArgs),
+    /// Caption images with a checkpoint.
+    Caption(CaptionArgs),
+}
+
+/// Settings of a serving worker.
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// The coordinator's address.
+    #[arg(long, env = "CAPPA_COORDINATOR", default_value = "http://127.0.0.1:7070")]
+    pub coordinator: String,
+    /// This worker's slot: stable over restarts, unique in the cluster, e.g. the pod's name.
+    #[arg(long, env = "CAPPA_WORKER_ID")]
+    pub id: WorkerId,
+    /// The local address at which other workers reach this one.
+    #[arg(long, env = "CAPPA_WORKER_HOST", default_value = "127.0.0.1")]
+    pub host: String,
+    /// Folder for downloaded shards.
+    #[arg(long, env = "CAPPA_CACHE")]
+    pub cache: PathBuf,
+    /// Bound of that folder, in MiB.
+    #[arg(long, default_value_t = 20 * 1024)]
+    pub cache_mib: u64,
+    /// Where /metrics and /healthz listen (loopback only in this version).
+    #[arg(long, default_value = "127.0.0.1:0")]
+    pub metrics: SocketAddr,
+    /// Write the bound addresses here as JSON, once listening.
+    #[arg(long)]
+    pub address_file: Option<PathBuf>,
+    /// Threads of tensor operations; 0: as many as there are cores.
+    #[arg(long, default_value_t = 0)]
+    pub threads: usize,
+    /// Threads that decode samples; 0: half the cores, at least one.
+    #[arg(long, default_value_t = 0)]
+    pub data_threads: usize,
+    /// Peak of the device's matrix products in TFLOP/s, from its data sheet; without it there is no MFU metric.
+    #[arg(long, env = "CAPPA_PEAK_TFLOPS")]
+    pub peak_tflops: Option<f64>,
+    /// After SIGTERM, how many seconds there are to checkpoint and end.
+    #[arg(long, default_value_t = 25)]
+    pub grace_seconds: u64,
+    /// Log lines as text or json.
+    #[arg(long, env = "CAPPA_LOG_FORMAT", default_value = "text")]
+    pub log_format: String,
+}
+
+/// Captions from a checkpoint.
+#[derive(Debug, Args)]
+pub(crate) struct CaptionArgs {
+    /// A committed MANIFEST.json (URL or path), e.g. as `cappactl checkpoints ls` shows it.
+    #[arg(long)]
+    pub checkpoint: String,
+    /// The job's spec as it ran, as JSON (`cappactl describe JOB -o json` has it).
+    #[arg(long)]
+    pub spec: PathBuf,
+    /// One JSON object a line instead of text.
+    #[arg(long)]
+    pub json: bool,
+    /// JPEG or PNG files.
+    #[arg(required = true)]
+    pub images: Vec<PathBuf>,
+}

@@ -1,0 +1,185 @@
+//! Evaluation by scoring and captioning (paper section 4), data-parallel in the group that trained:
+//! every rank takes a range of the samples, counts are added up, rank 0 writes the results.
+//!
+//! Beside every accuracy stands the *blind decoder's*: the same model, every image replaced by the mean
+//! image of the set. What it reaches is what the captions alone give away.
+
+mod caption;
+mod choose;
+mod classify;
+mod samples;
+
+use std::time::Instant;
+
+use cappa_data::records::Records;
+use cappa_data::shards::PoolConfig;
+use cappa_data::text::Tokenizer;
+use cappa_proto as wire;
+use cappa_proto::worker_message::Message as Tell;
+use cappa_shared::evaluation::{Accuracy, Finding, Outcome, RESULTS_VERSION, Results};
+use cappa_shared::spec::{Evaluation, Task};
+use cappa_shared::storage;
+use std::sync::Arc;
+use tch::Tensor;
+
+use crate::batches;
+use crate::context::Context;
+use crate::session::assignment::Assignment;
+use crate::train::group::Place;
+use crate::train::outcome::Departure;
+use crate::train::state::TrainState;
+pub(crate) use caption::{caption_of, read_image};
+use samples::Samples;
+
+/// Shards of an evaluation set that are fetched at a time.
+const FETCHES: usize = 2;
+
+/// What all tasks work with.
+struct Evaluator<'a> {
+    assignment: &'a Assignment,
+    context: &'a Context,
+    place: &'a Place,
+    state: &'a TrainState,
+    tokenizer: Tokenizer,
+}
+
+/// Does every evaluation of the spec; the results as JSON on rank 0. Nothing where none is asked for.
+pub(crate) fn all(
+    assignment: &Assignment,
+    context: &Context,
+    place: &Place,
+    state: &TrainState,
+) -> Result<Option<String>, Departure> {
+    if assignment.spec.evaluate.is_empty() {
+        return Ok(None);
+    }
+    let begun = Instant::now();
+    let (job_id, generation) = (assignment.job.to_string(), assignment.generation.0);
+    context.ledger.notice(Tell::EvaluationStarted(wire::EvaluationStarted { job_id, generation }));
+    let tokenizer = context.runtime.block_on(batches::tokenizer(&assignment.spec))?;
+    let evaluator = Evaluator { assignment, context, place, state, tokenizer };
+    let evaluations = assignment.spec.evaluate.iter().map(|evaluation| {
+        evaluator.one(evaluation).map_err(|departure| match departure {
+            lost @ (Departure::Barred(_) | Departure::Collective(_)) => lost,
+            other => Departure::Evaluation { name: evaluation.name.clone(), source: Box::new(other) },
+        })
+    });
+    let results = Results {
+        version: RESULTS_VERSION,
+        job: assignment.job.to_string(),
+        step: state.step.0,
+        evaluations: evaluations.collect::<Result<_, _>>()?,
+        seconds: begun.elapsed().as_secs_f64(),
+    };
+    if assignment.rank.0 != 0 {
+        return Ok(None);
+    }
+    evaluator.write(&results)?;
+    Ok(Some(summary(results)))
+}
+
+impl Evaluator<'_> {
+    fn one(&self, evaluation: &Evaluation) -> Result<Outcome, Departure> {
+        let begun = Instant::now();
+        let samples = self.samples(evaluation)?;
+        let (count, finding) = match &evaluation.task {
+            Task::Classify { label, labels, template } => classify::classify(self, &samples, label, labels, template)?,
+            Task::Choose { negative } => choose::choose(self, &samples, negative)?,
+            Task::Caption => caption::captions(self, &samples)?,
+        };
+        tracing::info!(
+            evaluation = evaluation.name,
+            samples = count,
+            seconds = begun.elapsed().as_secs_f64(),
+            "evaluated"
+        );
+        Ok(Outcome { name: evaluation.name.clone(), samples: count, finding })
+    }
+
+    fn samples(&self, evaluation: &Evaluation) -> Result<Samples, Departure> {
+        let (manifest, origin) = self.context.runtime.block_on(batches::manifest(&evaluation.data))?;
+        let records = Records::open(
+            PoolConfig {
+                manifest: Arc::new(manifest),
+                origin,
+                cache_folder: self.context.cache.clone(),
+                cache_bytes: self.context.cache_bytes,
+                fetch_threads: FETCHES,
+            },
+            self.assignment.spec.data.image_size as usize,
+        )?;
+        let limit = evaluation.limit.unwrap_or(u64::MAX).min(records.len());
+        Ok(Samples::new(records, self.assignment.rank, self.assignment.world_size(), limit))
+    }
+
+    /// Texts as candidates: `[N, L]`.
+    fn tokens<S: AsRef<str>>(&self, texts: &[S]) -> Result<Tensor, Departure> {
+        let length = self.assignment.spec.data.text_length as usize;
+        let mut ids = Vec::with_capacity(texts.len() * length);
+        for text in texts {
+            ids.extend(self.tokenizer.encode(text.as_ref(), length).map_err(|e| Departure::Unsuitable(e.to_string()))?);
+        }
+        Ok(Tensor::from_slice(&ids).view([-1, length as i64]))
+    }
+
+    /// The mean image's encoding `[1, P, E]`, from this rank's sum of images and their number.
+    fn encode_mean(&self, sum: &Tensor, count: i64) -> Result<Tensor, Departure> {
+        let total = self.sum(&[count as f64])?[0];
+        self.place.group.all_reduce(sum, cappa_collective::Op::Sum)?;
+        // u8 to [-1, 1], as in training.
+        let mean = (sum / total.max(1.0) / 127.5 - 1.0).to_kind(tch::Kind::Float).unsqueeze(0);
+        Ok(tch::no_grad(|| self.state.model.encode(&mean))?)
+    }
+
+    /// Adds up over the group, and looks whether going on is in vain.
+    fn sum(&self, mine: &[f64]) -> Result<Vec<f64>, Departure> {
+        self.context.interrupt.check(&self.assignment.job, self.assignment.generation)?;
+        let sums = Tensor::from_slice(mine);
+        self.place.group.all_reduce(&sums, cappa_collective::Op::Sum)?;
+        Ok(Vec::try_from(sums).expect("a vector of doubles"))
+    }
+
+    /// A text of every rank, by rank.
+    fn gather(&self, mine: &str) -> Result<Vec<String>, Departure> {
+        let group = &self.place.group;
+        let longest = Tensor::from_slice(&[mine.len() as i64]);
+        group.all_reduce(&longest, cappa_collective::Op::Max)?;
+        let mut padded = mine.as_bytes().to_vec();
+        // JSON and labels hold no NUL, so it may fill up.
+        padded.resize(longest.int64_value(&[0]) as usize, 0);
+        let texts = group.all_gather(&Tensor::from_slice(&padded))?;
+        let text = |tensor: Tensor| {
+            let bytes = Vec::<u8>::try_from(tensor).expect("a vector of bytes");
+            let end = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
+            String::from_utf8_lossy(&bytes[..end]).into_owned()
+        };
+        Ok(texts.into_iter().map(text).collect())
+    }
+
+    fn write(&self, results: &Results) -> Result<(), Departure> {
+        let name = format!("evaluations/{:012}/results.json", results.step);
+        let document = serde_json::to_vec_pretty(results).expect("results are plain data");
+        let write = async { storage::create(&self.assignment.folder)?.put(&name, document).await };
+        self.context.runtime.block_on(write).map_err(|e| crate::checkpoint::CheckpointError::from(e).into())
+    }
+}
+
+/// The results without their pictures: small enough for the coordinator's log.
+fn summary(mut results: Results) -> String {
+    for outcome in &mut results.evaluations {
+        if let Finding::Caption { examples } = &mut outcome.finding {
+            examples.clear();
+        }
+    }
+    serde_json::to_string(&results).expect("results are plain data")
+}
+
+fn accuracy(right: f64, blind: f64, samples: f64, labels: usize) -> Accuracy {
+    let share = |count: f64| if samples > 0.0 { count / samples } else { 0.0 };
+    Accuracy {
+        accuracy: share(right),
+        blind_accuracy: share(blind),
+        chance: 1.0 / labels.max(1) as f64,
+        labels: labels as u64,
+    }
+}

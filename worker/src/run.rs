@@ -1,0 +1,171 @@
+//! A serving worker: parse, build, wait for a signal, drain under a deadline.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use cappa_collective::{Cuda, Store};
+use cappa_shared::telemetry::{LogFormat, Telemetry};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use crate::checkpoint::Writer;
+use crate::cli::RunArgs;
+use crate::context::{Backend, Context};
+use crate::interrupt::Interrupt;
+use crate::metrics::Metrics;
+use crate::session::ledger::Ledger;
+use crate::session::logs::Forward;
+use crate::session::{Identity, Session};
+use crate::train::Trainer;
+
+/// Limit of the rendezvous store's own waits; a group's limits come with its order.
+const STORE_LIMIT: Duration = Duration::from_secs(30);
+
+/// Serves until told to end.
+pub(crate) fn run(args: RunArgs) -> Result<()> {
+    let backend = Backend::open()?;
+    if args.threads > 0 {
+        tch::set_num_threads(i32::try_from(args.threads).context("--threads is too large")?);
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("worker-io")
+        .enable_all()
+        .build()
+        .context("no threads for input and output")?;
+    let outcome = runtime.block_on(serve(args, backend));
+    // A storage request may hang; the process does not wait for it.
+    runtime.shutdown_timeout(Duration::from_millis(200));
+    outcome
+}
+
+async fn serve(args: RunArgs, backend: Backend) -> Result<()> {
+    let ledger = Arc::<Ledger>::default();
+    let format: LogFormat = args.log_format.parse().map_err(|e| anyhow!("--log-format: {e}"))?;
+    let lines = Forward::new(ledger.clone(), args.id.clone());
+    let _traces = Telemetry::from_env("cappa-worker", args.id.as_str(), format).init(Some(Box::new(lines)))?;
+
+    std::fs::create_dir_all(&args.cache).with_context(|| format!("cannot create --cache {}", args.cache.display()))?;
+    if !args.metrics.ip().is_loopback() {
+        bail!(
+            "--metrics {} is not a loopback address; listening beyond loopback needs TLS, which this version does not have",
+            args.metrics
+        );
+    }
+    let listener = TcpListener::bind(args.metrics)
+        .await
+        .with_context(|| format!("cannot listen on --metrics {}", args.metrics))?;
+    let metrics_address = listener.local_addr()?.to_string();
+    let (store, port) = Store::serve(&args.host, 0, STORE_LIMIT)
+        .with_context(|| format!("cannot serve the rendezvous store on --host {}", args.host))?;
+    if let Some(path) = &args.address_file {
+        write_addresses(path, &metrics_address)?;
+    }
+
+    let interrupt = Arc::<Interrupt>::default();
+    let metrics = Arc::<Metrics>::default();
+    let identity = Identity {
+        worker: args.id.clone(),
+        incarnation: uuid::Uuid::new_v4().to_string(),
+        host: args.host.clone(),
+        store_address: format!("{}:{port}", args.host),
+        metrics_address,
+        device: backend.device_name(),
+    };
+    let (orders, received) = crossbeam_channel::unbounded();
+    let context = Context {
+        host: args.host.clone(),
+        store,
+        device: backend.device(),
+        backend,
+        ledger: ledger.clone(),
+        interrupt: interrupt.clone(),
+        metrics: metrics.clone(),
+        runtime: tokio::runtime::Handle::current(),
+        cache: args.cache.clone(),
+        cache_bytes: args.cache_mib << 20,
+        data_threads: data_threads(args.data_threads),
+        peak_flops: args.peak_tflops.map(|tera| tera * 1e12),
+    };
+    let writer = Writer::start(ledger.clone(), metrics.clone(), context.runtime.clone())?;
+    let (ended, trainer_ended) = oneshot::channel::<()>();
+    let trainer = std::thread::Builder::new().name("trainer".into()).spawn(move || {
+        let _ended = ended; // dropped when the thread ends, also by a panic
+        Trainer::new(context, received, writer).run();
+    })?;
+
+    let cancel = CancellationToken::new();
+    let stopped = cancel.clone();
+    let http = tokio::spawn(async move {
+        axum::serve(listener, metrics.router()).with_graceful_shutdown(stopped.cancelled_owned()).await
+    });
+    let session = Session { identity, ledger: ledger.clone(), interrupt: interrupt.clone(), orders: orders.clone() };
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupted = signal(SignalKind::interrupt())?;
+    let conversation = session.run(&args.coordinator, &cancel);
+    tokio::pin!(conversation);
+    tokio::select! {
+        ended = &mut conversation => ended.context("the session with the coordinator ended")?,
+        _ = trainer_ended => bail!("the training thread panicked; see the log above"),
+        _ = terminate.recv() => {}
+        _ = interrupted.recv() => {}
+    }
+
+    tracing::info!(grace_seconds = args.grace_seconds, "asked to end: the group checkpoints first");
+    interrupt.drain();
+    let grace = Duration::from_secs(args.grace_seconds);
+    let drained = tokio::select! {
+        outcome = tokio::time::timeout(grace, drained(&ledger)) => outcome.is_ok(),
+        ended = &mut conversation => { ended.context("the session with the coordinator ended")?; true }
+    };
+    cancel.cancel();
+    // The session tells what is left to tell, then ends.
+    let _ = tokio::time::timeout(Duration::from_secs(2), conversation).await;
+    let _ = tokio::time::timeout(Duration::from_secs(1), http).await;
+    if !drained {
+        bail!(
+            "the group did not end its step within {} s; what was not checkpointed is with the other members",
+            args.grace_seconds
+        );
+    }
+    let _ = orders.send(crate::session::assignment::Order::Exit);
+    tokio::task::spawn_blocking(move || trainer.join()).await?.map_err(|_| anyhow!("the training thread panicked"))?;
+    tracing::info!("ended");
+    Ok(())
+}
+
+/// Out of any group, and every part that was written is committed or given up.
+async fn drained(ledger: &Ledger) {
+    while ledger.holding().is_some_and(|holding| holding.stepping) || ledger.unsettled() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn data_threads(asked: usize) -> usize {
+    match asked {
+        0 => std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2)),
+        some => some,
+    }
+}
+
+/// Whoever waits for the file sees it whole or not at all.
+fn write_addresses(path: &std::path::Path, metrics: &str) -> Result<()> {
+    let written = path.with_extension("tmp");
+    let text = serde_json::json!({ "metrics": metrics }).to_string();
+    std::fs::write(&written, text)
+        .and_then(|()| std::fs::rename(&written, path))
+        .with_context(|| format!("cannot write --address-file {}", path.display()))
+}
+
+impl Backend {
+    /// NCCL where libtorch and the machine have CUDA, else Gloo. Comes before any other use of torch.
+    fn open() -> Result<Self> {
+        match Cuda::open()? {
+            Some(cuda) if tch::Cuda::is_available() => Ok(Self::Nccl { cuda, device: 0 }),
+            _ => Ok(Self::Gloo),
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! The training page.
+//!
+//! Captioners as in Tschannen et al., arXiv 2306.07915, section 3: an image encoder and a text decoder
+//! trained to predict the caption, each example autoregressively or, with the objective's parallel
+//! fraction, all tokens at once from mask tokens. The loss is the mean over a caption's tokens, then
+//! over the examples of the global batch, whatever the number of ranks.
+
+use cappa_collective::{Reducer, ReducerOptions, ops};
+use tch::Tensor;
+
+use super::group::Place;
+use super::outcome::{Departure, Ending};
+use super::record::{Phase, Recorder};
+use super::state::TrainState;
+use super::stats::StepStats;
+use crate::batches::{Batches, Corpus, RankBatch};
+use crate::checkpoint::Writer;
+use crate::context::Context;
+use crate::session::assignment::Assignment;
+
+/// What a turn of the page works with.
+pub(super) struct Turn<'a> {
+    /// The order that formed the group.
+    pub assignment: &'a Assignment,
+    /// The process.
+    pub context: &'a Context,
+    /// The place in the group.
+    pub place: &'a Place,
+    /// Where checkpoints go.
+    pub writer: &'a Writer,
+    /// What is trained on.
+    pub corpus: &'a Corpus,
+}
+
+impl Turn<'_> {
+    /// What this rank brings to a step's sums, besides the loss and its time.
+    fn stats(&self, batch: &RankBatch) -> StepStats {
+        let Assignment { job, generation, .. } = self.assignment;
+        let vote = |asked| if asked { 1.0 } else { 0.0 };
+        StepStats {
+            loss: 0.0,
+            busy: 0.0,
+            weight: batch.weight,
+            seen: batch.seen,
+            bad: batch.quarantined.len() as f64,
+            stop: vote(self.context.interrupt.stop_asked(job, *generation)),
+            drain: vote(self.context.interrupt.draining()),
+        }
+    }
+}
+
+/// Trains from the state's step to the job's last, or until the group breaks or is asked to end.
+pub(super) fn train(turn: &Turn<'_>, recorder: &mut Recorder, state: &mut TrainState) -> Result<Ending, Departure> {
+    let Assignment { spec, total_steps, .. } = turn.assignment;
+    let group = &turn.place.group;
+    state.model.params().clear_grads()?; // a group that broke left gradients half reduced
+    let params: Vec<Tensor> = state.model.params().tensors().map(Tensor::shallow_clone).collect();
+    let mut reducer = Reducer::new(group, &params, ReducerOptions::default())?;
+    let mut batches = Batches::start(turn.corpus, turn.assignment, turn.context, state.step)?;
+    // The reducer averages over ranks, so each brings its sum as a share of world size / batch size.
+    let share = group.size() as f64 / f64::from(spec.batch_size);
+
+    while state.step < *total_steps {
+        let mut clock = recorder.start();
+        let batch = batches.next()?;
+        clock.lap(Phase::Data);
+
+        reducer.prepare_forward()?;
+        let loss = state.model.loss(&batch.examples)?.sum;
+        clock.lap(Phase::Forward);
+
+        reducer.prepare_backward(&[&loss])?;
+        let backward = (&loss * share).f_backward();
+        reducer.finish(backward)?; // gradients are averaged while backward runs
+        clock.lap(Phase::Backward);
+
+        // Where this completes, every rank has all gradients: the step counts.
+        let all = StepStats { loss: loss.double_value(&[]), busy: clock.busy(), ..turn.stats(&batch) }.sum(group)?;
+        recorder.check(&all, state)?;
+        clock.lap(Phase::Comm);
+
+        let grads = state.model.params().grads();
+        // Slots without a good sample weigh nothing: the mean is over those that have one.
+        let scale = f64::from(spec.batch_size) / all.weight.max(1.0);
+        let update = state.optimizer.step(state.model.params(), &grads, state.step.0, scale)?;
+        ops::zero_(&grads.into_iter().flatten().collect::<Vec<_>>())?;
+        state.advance(&all);
+        clock.lap(Phase::Optimizer);
+
+        let ending = all.ending();
+        if state.step.0.is_multiple_of(spec.checkpoint.every) || state.step == *total_steps || ending.is_some() {
+            turn.writer.save(turn.assignment, state);
+            clock.lap(Phase::Checkpoint);
+        }
+        recorder.record(clock, &all, &update, state, batch.quarantined);
+        if let Some(ending) = ending.filter(|_| state.step < *total_steps) {
+            return Ok(ending);
+        }
+    }
+    Ok(Ending::Finished(None))
+}

@@ -1,0 +1,55 @@
+//! The few numbers that ranks add up in every step, in one small all-reduce.
+//!
+//! It comes after the gradients' own all-reduce and before the update: where it completes, every rank
+//! has all gradients and the step counts (DESIGN §4, Group).
+
+use cappa_collective::{Group, Op};
+use tch::Tensor;
+
+use super::outcome::Ending;
+
+/// What one rank brings, or, after [`StepStats::sum`], what all ranks brought together.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct StepStats {
+    /// Sum over examples of weight × loss.
+    pub loss: f64,
+    /// Sum of the examples' weights.
+    pub weight: f64,
+    /// Slots that held a sample, good or bad.
+    pub seen: f64,
+    /// Samples that were quarantined.
+    pub bad: f64,
+    /// Ranks asked to checkpoint and stop.
+    pub stop: f64,
+    /// Seconds that were the rank's own: data and forward, before anybody waits for anybody.
+    pub(crate) busy: f64,
+    /// Ranks whose process is to end.
+    pub drain: f64,
+}
+
+impl StepStats {
+    /// Adds up over the group: equal on every rank afterwards.
+    pub(crate) fn sum(self, group: &Group) -> cappa_collective::Result<Self> {
+        let Self { loss, weight, seen, bad, busy, stop, drain } = self;
+        // On the host, which every backend carries. Doubles: counts stay exact, and the sum of losses keeps more digits than they have.
+        let sums = Tensor::from_slice(&[loss, weight, seen, bad, busy, stop, drain]);
+        group.all_reduce(&sums, Op::Sum)?;
+        let sums = Vec::<f64>::try_from(sums).expect("a vector of seven doubles");
+        let [loss, weight, seen, bad, busy, stop, drain] = sums[..] else { unreachable!("seven went in") };
+        Ok(Self { loss, weight, seen, bad, busy, stop, drain })
+    }
+
+    /// How the group ends after this step, if any rank was asked to end it.
+    pub(crate) fn ending(&self) -> Option<Ending> {
+        match (self.stop > 0.0, self.drain > 0.0) {
+            (true, _) => Some(Ending::Stopped),
+            (_, true) => Some(Ending::Drained),
+            _ => None,
+        }
+    }
+
+    /// The loss of the update: the mean over its examples (SEMANTICS: mean over tokens first).
+    pub(crate) fn mean_loss(&self) -> f64 {
+        if self.weight > 0.0 { self.loss / self.weight } else { 0.0 }
+    }
+}
