@@ -1,0 +1,78 @@
+//! Where the coordinator is: named, or of the cluster that `cappactl local up` started here, or on
+//! this machine's usual port.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use crate::exit::{Exit, Failure};
+use crate::local::State;
+
+/// Where a coordinator listens that was started by hand without other instructions.
+const DEFAULT: &str = "http://127.0.0.1:7070";
+
+/// A coordinator's address, and who said so.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Address {
+    pub(crate) url: String,
+    origin: Origin,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum Origin {
+    Named,
+    Local(PathBuf),
+    Default,
+}
+
+impl Address {
+    /// `named` if given, else the running cluster of the folder `local`, else the usual port.
+    pub(crate) fn find(named: Option<&str>, local: &std::path::Path) -> Self {
+        if let Some(named) = named {
+            let url = if named.contains("://") { named.to_owned() } else { format!("http://{named}") };
+            return Self { url, origin: Origin::Named };
+        }
+        match State::read(local) {
+            Ok(Some(state)) if state.coordinator.is_alive() => Self::of_local(&state, local),
+            _ => Self { url: DEFAULT.into(), origin: Origin::Default },
+        }
+    }
+
+    /// The address of a cluster on this machine.
+    pub(crate) fn of_local(state: &State, dir: &std::path::Path) -> Self {
+        Self { url: format!("http://{}", state.grpc), origin: Origin::Local(dir.to_owned()) }
+    }
+
+    /// The error of a coordinator that does not answer.
+    pub(crate) fn unreachable(&self) -> Failure {
+        let remedy = match &self.origin {
+            Origin::Named => "check the address, and that the coordinator runs".to_owned(),
+            Origin::Local(dir) => format!("see `cappactl local status --dir {}` and its logs", dir.display()),
+            Origin::Default => "start a cluster here with `cappactl local up`, or name one with --coordinator \
+                                or CAPPA_COORDINATOR"
+                .to_owned(),
+        };
+        Failure::new(Exit::Unavailable, format!("cannot reach the coordinator at {self}")).remedy(remedy)
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.origin {
+            Origin::Named | Origin::Default => f.write_str(&self.url),
+            Origin::Local(dir) => write!(f, "{} (the local cluster in {})", self.url, dir.display()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_named_address_wins_and_may_omit_the_scheme() {
+        let nowhere = std::path::Path::new("no-such-folder");
+        assert_eq!(Address::find(Some("cluster:7070"), nowhere).url, "http://cluster:7070");
+        assert_eq!(Address::find(Some("http://cluster:7070"), nowhere).url, "http://cluster:7070");
+        assert_eq!(Address::find(None, nowhere).url, DEFAULT);
+    }
+}

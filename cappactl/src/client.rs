@@ -1,0 +1,91 @@
+//! The connection to the coordinator's Jobs service, and its errors as people read them.
+
+use std::time::Duration;
+
+use cappa_proto::jobs_client::JobsClient;
+use cappa_proto::{GetRequest, Job};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
+
+use crate::address::Address;
+use crate::exit::{Exit, Failure};
+
+/// A coordinator that has not accepted a connection by then is away.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How soon a connection whose other end is gone without a word is noticed.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// A curve has one point a step: room for a million of them.
+const MAX_MESSAGE: usize = 128 << 20;
+
+/// A connection that is made when it is first used, and again after it was lost.
+#[derive(Clone)]
+pub(crate) struct Client {
+    pub(crate) jobs: JobsClient<Channel>,
+    pub(crate) address: Address,
+}
+
+impl Client {
+    pub(crate) fn new(address: Address) -> Result<Self, Failure> {
+        let endpoint = Endpoint::from_shared(address.url.clone()).map_err(|error| {
+            Failure::new(Exit::Usage, format!("`{}` is not an address", address.url))
+                .source(error)
+                .remedy("use http://HOST:PORT")
+        })?;
+        let channel = endpoint
+            .connect_timeout(CONNECT_TIMEOUT)
+            .http2_keep_alive_interval(KEEP_ALIVE)
+            .keep_alive_timeout(KEEP_ALIVE)
+            .connect_lazy();
+        Ok(Self { jobs: JobsClient::new(channel).max_decoding_message_size(MAX_MESSAGE), address })
+    }
+
+    /// The job as it is now.
+    pub(crate) async fn job(&self, id: &str) -> Result<Job, Failure> {
+        let request = GetRequest { job_id: id.to_owned() };
+        Ok(self.jobs.clone().get(request).await.map_err(|status| self.failure(&status))?.into_inner())
+    }
+
+    /// What a refusal means: the exit code, the reason with its code, and each mistake of a spec.
+    pub(crate) fn failure(&self, status: &Status) -> Failure {
+        if is_away(status) {
+            return self.address.unreachable().details(cause_of(status).into_iter().collect());
+        }
+        let details = status.get_error_details();
+        let mistakes: Vec<String> = details
+            .bad_request()
+            .into_iter()
+            .flat_map(|request| &request.field_violations)
+            .map(|mistake| format!("{}: {}", mistake.field, mistake.description))
+            .collect();
+        let exit = match status.code() {
+            Code::InvalidArgument if !mistakes.is_empty() => Exit::InvalidSpec,
+            Code::InvalidArgument | Code::OutOfRange => Exit::Usage,
+            Code::PermissionDenied | Code::Unauthenticated => Exit::NotPermitted,
+            Code::NotFound => Exit::NotFound,
+            Code::ResourceExhausted => Exit::OverQuota,
+            Code::DeadlineExceeded => Exit::TimedOut,
+            _ => Exit::Failed,
+        };
+        let failure = Failure::new(exit, status.message()).details(mistakes);
+        match details.error_info() {
+            Some(info) => failure.code(&info.reason),
+            None => failure,
+        }
+    }
+}
+
+/// Whether a call failed because the coordinator is away, so that trying again makes sense.
+pub(crate) fn is_away(status: &Status) -> bool {
+    let lost_connection = std::error::Error::source(status).is_some();
+    status.code() == Code::Unavailable || (lost_connection && matches!(status.code(), Code::Unknown | Code::Internal))
+}
+
+/// What lies deepest under a lost connection, such as "connection refused".
+fn cause_of(status: &Status) -> Option<String> {
+    let mut cause = std::error::Error::source(status)?;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    Some(cause.to_string())
+}

@@ -1,0 +1,61 @@
+//! Job specs as files: read, with values of the command line put over theirs, checked as a whole.
+
+use std::io::Read as _;
+use std::path::Path;
+use std::{env, fs, io};
+
+use anyhow::Context as _;
+use cappa_shared::code::Code;
+use cappa_shared::spec::{JobSpec, SpecBase};
+use clap::Args;
+
+use crate::exit::Failure;
+
+/// Where a spec comes from.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Source {
+    /// The job spec, YAML or JSON; - reads it from stdin.
+    #[arg(short, long, value_name = "FILE")]
+    file: String,
+    /// Put a value over the file's, e.g. --set data.seed=7; repeatable.
+    #[arg(long = "set", value_name = "PATH=VALUE", value_parser = parse_override)]
+    overrides: Vec<(String, String)>,
+}
+
+fn parse_override(text: &str) -> Result<(String, String), String> {
+    let (path, value) = text.split_once('=').ok_or_else(|| format!("`{text}` is not PATH=VALUE"))?;
+    Ok((path.to_owned(), value.to_owned()))
+}
+
+impl Source {
+    /// A file as it is.
+    pub(crate) fn of_file(path: &Path) -> Self {
+        Self { file: path.display().to_string(), overrides: Vec::new() }
+    }
+
+    /// Reads and checks the spec. Relative paths in it are relative to its file, or to the working folder when it
+    /// comes from stdin.
+    ///
+    /// # Errors
+    /// When the file cannot be read; all mistakes of the spec at once, each with its place.
+    pub(crate) fn load(&self) -> anyhow::Result<JobSpec> {
+        let here = env::current_dir().context("the working folder is gone")?;
+        let (name, text, folder) = if self.file == "-" {
+            let mut text = String::new();
+            io::stdin().read_to_string(&mut text).context("cannot read the spec from stdin")?;
+            ("stdin", text, here)
+        } else {
+            let text = fs::read_to_string(&self.file).with_context(|| format!("cannot read {}", self.file))?;
+            let folder = Path::new(&self.file).parent().unwrap_or(Path::new(""));
+            (self.file.as_str(), text, here.join(folder))
+        };
+        let spec = JobSpec::parse_with(&text, &self.overrides, &SpecBase::folder(folder)).map_err(|mistakes| {
+            let lines: Vec<String> = mistakes.errors().iter().map(|mistake| format!("{name}:{mistake}")).collect();
+            let plural = if lines.len() == 1 { "" } else { "s" };
+            Failure::new(Code::InvalidSpec.exit(), format!("the spec has {} mistake{plural}", lines.len()))
+                .code(Code::InvalidSpec.as_str())
+                .details(lines)
+        })?;
+        Ok(spec)
+    }
+}

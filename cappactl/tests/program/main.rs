@@ -1,0 +1,8 @@
+//! The program as people and scripts see it: what it prints, and how it exits.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
+
+mod cli;
+mod cluster;
+mod service;
+mod support;
