@@ -1,0 +1,155 @@
+//! Submitting jobs and following what becomes of them.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use cappa_proto as wire;
+use wire::JobState;
+
+use crate::cluster::Cluster;
+use crate::corpus::Corpus;
+
+/// How long anything may take that should take seconds, on a loaded machine.
+const PATIENCE: Duration = Duration::from_secs(150);
+
+/// A small job over a corpus.
+#[derive(Debug, Clone)]
+pub struct JobSpec {
+    /// Updates.
+    pub steps: u64,
+    /// The network.
+    pub model: String,
+    /// Gang bounds.
+    pub workers: (u32, u32),
+    /// Updates between checkpoints.
+    pub checkpoint_every: u64,
+    /// Further lines of the document.
+    pub more: String,
+}
+
+impl Default for JobSpec {
+    fn default() -> Self {
+        let model = "{ preset: tiny, width: 64, layers: 2, mlp: 128 }".to_owned();
+        Self { steps: 50, model, workers: (1, 3), checkpoint_every: 1_000, more: String::new() }
+    }
+}
+
+impl JobSpec {
+    /// The document.
+    pub fn document(&self, corpus: &Corpus) -> String {
+        let Self { steps, model, workers: (min, max), checkpoint_every, more } = self;
+        let at = |name: &str| corpus.path(name).display().to_string();
+        format!(
+            "apiVersion: cappa.dev/v1
+name: test
+objective: {{ type: cappa, parallel_fraction: 0.5 }}
+model: {model}
+data: {{ train: {}, tokenizer: {}, lanes: 12, seed: 7, shuffle_window: 4 }}
+batch_size: 24
+optimizer: {{ name: adamw, learning_rate: 1e-3 }}
+schedule: {{ name: cosine, warmup_steps: 5 }}
+duration: {{ steps: {steps} }}
+workers: {{ min: {min}, max: {max} }}
+checkpoint: {{ every: {checkpoint_every}, keep: 2 }}
+{more}
+",
+            at("train.json"),
+            at("tokenizer.json"),
+        )
+    }
+}
+
+impl Cluster {
+    /// Submits a job; gives its id.
+    pub async fn submit(&self, spec: &JobSpec, corpus: &Corpus) -> Result<String> {
+        let request = wire::SubmitRequest { spec: spec.document(corpus), ..Default::default() };
+        let job = self.jobs().await?.submit(request).await?.into_inner().job;
+        Ok(job.unwrap_or_default().id)
+    }
+
+    /// The job as it is now.
+    pub async fn job(&self, id: &str) -> Result<wire::Job> {
+        Ok(self.jobs().await?.get(wire::GetRequest { job_id: id.into() }).await?.into_inner())
+    }
+
+    /// Waits until something holds of the job.
+    pub async fn wait(&self, id: &str, what: &str, holds: impl Fn(&wire::Job) -> bool) -> Result<wire::Job> {
+        let begun = Instant::now();
+        loop {
+            let job = self.job(id).await;
+            match &job {
+                Ok(job) if holds(job) => return Ok(job.clone()),
+                Ok(job) if is_over(job) => bail!("{what} was wanted, but {job:?}\n{}", self.logs()),
+                _ if begun.elapsed() > PATIENCE => bail!("{what} was wanted, but {job:?}\n{}", self.logs()),
+                _ => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+    }
+
+    /// Waits for so many updates.
+    pub async fn wait_step(&self, id: &str, step: u64) -> Result<wire::Job> {
+        self.wait(id, &format!("step {step}"), |job| job.step >= step).await
+    }
+
+    /// Waits for a state.
+    pub async fn wait_state(&self, id: &str, state: JobState) -> Result<wire::Job> {
+        self.wait(id, state.as_str_name(), |job| job.state() == state).await
+    }
+
+    /// Waits for success; gives the loss of every step.
+    pub async fn finish(&self, id: &str) -> Result<Curve> {
+        self.wait_state(id, JobState::Succeeded).await?;
+        self.curve(id).await
+    }
+
+    /// The loss of every step so far.
+    pub async fn curve(&self, id: &str) -> Result<Curve> {
+        let request = wire::CurveRequest { job_id: id.into(), from_step: 0 };
+        let points = self.jobs().await?.curve(request).await?.into_inner().points;
+        Ok(Curve(points.into_iter().map(|point| (point.step, point.loss)).collect()))
+    }
+
+    /// What happened to the job, by kind.
+    pub async fn events(&self, id: &str) -> Result<Vec<wire::JobEvent>> {
+        let request = wire::WatchRequest { job_id: id.into(), after_event: 0 };
+        let mut stream = self.jobs().await?.watch(request).await?.into_inner();
+        let mut events = Vec::new();
+        // The stream of a job that goes on does not end; what has happened comes first and at once.
+        let end = tokio::time::Instant::now() + Duration::from_millis(700);
+        while let Ok(Ok(Some(update))) = tokio::time::timeout_at(end, stream.message()).await {
+            if let Some(wire::job_update::Update::Event(event)) = update.update {
+                events.push(event);
+            }
+        }
+        Ok(events)
+    }
+}
+
+fn is_over(job: &wire::Job) -> bool {
+    matches!(job.state(), JobState::Succeeded | JobState::Failed | JobState::Cancelled)
+}
+
+/// Loss by step.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Curve(pub BTreeMap<u64, f64>);
+
+impl Curve {
+    /// Panics unless both have exactly the steps 1 to `steps`, with losses that differ by at most
+    /// `tolerance`, relative.
+    #[track_caller]
+    pub fn assert_same(&self, other: &Curve, steps: u64, tolerance: f64) {
+        let all: Vec<u64> = (1..=steps).collect();
+        for curve in [self, other] {
+            assert_eq!(curve.0.keys().copied().collect::<Vec<_>>(), all, "every step once");
+        }
+        let difference = |step: &u64| {
+            let (a, b) = (self.0[step], other.0[step]);
+            (a - b).abs() / a.abs().max(b.abs())
+        };
+        let (step, worst) =
+            all.iter().map(|step| (step, difference(step))).max_by(|a, b| a.1.total_cmp(&b.1)).expect("steps");
+        println!("largest relative difference {worst:.1e}, at step {step}");
+        assert!(worst <= tolerance, "step {step}: {} and {}, {worst:.1e} apart", self.0[step], other.0[step]);
+    }
+}

@@ -1,0 +1,10 @@
+//! A cluster of real processes on loopback, for end-to-end tests: real gRPC, real libtorch, real
+//! storage. Every process is this harness's own child and ends with it.
+
+pub mod cluster;
+pub mod corpus;
+pub mod jobs;
+mod process;
+
+pub use cluster::{Cluster, Options};
+pub use corpus::Corpus;

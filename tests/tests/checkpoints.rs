@@ -1,0 +1,112 @@
+//! What lies in the store is whole, is checked, and belongs to nobody's program.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+use cappa_proto::{GetRequest, JobState};
+use cappa_tests::jobs::JobSpec;
+use cappa_tests::{Cluster, Corpus, Options};
+
+/// Reads a checkpoint as its users do, with `safetensors` alone; prints tensors and parameters.
+const LOAD: &str = r#"
+import json, pathlib, sys
+import safetensors.numpy
+manifest = pathlib.Path(sys.argv[1])
+contents = json.loads(manifest.read_text())["contents"]
+tensors = {}
+for part in contents["parts"]:
+    tensors |= safetensors.numpy.load_file(manifest.parent / str(contents["generation"]) / part["name"])
+kernel = tensors["params/encoder/embedding/kernel"]
+assert kernel.dtype == "float32" and kernel.shape == (8, 8, 3, 64), (kernel.dtype, kernel.shape)
+assert abs(kernel).max() > 0
+print(len(contents["parts"]), sum(t.size for n, t in tensors.items() if n.startswith("params/")))
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checkpoint_loads_in_python_with_safetensors_alone() -> Result<()> {
+    let corpus = Corpus::new(200)?;
+    let cluster = Cluster::start(Options::default())?;
+    cluster.wait_idle(2).await?;
+    let job = cluster.submit(&JobSpec { steps: 10, workers: (2, 2), ..JobSpec::default() }, &corpus).await?;
+    cluster.finish(&job).await?;
+    let request = GetRequest { job_id: job };
+    let newest = cluster.jobs().await?.checkpoints(request).await?.into_inner().checkpoints.remove(0);
+    assert_eq!(newest.step, 10);
+    let manifest = newest.manifest.strip_prefix("file://").context("a local store")?;
+    let site = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.venv/site");
+    let output = Command::new("python3").args(["-c", LOAD, manifest]).env("PYTHONPATH", &site).output()?;
+    assert!(output.status.success(), "run `make python` first? {}", String::from_utf8_lossy(&output.stderr));
+    let printed = String::from_utf8(output.stdout)?;
+    let (parts, parameters) = printed.trim().split_once(' ').context("two numbers")?;
+    assert_eq!(parts, "2", "each rank wrote its share");
+    assert!(parameters.parse::<u64>()? > 100_000);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_fails_costs_the_checkpoint_and_not_the_run() -> Result<()> {
+    let corpus = Corpus::new(200)?;
+    let cluster = Cluster::start(Options { workers: 1, ..Options::default() })?;
+    let spec = JobSpec { steps: 400, checkpoint_every: 20, ..JobSpec::default() };
+    let job = cluster.submit(&spec, &corpus).await?;
+    // A file where the folder should be: every write of a part fails, as on a full disk.
+    let blocked = cluster.store_folder().join("jobs").join(&job).join("checkpoints");
+    std::fs::create_dir_all(blocked.parent().context("a folder")?)?;
+    std::fs::write(&blocked, "")?;
+    let job_then = cluster.wait_step(&job, 100).await?;
+    assert_eq!(job_then.last_checkpoint_step, 0);
+    let events = cluster.events(&job).await?;
+    let failed = events.iter().find(|event| event.kind == "checkpoint_failed").context("it says so")?;
+    assert!(failed.message.contains("step 20"), "{}", failed.message);
+    std::fs::remove_file(&blocked)?;
+    let done = cluster.wait_state(&job, JobState::Succeeded).await?;
+    assert_eq!(
+        (done.step, done.last_checkpoint_step),
+        (400, 400),
+        "once the store works, checkpoints do: {:#?} {}",
+        cluster.events(&job).await?,
+        cluster.logs()
+    );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_checkpoint_is_passed_over_for_the_one_before_it() -> Result<()> {
+    let corpus = Corpus::new(200)?;
+    let mut cluster = Cluster::start(Options { workers: 1, ..Options::default() })?;
+    let spec = JobSpec { steps: 80, checkpoint_every: 10, ..JobSpec::default() };
+    let job = cluster.submit(&spec, &corpus).await?;
+    cluster.wait(&job, "two checkpoints", |job| job.last_checkpoint_step >= 20).await?;
+    cluster.kill_worker(0);
+    let request = GetRequest { job_id: job.clone() };
+    let committed = cluster.jobs().await?.checkpoints(request).await?.into_inner().checkpoints;
+    let newest = &committed[0];
+    let folder =
+        Path::new(newest.manifest.strip_prefix("file://").context("a local store")?).parent().context("a folder")?;
+    for part in parts(folder)? {
+        let mut bytes = std::fs::read(&part)?;
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(&part, bytes)?;
+    }
+    cluster.start_worker(1)?;
+    let curve = cluster.finish(&job).await?;
+    assert_eq!(curve.0.len(), 80);
+    assert!(cluster.logs().contains("can't be restored"), "{}", cluster.logs());
+    Ok(())
+}
+
+fn parts(folder: &Path) -> Result<Vec<std::path::PathBuf>> {
+    let mut found = Vec::new();
+    for attempt in std::fs::read_dir(folder)? {
+        let attempt = attempt?.path();
+        if attempt.is_dir() {
+            found.extend(
+                std::fs::read_dir(attempt)?.map(|entry| entry.map(|e| e.path())).collect::<Result<Vec<_>, _>>()?,
+            );
+        }
+    }
+    anyhow::ensure!(!found.is_empty(), "there are parts to damage");
+    Ok(found)
+}

@@ -1,0 +1,100 @@
+//! The same run on any number of workers, whatever happens to them.
+
+use cappa_proto::{ChangeRequest, JobState};
+use cappa_tests::jobs::{Curve, JobSpec};
+use cappa_tests::{Cluster, Corpus, Options};
+
+const STEPS: u64 = 50;
+/// fp32 sums in another order.
+const TOLERANCE: f64 = 1e-4;
+
+async fn undisturbed(corpus: &Corpus, workers: usize) -> anyhow::Result<Curve> {
+    let cluster = Cluster::start(Options { workers, ..Options::default() })?;
+    cluster.wait_idle(workers).await?;
+    let spec = JobSpec { workers: (workers as u32, workers as u32), ..JobSpec::default() };
+    let job = cluster.submit(&spec, corpus).await?;
+    cluster.finish(&job).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_two_and_three_workers_give_the_same_loss_curve() -> anyhow::Result<()> {
+    let corpus = Corpus::new(400)?;
+    let one = undisturbed(&corpus, 1).await?;
+    assert!(one.0[&STEPS] < 0.8 * one.0[&1], "it learns: {} to {}", one.0[&1], one.0[&STEPS]);
+    for workers in [2, 3] {
+        undisturbed(&corpus, workers).await?.assert_same(&one, STEPS, TOLERANCE);
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_worker_costs_no_step() -> anyhow::Result<()> {
+    let corpus = Corpus::new(400)?;
+    let expected = undisturbed(&corpus, 1).await?;
+    let mut cluster = Cluster::start(Options { workers: 3, ..Options::default() })?;
+    cluster.wait_idle(3).await?;
+    let job = cluster.submit(&JobSpec { workers: (3, 3), ..JobSpec::default() }, &corpus).await?;
+    cluster.wait_step(&job, 10).await?;
+    cluster.kill_worker(1);
+    let curve = cluster.finish(&job).await?;
+    curve.assert_same(&expected, STEPS, TOLERANCE);
+    assert!(cluster.job(&job).await?.recoveries >= 1);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_coordinator_costs_no_step() -> anyhow::Result<()> {
+    let corpus = Corpus::new(400)?;
+    let expected = undisturbed(&corpus, 1).await?;
+    let mut cluster = Cluster::start(Options::default())?;
+    cluster.wait_idle(2).await?;
+    let job = cluster.submit(&JobSpec { workers: (2, 2), ..JobSpec::default() }, &corpus).await?;
+    let before = cluster.wait_step(&job, 5).await?;
+    cluster.kill_coordinator();
+    tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
+    cluster.start_coordinator()?;
+    let after = cluster.wait_state(&job, JobState::Succeeded).await?;
+    assert_eq!(after.generation, before.generation, "training went on in the same group");
+    cluster.curve(&job).await?.assert_same(&expected, STEPS, TOLERANCE);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_was_paused_continues_its_curve_on_other_workers() -> anyhow::Result<()> {
+    let corpus = Corpus::new(400)?;
+    let expected = undisturbed(&corpus, 1).await?;
+    let mut cluster = Cluster::start(Options::default())?;
+    cluster.wait_idle(2).await?;
+    let job = cluster.submit(&JobSpec { workers: (1, 2), ..JobSpec::default() }, &corpus).await?;
+    cluster.wait_step(&job, 10).await?;
+    let change = ChangeRequest { job_id: job.clone(), reason: "test".into() };
+    cluster.jobs().await?.pause(change.clone()).await?;
+    let paused = cluster.wait_state(&job, JobState::Paused).await?;
+    assert_eq!(paused.last_checkpoint_step, paused.step, "all that was trained is in the checkpoint");
+    assert!(paused.step < STEPS);
+    // Nobody who held the state in memory is left.
+    for index in 0..2 {
+        cluster.kill_worker(index);
+    }
+    cluster.start_worker(2)?;
+    cluster.wait_idle(1).await?;
+    cluster.jobs().await?.resume(change).await?;
+    cluster.finish(&job).await?.assert_same(&expected, STEPS, TOLERANCE);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_is_asked_to_end_checkpoints_first_and_costs_no_step() -> anyhow::Result<()> {
+    let corpus = Corpus::new(400)?;
+    let expected = undisturbed(&corpus, 1).await?;
+    let mut cluster = Cluster::start(Options::default())?;
+    cluster.wait_idle(2).await?;
+    let job = cluster.submit(&JobSpec { workers: (1, 2), ..JobSpec::default() }, &corpus).await?;
+    cluster.wait_step(&job, 10).await?;
+    cluster.signal_worker(0, 15)?;
+    let code = cluster.wait_worker(0, std::time::Duration::from_secs(30))?;
+    assert_eq!(code, Some(0), "{}", cluster.logs());
+    assert!(cluster.job(&job).await?.last_checkpoint_step >= 10);
+    cluster.finish(&job).await?.assert_same(&expected, STEPS, TOLERANCE);
+    Ok(())
+}
