@@ -1,0 +1,56 @@
+# Everything here needs Rust, a C++ compiler, make, and Python 3 with pip. What is fetched stays in ignored folders.
+
+PYTHON ?= python3
+# The kind of libtorch: the CUDA build where a GPU is at hand.
+LIBTORCH_KIND ?= $(shell nvidia-smi >/dev/null 2>&1 && echo cuda || echo cpu)
+# Updates of the demo; empty: as many as fit into five minutes on two cores.
+STEPS ?=
+# A folder of reference data for `make golden`.
+DIR ?=
+
+CARGO ?= cargo
+# Python packages of the tests, without a virtual environment: Debian packs its module separately.
+SITE := .venv/site
+PYTHON_PACKAGES := numpy==2.2.6 safetensors==0.6.2
+
+.PHONY: help setup python build demo test lint deny golden bench clean
+
+help: ## Show what there is to make
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## Fetch libtorch, unless LIBTORCH names an installation
+	@test -n "$$LIBTORCH" || $(PYTHON) scripts/fetch_libtorch.py .libtorch $(LIBTORCH_KIND)
+
+python: $(SITE)/.complete ## Fetch the Python packages that tests use
+
+$(SITE)/.complete: Makefile
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --upgrade --target $(SITE) $(PYTHON_PACKAGES)
+	@touch $@
+
+build: setup ## Build coordinator, worker and cappactl
+	@$(CARGO) build --workspace
+
+demo: build ## Train, evaluate and report on this machine (STEPS=N)
+	@target/debug/cappactl local demo $(if $(STEPS),--steps $(STEPS))
+
+test: setup python ## Run all tests
+	@$(CARGO) build --workspace
+	@$(CARGO) test --workspace --no-fail-fast
+
+lint: setup deny ## Check format, lints and dependencies
+	@$(CARGO) fmt --all --check
+	@$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+deny: ## Check licences, sources and known vulnerabilities of dependencies
+	@scripts/deny.sh
+
+golden: setup ## Check the model against a folder of reference data (DIR=…)
+	@test -n "$(DIR)" || { echo "name the folder: make golden DIR=…" >&2; exit 2; }
+	@$(CARGO) run --quiet -p cappa-model --bin golden-check -- "$(DIR)"
+
+bench: build ## Measure speed beside its peers
+	@bench/run.sh
+
+clean: ## Remove what was built and what the demo wrote
+	@$(CARGO) clean
+	@rm -rf demo-run .cappa
