@@ -36,7 +36,7 @@ impl Fixture {
         let shards = (0..2).map(|n| {
             let path = format!("shard-{n}.tar");
             std::fs::write(corpus.join(&path), vec![n; 1000]).unwrap();
-            Shard { path, bytes: 1000, sha256: "ab".repeat(32), samples: 100 }
+            Shard::tar(path, 1000, "ab".repeat(32), 100)
         });
         let manifest = DataManifest::new(shards.collect()).unwrap();
         std::fs::write(corpus.join("train.json"), manifest.to_json()).unwrap();

@@ -167,7 +167,7 @@ fn index_shard(location: &Location, path: String) -> Result<(ManifestShard, Shar
     let samples =
         u32::try_from(scan.samples.len()).map_err(|_| IndexError::TooLarge { location: location.to_string() })?;
     let report = ShardReport::new(path.clone(), &scan);
-    Ok((ManifestShard { path, bytes, sha256, samples }, report))
+    Ok((ManifestShard::tar(path, bytes, sha256, samples), report))
 }
 
 fn digest(file: &mut File) -> io::Result<String> {

@@ -197,7 +197,8 @@ impl Shared {
             .origin
             .sibling(&shard.path)
             .map_err(|source| FetchError::Location { path: shard.path.clone(), source })?;
-        let expected = Expected { bytes: shard.bytes, sha256: &shard.sha256 };
+        let key = shard.content_key(location.url());
+        let expected = Expected { bytes: shard.bytes, sha256: &key };
         let fetched = fetcher.fetch(&location, expected, &self.leased())?;
         if let Some(damage) = fetched.damage() {
             tracing::warn!(shard = %location, usable = fetched.samples().len(), promised = shard.samples, %damage, "damaged shard");
@@ -208,7 +209,12 @@ impl Shared {
     /// Digests of the shards that somebody holds a lease of.
     fn leased(&self) -> HashSet<String> {
         let manifest = self.config.manifest.shards();
-        lock(&self.state).held().map(|shard| manifest[shard as usize].sha256.clone()).collect()
+        let of = |shard: &cappa_shared::manifest::Shard| {
+            // Where the location is unusable nothing was fetched.
+            let location = self.config.origin.sibling(&shard.path).ok()?;
+            Some(shard.content_key(location.url()))
+        };
+        lock(&self.state).held().filter_map(|shard| of(&manifest[shard as usize])).collect()
     }
 }
 

@@ -126,12 +126,8 @@ pub(crate) fn tokenizer() -> Tokenizer {
 
 pub(crate) fn entry(path: &Path, samples: u32) -> Shard {
     let content = fs::read(path).unwrap();
-    Shard {
-        path: path.file_name().unwrap().to_str().unwrap().into(),
-        bytes: content.len() as u64,
-        sha256: hex::encode(Sha256::digest(&content)),
-        samples,
-    }
+    let name = path.file_name().unwrap().to_str().unwrap();
+    Shard::tar(name, content.len() as u64, hex::encode(Sha256::digest(&content)), samples)
 }
 
 fn write_tar(path: &Path, shard: usize, samples: &[Files]) {
