@@ -9,6 +9,7 @@ use cappa_data::sample::CaptionSource;
 use cappa_data::text::{Tokenizer, TokenizerError};
 use cappa_model::Batch as Examples;
 use cappa_proto as wire;
+use cappa_session::Assignment;
 use cappa_shared::ids::Step;
 use cappa_shared::manifest::{DataManifest, ManifestError};
 use cappa_shared::order::{OrderError, SampleOrder, lanes_of_rank};
@@ -18,7 +19,6 @@ use tch::Tensor;
 use thiserror::Error;
 
 use crate::context::Context;
-use crate::session::assignment::Assignment;
 use crate::train::outcome::Departure;
 
 /// Steps made ahead of the one in training.

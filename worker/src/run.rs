@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use cappa_collective::{Cuda, Store};
+use cappa_session::{Identity, Order};
 use cappa_shared::telemetry::{LogFormat, Telemetry};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -16,9 +17,9 @@ use crate::cli::RunArgs;
 use crate::context::{Backend, Context};
 use crate::interrupt::Interrupt;
 use crate::metrics::Metrics;
+use crate::session::Session;
 use crate::session::ledger::Ledger;
 use crate::session::logs::Forward;
-use crate::session::{Identity, Session};
 use crate::train::Trainer;
 
 /// Limit of the rendezvous store's own waits; a group's limits come with its order.
@@ -69,6 +70,7 @@ async fn serve(args: RunArgs, backend: Backend) -> Result<()> {
     let metrics = Arc::<Metrics>::default();
     let identity = Identity {
         worker: args.id.clone(),
+        version: env!("CARGO_PKG_VERSION").into(),
         incarnation: uuid::Uuid::new_v4().to_string(),
         host: args.host.clone(),
         store_address: format!("{}:{port}", args.host),
@@ -115,7 +117,7 @@ async fn serve(args: RunArgs, backend: Backend) -> Result<()> {
     }
 
     tracing::info!(grace_seconds = args.grace_seconds, "asked to end: the group checkpoints first");
-    interrupt.drain();
+    interrupt.bars().drain();
     let grace = Duration::from_secs(args.grace_seconds);
     let drained = tokio::select! {
         outcome = tokio::time::timeout(grace, drained(&ledger)) => outcome.is_ok(),
@@ -131,7 +133,7 @@ async fn serve(args: RunArgs, backend: Backend) -> Result<()> {
             args.grace_seconds
         );
     }
-    let _ = orders.send(crate::session::assignment::Order::Exit);
+    let _ = orders.send(Order::Exit);
     tokio::task::spawn_blocking(move || trainer.join()).await?.map_err(|_| anyhow!("the training thread panicked"))?;
     tracing::info!("ended");
     Ok(())
@@ -139,7 +141,11 @@ async fn serve(args: RunArgs, backend: Backend) -> Result<()> {
 
 /// Out of any group, and every part that was written is committed or given up.
 async fn drained(ledger: &Ledger) {
-    while ledger.holding().is_some_and(|holding| holding.stepping) || ledger.unsettled() {
+    let is_busy = || {
+        let book = ledger.book();
+        book.holding().is_some_and(|holding| holding.stepping) || book.unsettled()
+    };
+    while is_busy() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

@@ -13,7 +13,7 @@ use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use reconciler::{Limits, Reconciler};
+pub(crate) use reconciler::Reconciler;
 
 use crate::clock::Clock;
 use crate::history::History;

@@ -4,30 +4,19 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use cappa_core::{Command, Generation, Job, JobId, Link, Member, Time, Work, WorkerId};
-use cappa_proto as proto;
-use cappa_proto::coordinator_message::Message;
+use cappa_core::{Command, Time, Work};
+use cappa_wire::{Limits, message};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::storage_work::StorageWork;
 use super::{Handle, View};
-use crate::checkpoints;
 use crate::curves::Curves;
 use crate::sessions::Sessions;
 
 /// The longest wait before storage work that failed is tried again.
 const LONGEST_RETRY: Duration = Duration::from_secs(10);
-
-/// What a group is told about its time limits.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Limits {
-    /// For forming.
-    pub(crate) forming: Duration,
-    /// For one collective.
-    pub(crate) operation: Duration,
-}
 
 /// What was tried already, and where messages and files go.
 pub(crate) struct Reconciler {
@@ -104,59 +93,13 @@ impl Reconciler {
 
     /// Sends a message, and returns what the state must know of that.
     fn tell(&mut self, view: &View, work: Work) -> Option<Command> {
-        let (link, message) = self.message(view, &work)?;
+        let (link, message) = message(&view.core, &work, self.limits, |job| self.curves.last_step(job))?;
         if !self.sessions.send(link, message) {
             return None;
         }
         tracing::debug!(?work, "sent");
         self.sent.insert(work.clone());
         Some(Command::Told(work))
-    }
-
-    fn message(&self, view: &View, work: &Work) -> Option<(Link, Message)> {
-        Some(match work {
-            Work::Form { worker, link, job, generation } => {
-                let job = view.core.state().job(job)?;
-                (*link, Message::Form(self.form(job, worker, *generation)?))
-            }
-            Work::Abort { link, job, generation, reason, .. } => {
-                let (job_id, generation, reason) = (job.to_string(), generation.0, reason.clone());
-                (*link, Message::Abort(proto::Abort { job_id, generation, reason }))
-            }
-            Work::Stop { link, job, generation, reason, .. } => {
-                let (job_id, generation, reason) = (job.to_string(), generation.0, reason.clone());
-                (*link, Message::Stop(proto::Stop { job_id, generation, reason }))
-            }
-            Work::Release { link, job, .. } => {
-                let reason = release_reason(view, job);
-                (*link, Message::Release(proto::Release { job_id: job.to_string(), reason }))
-            }
-            Work::Acknowledge { link, job, step, generation, .. } => {
-                let committed = proto::Committed { job_id: job.to_string(), generation: generation.0, step: step.0 };
-                (*link, Message::Committed(committed))
-            }
-            Work::CommitManifest { .. } | Work::DeleteCheckpoint { .. } | Work::Sweep { .. } => return None,
-        })
-    }
-
-    fn form(&self, job: &Job, worker: &WorkerId, generation: Generation) -> Option<proto::Form> {
-        let group = job.group().filter(|group| group.generation == generation)?;
-        let (rank, _) = group.member(worker)?;
-        let restore = job.checkpoints.iter().rev().map(|checkpoint| checkpoints::manifest_path(checkpoint.step));
-        Some(proto::Form {
-            job_id: job.id.to_string(),
-            generation: generation.0,
-            members: group.members.iter().map(peer).collect(),
-            rank: rank.0,
-            lead: group.lead.0,
-            spec_json: job.submission.spec_json.clone(),
-            folder: job.submission.folder.clone(),
-            restore: restore.collect(),
-            metrics_after: self.curves.last_step(&job.id),
-            forming_seconds: self.limits.forming.as_secs_f64(),
-            operation_seconds: self.limits.operation.as_secs_f64(),
-            total_steps: job.submission.total_steps.0,
-        })
     }
 
     fn start(&mut self, view: &View, work: Work, now: Time) {
@@ -185,22 +128,4 @@ impl Reconciler {
 
 fn retry_after(count: u32) -> Duration {
     (Duration::from_millis(500) * 2u32.saturating_pow(count.min(8))).min(LONGEST_RETRY)
-}
-
-fn peer(member: &Member) -> proto::Peer {
-    proto::Peer {
-        worker_id: member.worker.to_string(),
-        store_address: member.store_address.clone(),
-        step: member.step.0,
-        has_state: member.has_state,
-    }
-}
-
-fn release_reason(view: &View, job: &JobId) -> String {
-    let reason = match view.core.state().job(job) {
-        None => "the job is unknown",
-        Some(job) if job.has_ended() => "the job is over",
-        Some(_) => "the job does not need this worker now",
-    };
-    reason.to_owned()
 }

@@ -1,9 +1,6 @@
 //! The Workers service: one stream a worker process, kept for its life.
 
-use cappa_core::{
-    Command, Failure, Generation, Holding, Incarnation, JobId, Link, Outcome, Part, Quarantined, Rank, RankParts,
-    Refusal, Report, Step, WorkerId, WorkerReport,
-};
+use cappa_core::{Command, JobId, Link, Refusal, Report, WorkerId, WorkerReport};
 use cappa_proto as proto;
 use cappa_proto::coordinator_message::Message as ToWorker;
 use cappa_proto::worker_message::Message as FromWorker;
@@ -11,6 +8,7 @@ use cappa_proto::workers_server::Workers;
 use cappa_proto::{CoordinatorMessage, WorkerMessage};
 use cappa_shared::code::Code;
 use cappa_shared::timing::Timings;
+use cappa_wire::{greeting, report_of};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -105,29 +103,18 @@ impl WorkersService {
 
     /// Keeps what is not for the core, and returns what is.
     fn take_in(&self, message: FromWorker) -> Option<Report> {
-        match message {
+        match &message {
             FromWorker::Progress(progress) => {
-                let job = JobId(progress.job_id);
-                let newest = progress.points.last().map(|point| point.step);
-                self.shared.curves.add(&job, progress.points);
+                let job = JobId(progress.job_id.clone());
                 self.shared.curves.quarantine(&job, &progress.quarantined, progress.quarantined_total);
-                let step = Step(newest?);
-                Some(Report::Heartbeat { at: Some((job, Generation(progress.generation), step)) })
+                self.shared.curves.add(&job, progress.points.clone());
             }
-            FromWorker::Logs(batch) => {
-                self.shared.logs.add(&JobId(batch.job_id), batch.lines);
-                None
-            }
-            FromWorker::Entered(entered) => {
-                self.shared.metrics.entered(&entered);
-                report_of(FromWorker::Entered(entered))
-            }
-            FromWorker::PartsWritten(written) => {
-                self.shared.metrics.written(&written);
-                report_of(FromWorker::PartsWritten(written))
-            }
-            message => report_of(message),
+            FromWorker::Logs(batch) => self.shared.logs.add(&JobId(batch.job_id.clone()), batch.lines.clone()),
+            FromWorker::Entered(entered) => self.shared.metrics.entered(entered),
+            FromWorker::PartsWritten(written) => self.shared.metrics.written(written),
+            _ => {}
         }
+        report_of(message)
     }
 
     fn welcome(&self, hello: &proto::Hello) -> proto::Welcome {
@@ -155,95 +142,4 @@ fn check_version(theirs: &str) -> Result<(), String> {
         return Ok(());
     }
     Err(format!("the worker's version is {theirs}, the coordinator's {ours}: run the same major.minor everywhere"))
-}
-
-fn greeting(hello: proto::Hello) -> Report {
-    Report::Hello {
-        incarnation: Incarnation(hello.incarnation),
-        host: hello.host,
-        store_address: hello.store_address,
-        holding: hello.holding.map(|holding| Holding {
-            job: JobId(holding.job_id),
-            generation: Generation(holding.generation),
-            step: Step(holding.step),
-            // One that is still restoring says step 0; then there is nothing that initialising would not give.
-            has_state: !holding.stepping || holding.step > 0,
-            stepping: holding.stepping,
-        }),
-    }
-}
-
-fn report_of(message: FromWorker) -> Option<Report> {
-    Some(match message {
-        FromWorker::Heartbeat(proto::Heartbeat { job_id, generation, step }) => {
-            let is_idle = job_id.is_empty();
-            Report::Heartbeat { at: (!is_idle).then_some((JobId(job_id), Generation(generation), Step(step))) }
-        }
-        FromWorker::Entered(entered) => Report::Entered {
-            job: JobId(entered.job_id),
-            generation: Generation(entered.generation),
-            step: Step(entered.step),
-        },
-        FromWorker::Left(left) => Report::Left {
-            job: JobId(left.job_id),
-            generation: Generation(left.generation),
-            step: Step(left.step),
-            has_state: left.has_state,
-            failure: left.failure.map(|failure| Failure {
-                code: failure.code,
-                message: failure.message,
-                permanent: failure.permanent,
-            }),
-        },
-        FromWorker::PartsWritten(written) => parts_written(written),
-        FromWorker::CheckpointFailed(failed) => Report::CheckpointFailed {
-            job: JobId(failed.job_id),
-            generation: Generation(failed.generation),
-            step: Step(failed.step),
-            rank: Rank(failed.rank),
-            error: failed.error,
-        },
-        FromWorker::EvaluationStarted(started) => {
-            Report::EvaluationStarted { job: JobId(started.job_id), generation: Generation(started.generation) }
-        }
-        FromWorker::Completed(completed) => completed_report(completed)?,
-        FromWorker::Goodbye(goodbye) => Report::Goodbye { reason: goodbye.reason },
-        FromWorker::Hello(_) | FromWorker::Progress(_) | FromWorker::Logs(_) => return None,
-    })
-}
-
-fn completed_report(completed: proto::Completed) -> Option<Report> {
-    let outcome = match completed.outcome() {
-        proto::Outcome::Finished => Outcome::Finished,
-        proto::Outcome::Stopped => Outcome::Stopped,
-        proto::Outcome::Unspecified => return None,
-    };
-    Some(Report::Completed {
-        job: JobId(completed.job_id),
-        generation: Generation(completed.generation),
-        step: Step(completed.step),
-        outcome,
-        summary: (!completed.summary_json.is_empty()).then_some(completed.summary_json),
-    })
-}
-
-fn parts_written(written: proto::PartsWritten) -> Report {
-    let part = |part: proto::Part| Part { name: part.name, bytes: part.bytes, sha256: part.sha256 };
-    let sample = |sample: proto::Quarantined| Quarantined {
-        shard: sample.shard,
-        index: sample.index,
-        key: sample.key,
-        reason: sample.reason,
-    };
-    Report::PartsWritten {
-        job: JobId(written.job_id),
-        generation: Generation(written.generation),
-        step: Step(written.step),
-        rank: Rank(written.rank),
-        world_size: written.world_size,
-        parts: RankParts {
-            parts: written.parts.into_iter().map(part).collect(),
-            quarantined: written.quarantined.into_iter().map(sample).collect(),
-        },
-    }
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use cappa_proto as wire;
 use cappa_proto::worker_message::Message as Tell;
+use cappa_session::Assignment;
 use cappa_shared::causes::with_causes;
 use cappa_shared::checkpoint::{attempt_folder, part_name};
 use cappa_shared::ids::{Generation, JobId, Rank, Step};
@@ -16,7 +17,6 @@ use tch::{Device, Tensor};
 
 use super::{CheckpointError, parts};
 use crate::metrics::Metrics;
-use crate::session::assignment::Assignment;
 use crate::session::ledger::Ledger;
 use crate::train::state::TrainState;
 
@@ -127,7 +127,7 @@ fn write_all(tasks: &Receiver<Task>, ledger: &Ledger, metrics: &Metrics, runtime
                 let outcome = span.in_scope(|| write(&snapshot, runtime));
                 metrics.checkpoint(&outcome, snapshot.stall, begun.elapsed());
                 let report = match outcome {
-                    Ok(part) => written(&snapshot, part, begun.elapsed(), ledger.quarantined()),
+                    Ok(part) => written(&snapshot, part, begun.elapsed(), ledger.book().quarantined()),
                     Err(error) => {
                         let error = with_causes(&error);
                         tracing::error!(step = %snapshot.step, error, "the checkpoint failed; training goes on");

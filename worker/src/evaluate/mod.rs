@@ -16,6 +16,7 @@ use cappa_data::shards::PoolConfig;
 use cappa_data::text::Tokenizer;
 use cappa_proto as wire;
 use cappa_proto::worker_message::Message as Tell;
+use cappa_session::Assignment;
 use cappa_shared::evaluation::{Accuracy, Finding, Outcome, RESULTS_VERSION, Results};
 use cappa_shared::spec::{Evaluation, Task};
 use cappa_shared::storage;
@@ -24,7 +25,6 @@ use tch::Tensor;
 
 use crate::batches;
 use crate::context::Context;
-use crate::session::assignment::Assignment;
 use crate::train::group::Place;
 use crate::train::outcome::Departure;
 use crate::train::state::TrainState;

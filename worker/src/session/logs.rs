@@ -29,7 +29,7 @@ impl<S: Subscriber> Layer<S> for Forward {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let mut text = Text::default();
         event.record(&mut text);
-        self.ledger.line(wire::LogLine {
+        self.ledger.book().line(wire::LogLine {
             unix_ms: unix_ms(),
             worker_id: self.worker.to_string(),
             rank: 0, // the coordinator knows the rank

@@ -1,21 +1,20 @@
 //! The conversation with the coordinator: one stream for the life of the process, reconnected with
 //! backoff. Losing it never stops training (DESIGN: unreachable is not dead).
 
-pub(crate) mod assignment;
 pub(crate) mod ledger;
 pub(crate) mod logs;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use assignment::{Assignment, Order};
 use cappa_proto as wire;
 use cappa_proto::coordinator_message::Message as Told;
 use cappa_proto::worker_message::Message as Tell;
 use cappa_proto::workers_client::WorkersClient;
-use cappa_shared::ids::{Generation, JobId, WorkerId};
+use cappa_session::{Backoff, Conversation, Identity, Order, Unwanted, obey};
+use cappa_shared::causes::with_causes;
 use crossbeam_channel::Sender;
-use ledger::{Cursor, Ledger};
+use ledger::Ledger;
 use thiserror::Error;
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt;
@@ -27,38 +26,13 @@ use crate::interrupt::Interrupt;
 
 /// How often progress and logs are told.
 const PROGRESS_PERIOD: Duration = Duration::from_millis(200);
-/// The first pause before a reconnect; it doubles up to [`BACKOFF_LIMIT`].
-const BACKOFF: Duration = Duration::from_millis(100);
-const BACKOFF_LIMIT: Duration = Duration::from_secs(2);
-
-/// Who this process is.
-#[derive(Debug, Clone)]
-pub(crate) struct Identity {
-    /// The slot.
-    pub worker: WorkerId,
-    /// Random, one a process.
-    pub incarnation: String,
-    /// The host's name or address, as its peers know it.
-    pub host: String,
-    /// `host:port` of this process's c10d store.
-    pub store_address: String,
-    /// `host:port` of `/metrics`.
-    pub metrics_address: String,
-    /// `cpu`, or the GPU's name.
-    pub device: String,
-}
 
 /// Why the session ended for good.
 #[derive(Debug, Error)]
 pub(crate) enum SessionError {
     /// The coordinator does not want this worker.
-    #[error("the coordinator refused this worker ({code}): {reason}")]
-    Refused {
-        /// The error's code.
-        code: String,
-        /// What to do about it.
-        reason: String,
-    },
+    #[error(transparent)]
+    Refused(Unwanted),
     /// The address is no URI.
     #[error("`{0}` is not a coordinator address; give one like http://127.0.0.1:7070")]
     Address(String, #[source] tonic::transport::Error),
@@ -88,21 +62,18 @@ impl Session {
             .map_err(|e| SessionError::Address(coordinator.to_owned(), e))?
             .connect_timeout(Duration::from_secs(2))
             .tcp_nodelay(true);
-        let mut pause = BACKOFF;
+        let mut backoff = Backoff::default();
         loop {
             let begun = tokio::time::Instant::now();
             match self.converse(&endpoint, cancel).await? {
                 Ended::Cancelled => return Ok(()),
                 Ended::Lost(why) => tracing::warn!(coordinator, why, "no session with the coordinator; trying again"),
             }
-            if begun.elapsed() > BACKOFF_LIMIT {
-                pause = BACKOFF;
-            }
+            let pause = backoff.pause(begun.elapsed());
             tokio::select! {
                 () = cancel.cancelled() => return Ok(()),
                 () = tokio::time::sleep(pause) => {}
             }
-            pause = (pause * 2).min(BACKOFF_LIMIT);
         }
     }
 
@@ -116,8 +87,8 @@ impl Session {
             },
         };
         let (tell, told) = mpsc::channel(64);
-        let (holding, mut cursor) = self.ledger.connected();
-        if tell.send(message(Tell::Hello(self.hello(holding)))).await.is_err() {
+        let (mut conversation, hello) = Conversation::open(&self.identity, &mut self.ledger.book());
+        if tell.send(message(hello)).await.is_err() {
             return lost(&"the stream closed at once");
         }
         let mut stream = match WorkersClient::new(channel).session(ReceiverStream::new(told)).await {
@@ -126,7 +97,6 @@ impl Session {
         };
         let mut heartbeat = tokio::time::interval(Duration::from_secs(1));
         let mut progress = tokio::time::interval(PROGRESS_PERIOD);
-        let mut drained = false;
         loop {
             tokio::select! {
                 biased;
@@ -142,94 +112,44 @@ impl Session {
                     None => return lost(&"the coordinator closed the stream"),
                 },
                 () = self.ledger.news() => {
-                    if !self.tell_all(&tell, &mut cursor).await { return lost(&"the stream closed"); }
+                    let news = conversation.news(&mut self.ledger.book());
+                    if !tell_all(&tell, news).await { return lost(&"the stream closed"); }
                 }
                 _ = heartbeat.tick() => {
-                    let beat = self.heartbeat();
-                    if tell.send(message(Tell::Heartbeat(beat))).await.is_err() { return lost(&"the stream closed"); }
+                    let beat = conversation.heartbeat(&self.ledger.book());
+                    if !tell_all(&tell, vec![beat]).await { return lost(&"the stream closed"); }
                 }
                 _ = progress.tick() => {
-                    if self.interrupt.draining() && !std::mem::replace(&mut drained, true) {
-                        let goodbye = wire::Goodbye { reason: "the process was asked to end".into() };
-                        if tell.send(message(Tell::Goodbye(goodbye))).await.is_err() { return lost(&"the stream closed"); }
-                    }
-                    if !self.tell_all(&tell, &mut cursor).await { return lost(&"the stream closed"); }
+                    let news = conversation.tick(&mut self.ledger.book(), self.interrupt.draining());
+                    if !tell_all(&tell, news).await { return lost(&"the stream closed"); }
                 }
                 () = cancel.cancelled() => {
-                    self.tell_all(&tell, &mut cursor).await;
+                    let news = conversation.news(&mut self.ledger.book());
+                    tell_all(&tell, news).await;
                     return Ok(Ended::Cancelled);
                 }
             }
         }
     }
 
-    fn hello(&self, holding: Option<wire::Holding>) -> wire::Hello {
-        let me = self.identity.clone();
-        wire::Hello {
-            worker_id: me.worker.to_string(),
-            incarnation: me.incarnation,
-            version: env!("CARGO_PKG_VERSION").into(),
-            host: me.host,
-            store_address: me.store_address,
-            metrics_address: me.metrics_address,
-            device: me.device,
-            holding,
-        }
-    }
-
-    fn heartbeat(&self) -> wire::Heartbeat {
-        let holding = self.ledger.holding().unwrap_or_default();
-        wire::Heartbeat { job_id: holding.job_id, generation: holding.generation, step: holding.step }
-    }
-
-    async fn tell_all(&self, tell: &mpsc::Sender<wire::WorkerMessage>, cursor: &mut Cursor) -> bool {
-        for due in self.ledger.due(cursor) {
-            if tell.send(message(due)).await.is_err() {
-                return false;
-            }
-        }
-        true
-    }
-
     fn obey(&self, told: Told) -> Result<(), SessionError> {
-        match told {
-            Told::Form(form) => match Assignment::try_from(form) {
-                Ok(assignment) => {
-                    // Whoever is in an older group leaves it for the new one.
-                    self.interrupt.bar(&assignment.job, Generation(assignment.generation.0.saturating_sub(1)));
-                    self.order(Order::Form(Box::new(assignment)));
+        log(&told);
+        match self.ledger.urgent(|book| obey(told, book, &mut self.interrupt.bars())) {
+            Ok(reaction) => {
+                // Outside the locks: an abort may wait for the engine's own threads.
+                if let Some(abort) = reaction.abort {
+                    abort.abort();
                 }
-                Err(error) => tracing::error!(%error, "an order to form a group was refused"),
-            },
-            Told::Abort(abort) => self.leave(&abort.job_id, Generation(abort.generation), &abort.reason),
-            Told::Release(release) => {
-                if let Ok(job) = release.job_id.parse::<JobId>() {
-                    tracing::info!(%job, reason = release.reason, "released");
-                    let held = self.ledger.holding().filter(|h| h.job_id == job.as_str());
-                    self.interrupt.bar(&job, Generation(held.map_or(0, |h| h.generation)));
-                    self.order(Order::Release(job));
+                if let Some(order) = reaction.order {
+                    self.order(order);
                 }
+                Ok(())
             }
-            Told::Stop(stop) => {
-                if let Ok(job) = stop.job_id.parse() {
-                    tracing::info!(%job, reason = stop.reason, "asked to checkpoint and stop");
-                    self.interrupt.stop(&job, Generation(stop.generation));
-                }
+            Err(Unwanted::BadForm(error)) => {
+                tracing::error!(error = with_causes(&error), "an order to form a group was refused");
+                Ok(())
             }
-            Told::Committed(committed) => self.ledger.settled(committed.step, committed.generation),
-            Told::Refused(refused) => {
-                return Err(SessionError::Refused { code: refused.code, reason: refused.reason });
-            }
-            Told::Welcome(_) => {}
-        }
-        Ok(())
-    }
-
-    fn leave(&self, job: &str, generation: Generation, reason: &str) {
-        if let Ok(job) = job.parse::<JobId>() {
-            tracing::info!(%job, %generation, reason, "leaving the group");
-            self.interrupt.bar(&job, generation);
-            self.order(Order::Leave { job, generation });
+            Err(refused) => Err(SessionError::Refused(refused)),
         }
     }
 
@@ -238,6 +158,28 @@ impl Session {
         if self.orders.send(order).is_err() {
             tracing::debug!("an order came after the training thread had ended");
         }
+    }
+}
+
+async fn tell_all(tell: &mpsc::Sender<wire::WorkerMessage>, news: Vec<Tell>) -> bool {
+    for due in news {
+        if tell.send(message(due)).await.is_err() {
+            return false;
+        }
+    }
+    true
+}
+
+fn log(told: &Told) {
+    match told {
+        Told::Abort(wire::Abort { job_id, generation, reason }) => {
+            tracing::info!(job = job_id, generation, reason, "leaving the group");
+        }
+        Told::Release(wire::Release { job_id, reason }) => tracing::info!(job = job_id, reason, "released"),
+        Told::Stop(wire::Stop { job_id, reason, .. }) => {
+            tracing::info!(job = job_id, reason, "asked to checkpoint and stop");
+        }
+        _ => {}
     }
 }
 

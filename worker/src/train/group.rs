@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use cappa_collective::{Group, Member, Op, Store, Timeouts};
+use cappa_session::{Agreement, Assignment, agree};
 use cappa_shared::causes::with_causes;
 use cappa_shared::ids::Step;
 use tch::{Device, Tensor};
@@ -11,7 +12,6 @@ use super::outcome::Departure;
 use super::state::TrainState;
 use crate::checkpoint::Restore;
 use crate::context::Context;
-use crate::session::assignment::Assignment;
 
 /// A formed group, from one member's place.
 pub(crate) struct Place {
@@ -49,24 +49,24 @@ impl Place {
     ) -> Result<&'s mut TrainState, Departure> {
         held.take_if(|state| state.job != assignment.job);
         let steps = self.gather(held.as_ref().map_or(-1, |state| state.step.0 as i64))?;
-        let furthest = steps.iter().copied().max().unwrap_or(-1);
+        let steps: Vec<Option<Step>> = steps.into_iter().map(|step| u64::try_from(step).ok().map(Step)).collect();
         let fresh = || TrainState::initialise(&assignment.job, &assignment.spec, assignment.total_steps, self.device);
-        if furthest < 0 {
-            let state = self.restore(assignment, fresh()?, context)?;
-            return Ok(held.insert(state));
-        }
-        if steps.iter().all(|step| *step == furthest) {
-            return Ok(held.as_mut().expect("its step was just gathered"));
-        }
-        let source = steps.iter().position(|step| *step == furthest).expect("one is the furthest");
+        let (source, furthest) = match agree(&steps) {
+            Agreement::Restore => {
+                let state = self.restore(assignment, fresh()?, context)?;
+                return Ok(held.insert(state));
+            }
+            Agreement::Equal => return Ok(held.as_mut().expect("its step was just gathered")),
+            Agreement::Broadcast { source, step } => (source, step),
+        };
         // What is behind is given up before it is overwritten; half of each would be worse than nothing.
-        let behind = held.take_if(|state| (state.step.0 as i64) < furthest);
+        let behind = held.take_if(|state| state.step < furthest);
         let mut received = match (held.is_none(), behind) {
             (true, None) => Some(fresh()?),
             (_, behind) => behind,
         };
         let state = received.as_mut().or(held.as_mut()).expect("one of them is there");
-        self.broadcast(state, Step(furthest as u64), source)?;
+        self.broadcast(state, furthest, source.0 as usize)?;
         if let Some(state) = received {
             *held = Some(state);
         }

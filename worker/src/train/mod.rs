@@ -14,9 +14,8 @@ mod stats;
 use std::time::Instant;
 
 use cappa_proto as wire;
-use cappa_proto::worker_message::Message as Tell;
+use cappa_session::{Assignment, Duty, Order, Turns};
 use cappa_shared::causes::with_causes;
-use cappa_shared::ids::{Generation, JobId};
 use crossbeam_channel::Receiver;
 use tracing::info_span;
 
@@ -24,7 +23,6 @@ use crate::batches::Corpus;
 use crate::checkpoint::Writer;
 use crate::context::Context;
 use crate::evaluate;
-use crate::session::assignment::{Assignment, Order};
 use group::Place;
 use outcome::{Departure, Ending};
 use page::Turn;
@@ -38,28 +36,25 @@ pub(crate) struct Trainer {
     orders: Receiver<Order>,
     writer: Writer,
     state: Option<TrainState>,
-    left: Option<(JobId, Generation)>,
+    turns: Turns,
 }
 
 impl Trainer {
     /// A trainer without state.
     pub(crate) fn new(context: Context, orders: Receiver<Order>, writer: Writer) -> Self {
-        Self { context, orders, writer, state: None, left: None }
+        Self { context, orders, writer, state: None, turns: Turns::default() }
     }
 
     /// Obeys until told to exit.
     pub(crate) fn run(mut self) {
         while let Ok(order) = self.orders.recv() {
-            match order {
-                Order::Form(assignment) => self.serve(&assignment),
-                Order::Leave { job, generation } => self.answer_leave(&job, generation),
-                Order::Release(job) => {
-                    if self.state.as_ref().is_none_or(|state| state.job == job) {
-                        self.state = None;
-                        self.context.ledger.release();
-                    }
-                }
-                Order::Exit => break,
+            let Context { ledger, interrupt, .. } = &self.context;
+            let (held, is_draining) = (self.state.as_ref().map(TrainState::held), interrupt.draining());
+            match ledger.urgent(|book| self.turns.take(order, held, is_draining, book)) {
+                Duty::Serve(assignment) => self.serve(&assignment),
+                Duty::Drop => self.state = None,
+                Duty::Rest => {}
+                Duty::Exit => break,
             }
         }
         self.writer.close();
@@ -70,18 +65,15 @@ impl Trainer {
         let _span = info_span!("group", job = %assignment.job, generation = %assignment.generation,
             rank = %assignment.rank, world_size = assignment.world_size())
         .entered();
-        if self.context.interrupt.draining() {
-            return self.tell_left(&assignment.job, assignment.generation, None);
-        }
         let outcome = self.attempt(assignment);
-        self.context.interrupt.leave();
+        self.context.interrupt.bars().leave();
         match outcome {
             Ok(Ending::Finished(summary)) => self.complete(assignment, wire::Outcome::Finished, summary),
             Ok(Ending::Stopped) => self.complete(assignment, wire::Outcome::Stopped, None),
-            Ok(Ending::Drained) => self.tell_left(&assignment.job, assignment.generation, None),
+            Ok(Ending::Drained) => self.tell_left(assignment, None),
             Err(departure) => {
                 tracing::warn!(reason = with_causes(&departure), "left the group");
-                self.tell_left(&assignment.job, assignment.generation, departure.failure());
+                self.tell_left(assignment, departure.failure());
             }
         }
     }
@@ -89,14 +81,11 @@ impl Trainer {
     fn attempt(&mut self, assignment: &Assignment) -> Result<Ending, Departure> {
         let context = &self.context;
         let begun = Instant::now();
-        let step = self.state.as_ref().filter(|s| s.job == assignment.job).map(|s| s.step).unwrap_or_default();
-        context.ledger.hold(&assignment.job, assignment.generation, step, true);
-        context.ledger.speak(assignment.rank.0 == 0);
         let place = info_span!("form").in_scope(|| Place::take(assignment, context))?;
         let formed = Instant::now();
         let held = &mut self.state;
         let state = info_span!("agree_on_state").in_scope(|| place.agree(assignment, held, context))?;
-        context.ledger.hold(&assignment.job, assignment.generation, state.step, true);
+        self.turns.agreed(assignment, state.step, &mut context.ledger.book());
         let entered = wire::Entered {
             job_id: assignment.job.to_string(),
             generation: assignment.generation.0,
@@ -120,39 +109,14 @@ impl Trainer {
         Ok(Ending::Finished(summary))
     }
 
-    fn complete(&mut self, assignment: &Assignment, outcome: wire::Outcome, summary: Option<String>) {
-        let step = self.state.as_ref().map_or(0, |state| state.step.0);
-        self.context.ledger.complete(wire::Completed {
-            job_id: assignment.job.to_string(),
-            generation: assignment.generation.0,
-            step,
-            outcome: outcome.into(),
-            summary_json: summary.unwrap_or_default(),
-        });
+    fn complete(&self, assignment: &Assignment, outcome: wire::Outcome, summary: Option<String>) {
+        let step = self.state.as_ref().map(|state| state.step).unwrap_or_default();
+        self.context.ledger.urgent(|book| self.turns.completed(assignment, step, outcome, summary, book));
     }
 
-    /// An order to leave that came when the thread was out already, or before it was in.
-    fn answer_leave(&mut self, job: &JobId, generation: Generation) {
-        let answered = self.left.as_ref().is_some_and(|(j, g)| j == job && *g >= generation);
-        if !answered {
-            self.tell_left(job, generation, None);
-        }
-    }
-
-    fn tell_left(&mut self, job: &JobId, generation: Generation, failure: Option<wire::Failure>) {
-        let state = self.state.as_ref().filter(|state| state.job == *job);
-        let step = state.map(|state| state.step).unwrap_or_default();
-        match state {
-            Some(_) => self.context.ledger.hold(job, generation, step, false),
-            None => self.context.ledger.release(),
-        }
-        self.context.ledger.notice(Tell::Left(wire::Left {
-            job_id: job.to_string(),
-            generation: generation.0,
-            step: step.0,
-            has_state: state.is_some(),
-            failure,
-        }));
-        self.left = Some((job.clone(), generation));
+    fn tell_left(&mut self, assignment: &Assignment, failure: Option<wire::Failure>) {
+        let held = self.state.as_ref().map(TrainState::held);
+        let Assignment { job, generation, .. } = assignment;
+        self.context.ledger.urgent(|book| self.turns.left(job, *generation, held, failure, book));
     }
 }

@@ -4,14 +4,13 @@ use cappa_collective::Error as CollectiveError;
 use cappa_data::loader::DataError;
 use cappa_model::ModelError;
 use cappa_proto as wire;
+use cappa_session::{BadForm, Barred};
 use cappa_shared::causes::with_causes;
 use cappa_shared::code::Code;
 use thiserror::Error;
 
 use crate::batches::OpenError;
 use crate::checkpoint::CheckpointError;
-use crate::interrupt::Barred;
-use crate::session::assignment::BadForm;
 
 /// What a group was brought to.
 #[derive(Debug, Clone, PartialEq, Eq)]

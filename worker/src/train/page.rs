@@ -6,6 +6,7 @@
 //! over the examples of the global batch, whatever the number of ranks.
 
 use cappa_collective::{Reducer, ReducerOptions, ops};
+use cappa_session::Assignment;
 use tch::Tensor;
 
 use super::group::Place;
@@ -16,7 +17,6 @@ use super::stats::StepStats;
 use crate::batches::{Batches, Corpus, RankBatch};
 use crate::checkpoint::Writer;
 use crate::context::Context;
-use crate::session::assignment::Assignment;
 
 /// What a turn of the page works with.
 pub(super) struct Turn<'a> {

@@ -6,13 +6,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use cappa_model::optim::StepStats as Update;
 use cappa_proto as wire;
 use cappa_proto::worker_message::Message as Tell;
+use cappa_session::Assignment;
 
 use super::config;
 use super::outcome::Departure;
 use super::state::{Tally, TrainState};
 use super::stats::StepStats;
 use crate::metrics::Metrics;
-use crate::session::assignment::Assignment;
 use crate::session::ledger::Ledger;
 
 /// Weight of the newest step in the straggler score.
@@ -170,11 +170,11 @@ impl Recorder {
             tracing::warn!(shard, key, reason, "a sample is quarantined: it weighs nothing");
         }
         if !quarantined.is_empty() || all.bad > 0.0 {
-            self.ledger.quarantine(quarantined, state.tally().bad as u64);
+            self.ledger.book().quarantine(quarantined, state.tally().bad as u64);
         }
         let seconds = point.seconds;
         self.utilisation(clock.busy(), all, seconds);
-        self.ledger.point(point);
+        self.ledger.book().point(point);
         if let Some(mut entered) = self.entered.take() {
             entered.first_step_seconds = seconds;
             self.ledger.notice(Tell::Entered(entered));

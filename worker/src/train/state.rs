@@ -2,6 +2,7 @@
 
 use cappa_model::optim::Optimizer;
 use cappa_model::{Captioner, ModelError};
+use cappa_session::Held;
 use cappa_shared::ids::{JobId, Step};
 use cappa_shared::spec::JobSpec;
 use tch::{Device, Kind, Tensor};
@@ -57,6 +58,11 @@ impl TrainState {
         named.extend(self.optimizer.state());
         named.push((TALLY.into(), self.tally.shallow_clone()));
         named
+    }
+
+    /// What the session is told of it.
+    pub(crate) fn held(&self) -> Held<'_> {
+        Held { job: &self.job, step: self.step }
     }
 
     /// Samples met so far.

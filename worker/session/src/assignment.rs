@@ -9,7 +9,7 @@ use thiserror::Error;
 
 /// A place in a group, and everything needed to take it.
 #[derive(Debug, Clone)]
-pub(crate) struct Assignment {
+pub struct Assignment {
     /// The job.
     pub job: JobId,
     /// The group's generation.
@@ -36,14 +36,14 @@ pub(crate) struct Assignment {
 
 /// Another member.
 #[derive(Debug, Clone)]
-pub(crate) struct Peer {
+pub struct Peer {
     /// `host:port` of its store.
     pub store_address: String,
 }
 
 /// A `Form` that can't be meant.
 #[derive(Debug, Error)]
-pub(crate) enum BadForm {
+pub enum BadForm {
     /// A field is missing or out of range.
     #[error("{0} of the order to form a group is unusable; do coordinator and worker have the same version?")]
     Field(&'static str),
@@ -54,12 +54,15 @@ pub(crate) enum BadForm {
 
 impl Assignment {
     /// Ranks in the group.
-    pub(crate) fn world_size(&self) -> usize {
+    pub fn world_size(&self) -> usize {
         self.members.len()
     }
 
     /// The lead's store, as host and port.
-    pub(crate) fn lead_store(&self) -> Result<(&str, u16), BadForm> {
+    ///
+    /// # Errors
+    /// [`BadForm::Field`] when its address is none.
+    pub fn lead_store(&self) -> Result<(&str, u16), BadForm> {
         let address = &self.members[self.lead.0 as usize].store_address;
         address
             .rsplit_once(':')
@@ -96,7 +99,7 @@ impl TryFrom<wire::Form> for Assignment {
 
 /// What the training thread is told.
 #[derive(Debug)]
-pub(crate) enum Order {
+pub enum Order {
     /// Take a place in a group.
     Form(Box<Assignment>),
     /// Be out of this generation and all before it.

@@ -1,0 +1,45 @@
+//! How long to wait before the coordinator is tried again.
+
+use std::time::Duration;
+
+/// The first pause; it doubles up to [`LIMIT`].
+const FIRST: Duration = Duration::from_millis(100);
+const LIMIT: Duration = Duration::from_secs(2);
+
+/// Pauses that grow as long as no stream lasts.
+#[derive(Debug, Clone)]
+pub struct Backoff {
+    next: Duration,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self { next: FIRST }
+    }
+}
+
+impl Backoff {
+    /// The pause after a stream (or an attempt at one) that lasted so long.
+    pub fn pause(&mut self, lasted: Duration) -> Duration {
+        if lasted > LIMIT {
+            self.next = FIRST;
+        }
+        let pause = self.next;
+        self.next = (pause * 2).min(LIMIT);
+        pause
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_to_a_limit_and_begin_anew_after_a_stream_that_lasted() {
+        let mut backoff = Backoff::default();
+        let at_once = Duration::ZERO;
+        let pauses: Vec<u128> = (0..7).map(|_| backoff.pause(at_once).as_millis()).collect();
+        assert_eq!(pauses, [100, 200, 400, 800, 1600, 2000, 2000]);
+        assert_eq!(backoff.pause(Duration::from_secs(60)), FIRST);
+    }
+}

@@ -1,0 +1,73 @@
+//! What one stream to the coordinator carries, in its order.
+
+use cappa_proto as wire;
+use cappa_proto::worker_message::Message as Tell;
+use cappa_shared::ids::WorkerId;
+
+use crate::book::{Book, Cursor};
+
+/// Who a worker's process is.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// The slot.
+    pub worker: WorkerId,
+    /// Random, one a process.
+    pub incarnation: String,
+    /// Of the program.
+    pub version: String,
+    /// The host's name or address, as its peers know it.
+    pub host: String,
+    /// `host:port` of this process's c10d store.
+    pub store_address: String,
+    /// `host:port` of `/metrics`.
+    pub metrics_address: String,
+    /// `cpu`, or the GPU's name.
+    pub device: String,
+}
+
+/// One stream, from hello on.
+#[derive(Debug)]
+pub struct Conversation {
+    cursor: Cursor,
+    said_goodbye: bool,
+}
+
+impl Conversation {
+    /// A stream begins: with this hello.
+    pub fn open(me: &Identity, book: &mut Book) -> (Self, Tell) {
+        let me = me.clone();
+        let (holding, cursor) = book.connected();
+        let hello = wire::Hello {
+            worker_id: me.worker.to_string(),
+            incarnation: me.incarnation,
+            version: me.version,
+            host: me.host,
+            store_address: me.store_address,
+            metrics_address: me.metrics_address,
+            device: me.device,
+            holding,
+        };
+        (Self { cursor, said_goodbye: false }, Tell::Hello(hello))
+    }
+
+    /// It lives.
+    pub fn heartbeat(&self, book: &Book) -> Tell {
+        let holding = book.holding().cloned().unwrap_or_default();
+        Tell::Heartbeat(wire::Heartbeat { job_id: holding.job_id, generation: holding.generation, step: holding.step })
+    }
+
+    /// What is new since it was asked last.
+    pub fn news(&mut self, book: &mut Book) -> Vec<Tell> {
+        book.due(&mut self.cursor)
+    }
+
+    /// Likewise, and that the process is about to end, once.
+    pub fn tick(&mut self, book: &mut Book, is_draining: bool) -> Vec<Tell> {
+        let mut due = Vec::new();
+        if is_draining && !std::mem::replace(&mut self.said_goodbye, true) {
+            due.push(Tell::Goodbye(wire::Goodbye { reason: "the process was asked to end".into() }));
+        }
+        due.extend(self.news(book));
+        due
+    }
+}
