@@ -47,6 +47,7 @@ pub(crate) fn manifest(
         quarantined,
         created: Timestamp::from_millisecond(unix_ms(attempt.written_at))
             .map_err(|error| problem(error.to_string()))?,
+        account: None,
     })
 }
 

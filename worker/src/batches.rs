@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use cappa_data::Batch as DataBatch;
 use cappa_data::loader::{Loader, LoaderConfig};
-use cappa_data::sample::CaptionSource;
 use cappa_data::text::{Tokenizer, TokenizerError};
 use cappa_model::Batch as Examples;
 use cappa_proto as wire;
@@ -31,6 +30,9 @@ const PATIENCE: Duration = Duration::from_millis(50);
 /// Why a job's data can't be opened.
 #[derive(Debug, Error)]
 pub(crate) enum OpenError {
+    /// Sources that this program can't mix.
+    #[error("the job has several sources; do coordinator and worker have the same version?")]
+    Mixture,
     /// The store.
     #[error("`{0}` can't be read")]
     Storage(String, #[source] StorageError),
@@ -57,7 +59,8 @@ impl Corpus {
     /// Opens what the spec names.
     pub(crate) async fn open(spec: &JobSpec) -> Result<Self, OpenError> {
         let data = &spec.data;
-        let (manifest, origin) = manifest(&data.train).await?;
+        let source = data.train.only().ok_or(OpenError::Mixture)?;
+        let (manifest, origin) = manifest(&source.source).await?;
         let order = SampleOrder::new(manifest.sample_counts(), data.seed, data.lanes, data.shuffle_window)?;
         let tokenizer = tokenizer(spec).await?;
         Ok(Self { manifest: Arc::new(manifest), origin, order: Arc::new(order), tokenizer })
@@ -132,9 +135,9 @@ impl<'a> Batches<'a> {
             first_step,
             end_step: Some(assignment.total_steps),
             image_size: spec.data.image_size as usize,
-            text_length: spec.data.text_length as usize,
+            text_length: spec.data.text_length.longest() as usize,
             tokenizer: corpus.tokenizer.clone(),
-            captions: CaptionSource::default(),
+            captions: spec.data.captions.clone(),
             parallel_fraction: spec.objective.parallel_fraction(),
             cache_folder: context.cache.clone(),
             cache_bytes: context.cache_bytes,
@@ -152,7 +155,7 @@ impl<'a> Batches<'a> {
                 return Ok(to_tensors(
                     batch,
                     self.assignment.spec.data.image_size,
-                    self.assignment.spec.data.text_length,
+                    self.assignment.spec.data.text_length.longest(),
                 ));
             }
             self.context.interrupt.check(&self.assignment.job, self.assignment.generation)?;

@@ -235,7 +235,7 @@ mod tests {
     #[test]
     fn the_demo_submits_a_valid_spec() {
         let spec = JobSpec::parse(&spec(3, 2), &SpecBase::folder("/somewhere")).unwrap();
-        assert_eq!(spec.data.train, "file:///somewhere/corpus/train.json");
+        assert_eq!(spec.data.train.only().unwrap().source, "file:///somewhere/corpus/train.json");
         assert_eq!(spec.evaluate.len(), 5);
     }
 

@@ -4,12 +4,13 @@
 mod references;
 
 use cappa_core::{JobId, Step, Submission};
-use cappa_shared::spec::{JobSpec, SpecBase};
+use cappa_shared::checkpoint::data_digest;
+use cappa_shared::spec::{Decode, JobSpec, SpecBase};
 use cappa_shared::storage::AllowList;
 use uuid::Uuid;
 
 use crate::driver::job_folder;
-use references::References;
+use references::{ManifestFacts, References};
 
 /// Letters of the suffix of a job id: lower-case base32.
 const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
@@ -68,10 +69,11 @@ impl Admission {
         let is_new = |mistake: &Mistake| !mistakes.iter().any(|known| known.path == mistake.path);
         let new: Vec<Mistake> = found.mistakes.into_iter().filter(is_new).collect();
         mistakes.extend(new);
+        mistakes.extend(parsed.iter().flat_map(unsupported));
         let (Ok(spec), true) = (parsed, mistakes.is_empty()) else {
             return Err(Rejected::Spec(mistakes));
         };
-        Ok(submission(&spec, namespace, key, found.train_samples, found.train_digest))
+        Ok(submission(&spec, namespace, key, &found.train))
     }
 
     /// A new id for a job of this name.
@@ -93,7 +95,29 @@ fn mistake_of(error: &cappa_shared::spec::SpecError) -> Mistake {
     Mistake { path: error.path.clone(), message: format!("{}{}", error.message, place.unwrap_or_default()) }
 }
 
-fn submission(spec: &JobSpec, namespace: &str, key: &str, train_samples: u64, data_digest: String) -> Submission {
+/// What a spec may say and no worker can do yet.
+fn unsupported(spec: &JobSpec) -> Vec<Mistake> {
+    let data = &spec.data;
+    let what = [
+        (
+            "data.train",
+            data.train.only().is_none(),
+            "several sources are not supported by this version; name one manifest",
+        ),
+        ("data.decode", data.decode == Decode::Fast, "`fast` is not supported by this version; use `exact`"),
+        (
+            "data.text_length",
+            data.text_length.all().len() > 1,
+            "a list is not supported by this version; give one length",
+        ),
+    ];
+    let found = what.into_iter().filter(|(_, is_meant, _)| *is_meant);
+    found.map(|(path, _, message)| Mistake { path: path.into(), message: message.into() }).collect()
+}
+
+fn submission(spec: &JobSpec, namespace: &str, key: &str, train: &[ManifestFacts]) -> Submission {
+    let samples = train.iter().map(|manifest| manifest.samples).sum();
+    let digests: Vec<&str> = train.iter().map(|manifest| manifest.digest.as_str()).collect();
     Submission {
         name: spec.name.clone(),
         namespace: namespace.to_owned(),
@@ -102,10 +126,10 @@ fn submission(spec: &JobSpec, namespace: &str, key: &str, train_samples: u64, da
         max_workers: spec.workers.max,
         lanes: spec.data.lanes,
         keep: spec.checkpoint.keep,
-        total_steps: Step(spec.total_steps(train_samples)),
+        total_steps: Step(spec.total_steps(samples)),
         spec_json: spec.to_json(),
         spec_digest: spec.digest(),
-        data_digest,
+        data_digest: data_digest(&digests),
         folder: String::new(),
         idempotency_key: (!key.is_empty()).then(|| key.to_owned()),
     }

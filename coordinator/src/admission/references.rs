@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use cappa_shared::causes::with_causes;
 use cappa_shared::manifest::{DataManifest, ManifestError, Shard};
-use cappa_shared::spec::JobSpec;
+use cappa_shared::spec::{JobSpec, is_manifest};
 use cappa_shared::storage::{self, AllowList, Location};
 use futures::future::FutureExt;
 use futures::stream::{self, StreamExt};
@@ -27,7 +27,7 @@ const NAMED: usize = 20;
 /// The URLs of a spec, each with its path in the document, and what they must fit.
 #[derive(Debug, Default)]
 pub(super) struct References {
-    train: Option<String>,
+    train: Vec<(String, String)>,
     tokenizer: Option<String>,
     evaluations: Vec<(usize, String)>,
     lanes: Option<u32>,
@@ -38,15 +38,28 @@ pub(super) struct References {
 #[derive(Debug, Default)]
 pub(super) struct Found {
     pub(super) mistakes: Vec<Mistake>,
-    pub(super) train_samples: u64,
-    pub(super) train_digest: String,
+    /// Of every source: its manifest.
+    pub(super) train: Vec<ManifestFacts>,
+}
+
+/// What a job must know of a manifest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ManifestFacts {
+    pub(super) samples: u64,
+    pub(super) digest: String,
 }
 
 impl References {
     /// Those of a spec that is right in itself.
     pub(super) fn of_spec(spec: &JobSpec) -> Self {
         Self {
-            train: Some(spec.data.train.clone()),
+            train: match spec.data.train.only() {
+                Some(only) => vec![("data.train".into(), only.source.clone())],
+                None => {
+                    let sources = spec.data.train.iter().enumerate();
+                    sources.map(|(n, source)| (format!("data.train[{n}]"), source.source.clone())).collect()
+                }
+            },
             tokenizer: Some(spec.data.tokenizer.clone()),
             evaluations: spec.evaluate.iter().map(|evaluation| evaluation.data.clone()).enumerate().collect(),
             lanes: Some(spec.data.lanes),
@@ -64,7 +77,7 @@ impl References {
         };
         let evaluations = document.pointer("/evaluate").and_then(Value::as_array).map_or(0, Vec::len);
         Self {
-            train: url("/data/train"),
+            train: url("/data/train").into_iter().map(|url| ("data.train".into(), url)).collect(),
             tokenizer: url("/data/tokenizer"),
             evaluations: (0..evaluations).filter_map(|n| Some((n, url(&format!("/evaluate/{n}/data"))?))).collect(),
             lanes: None,
@@ -74,12 +87,8 @@ impl References {
 
     /// Looks at all of them.
     pub(super) async fn check(&self, allowed: &AllowList) -> Found {
-        let train = async {
-            match &self.train {
-                Some(url) => check_manifest("data.train", url, allowed, self.lanes).await,
-                None => Found::default(),
-            }
-        };
+        let train = self.train.iter().map(|(path, url)| check_manifest(path, url, allowed, self.lanes).boxed());
+        let train = stream::iter(train.collect::<Vec<_>>()).buffered(4).collect::<Vec<_>>();
         let tokenizer = async {
             match &self.tokenizer {
                 Some(url) => check_tokenizer(url, allowed, self.vocabulary).await,
@@ -88,9 +97,14 @@ impl References {
         };
         let evaluations = self.evaluations.iter().map(|(n, url)| check_evaluation(*n, url, allowed).boxed());
         let evaluations = stream::iter(evaluations.collect::<Vec<_>>()).buffered(4).collect::<Vec<_>>();
-        let (mut found, tokenizer, evaluations) = tokio::join!(train, tokenizer, evaluations);
+        let (train, tokenizer, evaluations) = tokio::join!(train, tokenizer, evaluations);
+        let mut found = Found::default();
+        for (mistakes, manifest) in train {
+            found.mistakes.extend(mistakes);
+            found.train.extend(manifest);
+        }
         found.mistakes.extend(tokenizer);
-        found.mistakes.extend(evaluations.into_iter().flat_map(|evaluation| evaluation.mistakes));
+        found.mistakes.extend(evaluations.into_iter().flat_map(|(mistakes, _)| mistakes));
         found
     }
 }
@@ -99,12 +113,19 @@ fn is_url(text: &str) -> bool {
     storage::parse(text).is_ok()
 }
 
-async fn check_evaluation(place: usize, url: &str, allowed: &AllowList) -> Found {
+/// The mistakes, and what the manifest says if it could be read.
+type Checked = (Vec<Mistake>, Option<ManifestFacts>);
+
+async fn check_evaluation(place: usize, url: &str, allowed: &AllowList) -> Checked {
     check_manifest(&format!("evaluate[{place}].data"), url, allowed, None).await
 }
 
-async fn check_manifest(path: &str, url: &str, allowed: &AllowList, lanes: Option<u32>) -> Found {
+async fn check_manifest(path: &str, url: &str, allowed: &AllowList, lanes: Option<u32>) -> Checked {
     let mistake = |message: String| Mistake { path: path.to_owned(), message };
+    if !is_manifest(url) {
+        let message = "is no manifest (its name ends in .json); write one with `cappactl data index` and name that";
+        return (vec![mistake(message.into())], None);
+    }
     let read = async {
         let location = allowed_location(url, allowed)?;
         let content = read_bounded(&location).await?;
@@ -113,20 +134,15 @@ async fn check_manifest(path: &str, url: &str, allowed: &AllowList, lanes: Optio
     };
     let (location, manifest) = match within_limit(url, read).await {
         Ok(found) => found,
-        Err(messages) => {
-            return Found { mistakes: messages.into_iter().map(mistake).collect(), ..Found::default() };
-        }
+        Err(messages) => return (messages.into_iter().map(mistake).collect(), None),
     };
-    let train_samples = manifest.total_samples();
+    let samples = manifest.total_samples();
     let mut messages = check_shards(&location, &manifest, allowed).await;
-    if let Some(lanes) = lanes.filter(|lanes| u64::from(*lanes) > train_samples) {
-        messages.push(format!("has {train_samples} samples for {lanes} lanes; add data or lower data.lanes"));
+    if let Some(lanes) = lanes.filter(|lanes| u64::from(*lanes) > samples) {
+        messages.push(format!("has {samples} samples for {lanes} lanes; add data or lower data.lanes"));
     }
-    Found {
-        mistakes: messages.into_iter().map(mistake).collect(),
-        train_samples,
-        train_digest: manifest.digest().to_owned(),
-    }
+    let facts = ManifestFacts { samples, digest: manifest.digest().to_owned() };
+    (messages.into_iter().map(mistake).collect(), Some(facts))
 }
 
 /// All that is wrong with the manifest, a message each.

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 
+use super::account::Account;
 use super::attempt_folder;
 use crate::ids::{Generation, JobId, Step};
 
@@ -35,6 +36,9 @@ pub struct Contents {
     pub quarantined: Vec<Quarantined>,
     /// When it was committed.
     pub created: Timestamp,
+    /// How the run came here; older versions kept none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account: Option<Account>,
 }
 
 /// A file of a checkpoint.
@@ -140,6 +144,16 @@ impl CheckpointManifest {
     /// Bytes of all parts.
     pub fn total_bytes(&self) -> u64 {
         self.contents.parts.iter().map(|part| part.bytes).sum()
+    }
+}
+
+/// The identity of a job's training data: the digest of its manifest, or of the digests of all of them in the spec's order.
+pub fn data_digest(manifests: &[&str]) -> String {
+    match manifests {
+        [only] => (*only).to_owned(),
+        several => {
+            hex::encode(Sha256::digest(serde_json::to_vec(several).expect("texts and numbers always serialise")))
+        }
     }
 }
 

@@ -6,12 +6,16 @@
 //!                                  /MANIFEST.json                        committed; names generation 3 and its parts
 //! ```
 
+mod account;
+mod audit;
 mod manifest;
 mod store;
 
 use crate::ids::{Generation, Rank, Step};
 
-pub use manifest::{CheckpointManifest, Contents, ManifestProblems, Part, Quarantined};
+pub use account::{Account, FormedGroup, GroupSteps, OrderRecord, Previous, SourceRecord, lineage};
+pub use audit::{Audit, EpochUse, audit, chain};
+pub use manifest::{CheckpointManifest, Contents, ManifestProblems, Part, Quarantined, data_digest};
 pub use store::{CheckpointError, commit, committed, load, newest, read_part, verify};
 
 /// The folder with all checkpoints, in the job's folder.

@@ -27,6 +27,7 @@ fn contents(step: u64) -> Contents {
             reason: "undecodable".into(),
         }],
         created: jiff::Timestamp::UNIX_EPOCH,
+        account: None,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::draw::mix;
-use super::{Permutation, SampleOrder, SampleRef, Slot};
+use super::{InMixture, Permutation, SampleOrder, SampleRef, Slot};
 
 /// Domains of the permutations' keys.
 const SHARDS: u64 = 0x7368_6172;
@@ -19,6 +19,7 @@ pub struct EpochOrder {
     starts: Vec<u64>,
     lanes: u32,
     window_shards: u32,
+    place: InMixture,
 }
 
 /// A stretch of a lane within which samples are shuffled.
@@ -48,7 +49,7 @@ impl EpochOrder {
             end += u64::from(order.counts[place(&shards, rank) as usize]);
             starts.push(end);
         }
-        Self { epoch, key, shards, starts, lanes: order.lanes, window_shards: order.window_shards }
+        Self { epoch, key, shards, starts, lanes: order.lanes, window_shards: order.window_shards, place: order.place }
     }
 
     /// Which epoch this is.
@@ -61,7 +62,9 @@ impl EpochOrder {
         let line = self.lane(lane);
         let position = line.start + index;
         let sample = (position < line.end).then(|| self.sample(lane, position));
-        Slot { epoch: self.epoch, lane, number: index * u64::from(self.lanes) + u64::from(lane), sample }
+        let number = index * u64::from(self.lanes) + u64::from(lane);
+        let number = number * u64::from(self.place.sources) + u64::from(self.place.source);
+        Slot { epoch: self.epoch, lane, number, sample }
     }
 
     /// The window around the slot at `index` of a lane; nothing for a null slot. Whoever reads ahead walks windows with this.
@@ -76,7 +79,7 @@ impl EpochOrder {
                     .ranks
                     // The lane may begin or end within a shard, and shards may be empty.
                     .filter(|&rank| self.starts[rank].max(span.line.start) < self.starts[rank + 1].min(span.line.end))
-                    .map(|rank| place(&self.shards, rank))
+                    .map(|rank| self.shard(rank))
                     .collect(),
             }
         })
@@ -98,7 +101,7 @@ impl EpochOrder {
         let position = span.line.start + shuffle.apply(position - span.line.start);
         let rank = self.rank(position);
         let index = u32::try_from(position - self.starts[rank]).expect("a shard's samples are counted in 32 bits");
-        SampleRef { shard: place(&self.shards, rank), index }
+        SampleRef { shard: self.shard(rank), index }
     }
 
     /// The window of a lane that holds a line position.
@@ -118,6 +121,11 @@ impl EpochOrder {
     /// The permuted shard that holds a line position.
     fn rank(&self, position: u64) -> usize {
         self.starts.partition_point(|&start| start <= position) - 1
+    }
+
+    /// The job's number of the shard at `rank` of the permuted line.
+    fn shard(&self, rank: usize) -> u32 {
+        self.place.first_shard + place(&self.shards, rank)
     }
 
     fn total(&self) -> u64 {

@@ -10,11 +10,16 @@
 //! of a run is one number: the step. Lanes hold ⌊N/C⌋ or ⌈N/C⌉ samples; a lane's slots past its samples are *null*: they
 //! are the last of the epoch and weigh nothing.
 //!
+//! Several sources are mixed by weight: a short keyed cycle says whose turn every slot of a lane is, and every source
+//! advances through its own lanes and epochs ([`JobOrder`]).
+//!
 //! **Quality of the shuffle.** Samples meet only samples of shards that share their window in that epoch; larger windows mix
 //! more and keep more shards at hand. The shards of a window change with every epoch.
 
 mod draw;
 mod epoch;
+mod job;
+mod mixture;
 mod permutation;
 
 use std::ops::Range;
@@ -25,6 +30,8 @@ use crate::ids::{Rank, Step};
 
 pub use draw::{Draws, Purpose};
 pub use epoch::{EpochOrder, Window};
+pub use job::{JobOrder, Place};
+pub use mixture::{MAX_SOURCES, Weights};
 pub use permutation::Permutation;
 
 /// A sample of the corpus: which shard of the manifest, and which sample of it, both from zero.
@@ -59,7 +66,7 @@ pub struct Position {
 }
 
 /// Why no sample order can be built.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum OrderError {
     /// No shard has a sample.
     #[error("the manifest has no samples; index the shards again or name others")]
@@ -73,6 +80,29 @@ pub enum OrderError {
     /// Shard places are 32-bit.
     #[error("the manifest has {0} shards; at most {max} are supported", max = u32::MAX)]
     TooManyShards(usize),
+    /// There must be a source, and a weight for each.
+    #[error("a job has 1 to {max} sources, each with a weight, not {0}", max = MAX_SOURCES)]
+    Sources(usize),
+    /// The source would never have its turn, or always.
+    #[error(
+        "weight {weight} of source {place} is not at least a thousandth of all weights together; raise it or leave the source out"
+    )]
+    Weight {
+        /// Which source, from zero.
+        place: usize,
+        /// Its weight.
+        weight: f64,
+    },
+    /// A lane of a mixture must never be empty.
+    #[error("source {place} has {samples} samples for {lanes} lanes; add data or lower data.lanes")]
+    SmallSource {
+        /// Which source, from zero.
+        place: u32,
+        /// Its samples.
+        samples: u64,
+        /// Lanes of the order.
+        lanes: u32,
+    },
     /// A step takes the same number of slots of every lane.
     #[error("batch size {batch_size} is not a positive multiple of the {lanes} lanes; choose a multiple of {lanes}")]
     BatchNotDivisible {
@@ -93,6 +123,15 @@ pub struct SampleOrder {
     seed: u64,
     lanes: u32,
     window_shards: u32,
+    place: InMixture,
+}
+
+/// What keeps the sources of a mixture apart: shards and slots are numbered through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct InMixture {
+    source: u32,
+    sources: u32,
+    first_shard: u32,
 }
 
 impl SampleOrder {
@@ -110,8 +149,31 @@ impl SampleOrder {
             (0, _, _) => Err(OrderError::NoSamples),
             (_, 0, _) => Err(OrderError::NoLanes),
             (_, _, 0) => Err(OrderError::NoWindow),
-            _ => Ok(Self { counts: shard_sample_counts, total, seed, lanes, window_shards }),
+            _ => {
+                let place = InMixture { source: 0, sources: 1, first_shard: 0 };
+                Ok(Self { counts: shard_sample_counts, total, seed, lanes, window_shards, place })
+            }
         }
+    }
+
+    fn in_mixture(self, source: u32, sources: u32, first_shard: u32) -> Self {
+        Self { place: InMixture { source, sources, first_shard }, ..self }
+    }
+
+    /// Samples of every shard.
+    pub fn counts(&self) -> &[u32] {
+        &self.counts
+    }
+
+    /// The first of its shards in the numbering of the job.
+    pub fn first_shard(&self) -> u32 {
+        self.place.first_shard
+    }
+
+    /// Samples of a lane in every epoch, ⌊N/C⌋ or ⌈N/C⌉.
+    pub fn samples_of_lane(&self, lane: u32) -> u64 {
+        let lanes = u64::from(self.lanes);
+        self.total / lanes + u64::from(u64::from(lane) < self.total % lanes)
     }
 
     /// Samples in an epoch, N.

@@ -2,6 +2,7 @@
 //! knows every wrong key, and that becomes a [`JobSpec`], which the rest of the code sees: every
 //! value checked, every default filled in. Defaults are the paper's (arXiv 2306.07915, appendix A).
 
+mod data;
 mod document;
 mod emit;
 mod error;
@@ -17,6 +18,7 @@ mod validate;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use data::{CaptionChoice, CaptionSource, Captions, Data, Decode, Source, Sources, TextLengths, is_manifest};
 pub use error::{Mistake, Position, SpecError, SpecErrors};
 pub use load::SpecBase;
 pub use overrides::apply_overrides;
@@ -108,27 +110,6 @@ pub enum PositionEmbedding {
     Learn,
     /// Fixed two-dimensional sines and cosines.
     Sincos2d,
-}
-
-/// Where samples come from and how they become tensors.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Data {
-    /// URL of the training manifest (`cappactl data index` writes it).
-    pub train: String,
-    /// URL of the `tokenizer.json`.
-    pub tokenizer: String,
-    /// Height and width of the model's input in pixels.
-    pub image_size: u32,
-    /// Tokens of a caption, end-of-text included.
-    pub text_length: u32,
-    /// Seed of sample order, draws and initialisation.
-    pub seed: u64,
-    /// Lanes that an epoch is cut into; ranks own whole lanes, so it bounds the world size.
-    pub lanes: u32,
-    /// Shards that are shuffled together within a lane.
-    pub shuffle_window: u32,
-    /// The job fails when more than this share of the samples seen is bad.
-    pub max_bad_fraction: f64,
 }
 
 /// The update rule.

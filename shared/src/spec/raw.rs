@@ -7,7 +7,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{OptimizerName, PositionEmbedding, Precision, ScheduleName};
+use super::{CaptionChoice, Decode, OptimizerName, PositionEmbedding, Precision, ScheduleName};
 
 /// A CapPa job: a vision encoder trained by captioning.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -141,16 +141,22 @@ pub(super) struct RawModel {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawData {
-    /// URL or path of the training manifest that `cappactl data index` wrote.
+    /// What to train on: the URL or path of a manifest that `cappactl data index` wrote (it ends in .json), a pattern of
+    /// shards such as `s3://bucket/train-{000..127}.tar` (they are indexed first), or a list of either, mixed by weight.
     #[schemars(required)]
-    pub(super) train: Option<String>,
-    /// URL or path of the `tokenizer.json`.
+    pub(super) train: Option<Short<String, Vec<Short<String, RawSource>>>>,
+    /// URL or path of the tokenizer: a `tokenizer.json` or a SentencePiece `.model`.
     #[schemars(required)]
     pub(super) tokenizer: Option<String>,
+    /// Where captions are found: auto, txt, or a mapping that says more. Default: auto.
+    pub(super) captions: Option<Short<CaptionFrom, RawCaptions>>,
+    /// How images are decoded. Default: exact.
+    pub(super) decode: Option<Decode>,
     /// Height and width of the model's input in pixels. Default: the preset's.
     pub(super) image_size: Option<u32>,
-    /// Tokens of a caption, end-of-text included. Default: the preset's.
-    pub(super) text_length: Option<u32>,
+    /// Tokens of a caption, end-of-text included. Of a list, every batch takes the shortest length that its captions fit
+    /// into. Default: the preset's.
+    pub(super) text_length: Option<Short<u32, Vec<u32>>>,
     /// Seed of sample order, draws and initialisation. Default: 0.
     pub(super) seed: Option<u64>,
     /// Lanes that an epoch is cut into; a worker owns at least one. Default: 64, or batch_size if that is less.
@@ -159,6 +165,37 @@ pub(super) struct RawData {
     pub(super) shuffle_window: Option<u32>,
     /// The job fails when more than this share of the samples seen is bad. Default: 0.01.
     pub(super) max_bad_fraction: Option<f64>,
+}
+
+/// A source of a mixture.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawSource {
+    /// URL or path of a manifest, or a pattern of shards.
+    #[schemars(required)]
+    pub(super) source: Option<String>,
+    /// Its share of the samples, in relation to the other weights. Default: 1.
+    pub(super) weight: Option<f64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum CaptionFrom {
+    Auto,
+    Txt,
+    Json,
+}
+
+/// Where a sample's captions are found, and which of several is taken.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawCaptions {
+    /// auto: the list `captions` of the `.json`, else the `.txt`; txt: the `.txt`; json: a field of the `.json`. Default: auto.
+    pub(super) from: Option<CaptionFrom>,
+    /// json: the field with the caption, or with a list of them.
+    pub(super) field: Option<String>,
+    /// Which of several captions of an image. Default: one.
+    pub(super) choose: Option<CaptionChoice>,
 }
 
 /// The update rule.

@@ -38,7 +38,7 @@ fn defaults_are_the_papers() {
     let spec = spec("duration: {examples: 9000000000}");
     assert_eq!(spec.objective, Objective::Cappa { parallel_fraction: 0.75 });
     assert_eq!((spec.model.preset.as_str(), spec.model.width, spec.model.vocabulary), ("B/16", 768, 32_000));
-    assert_eq!((spec.data.image_size, spec.data.text_length, spec.data.lanes), (224, 64, 64));
+    assert_eq!((spec.data.image_size, spec.data.text_length.longest(), spec.data.lanes), (224, 64, 64));
     assert_eq!((spec.batch_size, spec.optimizer.name), (8192, OptimizerName::Adafactor));
     assert_eq!(spec.schedule, Schedule { name: ScheduleName::Cosine, warmup_steps: Some(10_000) });
     assert_eq!(spec.total_steps(1), 1_098_633);
@@ -48,7 +48,7 @@ fn defaults_are_the_papers() {
 fn a_preset_brings_the_input_it_is_made_for() {
     let spec = spec("model: {preset: tiny, layers: 6}\nbatch_size: 32");
     assert_eq!((spec.model.layers, spec.model.width, spec.model.mlp), (6, 128, 512));
-    assert_eq!((spec.data.image_size, spec.data.text_length, spec.model.vocabulary), (64, 24, 512));
+    assert_eq!((spec.data.image_size, spec.data.text_length.longest(), spec.model.vocabulary), (64, 24, 512));
     assert_eq!(spec.data.lanes, 32);
     assert_eq!(spec.schedule.warmup_steps, Some(10));
 }
@@ -76,7 +76,7 @@ fn paths_become_urls_relative_to_the_documents_folder() {
     let lines = "data: {train: ../data/my set/m.json, tokenizer: s3://bucket/t.json}";
     let data = spec(lines).data;
     assert_eq!(
-        (data.train.as_str(), data.tokenizer.as_str()),
+        (data.train.only().unwrap().source.as_str(), data.tokenizer.as_str()),
         ("file:///home/me/data/my%20set/m.json", "s3://bucket/t.json")
     );
     let errors = JobSpec::parse(&document(""), &SpecBase::none()).unwrap_err();
@@ -185,6 +185,79 @@ fn mistakes_of_meaning_are_named() {
     check(
         "checkpoint: {every: 0, keep: 0}",
         &["1:21: checkpoint.every: 0 is below 1, the least", "1:30: checkpoint.keep: 0 is below 1, the least"],
+    );
+}
+
+#[test]
+fn data_may_come_from_manifests_patterns_and_mixtures() {
+    let data = |lines: &str| spec(&format!("data: {{tokenizer: t.json, {lines}}}")).data;
+    assert_eq!(
+        data("train: 'shards/train-{000..127}.tar'").train.only().unwrap().source,
+        "/home/me/jobs/shards/train-{000..127}.tar"
+    );
+    assert_eq!(data("train: 's3://b/train-??.tar'").train.only().unwrap().source, "s3://b/train-??.tar");
+    let mixed = data("train: [{source: a.json, weight: 2}, 's3://b/*.tar']").train;
+    let sources: Vec<_> = mixed.iter().map(|s| (s.source.as_str(), s.weight, s.is_manifest())).collect();
+    assert_eq!(sources, [("file:///home/me/jobs/a.json", 2.0, true), ("s3://b/*.tar", 1.0, false)]);
+    assert!(mixed.need_index() && mixed.only().is_none());
+    assert_eq!(data("train: [a.json]"), data("train: a.json"), "one source alone is no mixture");
+}
+
+#[test]
+fn captions_and_lengths_have_short_forms() {
+    let data = |lines: &str| spec(&format!("data: {{train: a.json, tokenizer: t.model, {lines}}}")).data;
+    assert_eq!(data("captions: txt").captions, data("captions: {from: txt, choose: one}").captions);
+    let captions = data("captions: {from: json, field: alt, choose: turn}, decode: fast");
+    assert_eq!(captions.captions.source, CaptionSource::Json { field: "alt".into() });
+    assert_eq!((captions.captions.choose, captions.decode), (CaptionChoice::Turn, Decode::Fast));
+    assert_eq!(data("text_length: [64, 16, 32]").text_length.all(), [16, 32, 64]);
+    assert_eq!(data("text_length: [24]").text_length, data("text_length: 24").text_length);
+}
+
+#[test]
+fn mistakes_of_data_are_named() {
+    check("data: {train: [], tokenizer: t.json}", &["1:15: data.train: 0 is below 1, the least"]);
+    check(
+        "data: {train: [{source: a.json, weight: 0}, {weight: 1}], tokenizer: t.json}",
+        &["1:41: data.train[0].weight: 0 is not above 0", "1:45: data.train[1].source: is required"],
+    );
+    check(
+        "data: {train: [a.json, a.json], tokenizer: t.json}",
+        &["1:24: data.train[1].source: is a source already; give it once, with the sum of the weights"],
+    );
+    check(
+        "data: {train: [{source: a.json, weight: 1e9}, b.json], tokenizer: t.json}",
+        &[
+            "1:15: data.train: weight 1 of source 1 is not at least a thousandth of all weights together; raise it or leave \
+           the source out",
+        ],
+    );
+    check(
+        "data: {train: 'ftp://h/{0..9}.tar', tokenizer: t.json}",
+        &[
+            "1:15: data.train: `ftp://h/x0..9x.tar` can't be used as a storage URL: the scheme `ftp` is not supported; use one of \
+           file, s3, gs, az, http, https",
+        ],
+    );
+    check(
+        "data: {train: a.json, tokenizer: t.json, captions: json, text_length: [1, 24, 24]}",
+        &[
+            "1:52: data.captions: the field of the .json with the caption is required; write {from: json, field: NAME}",
+            "1:72: data.text_length[0]: 1 is below 2, the least",
+            "1:79: data.text_length[2]: 24 is given twice",
+        ],
+    );
+    check(
+        "data: {train: a.json, tokenizer: t.json, captions: {field: x, choose: all}}",
+        &[
+            "1:60: data.captions.field: is for captions from `json` only",
+            "1:71: data.captions.choose: `all` is not supported by this version: an epoch has every image once; `turn` takes \
+             the next caption of an image in every epoch, so that all of them are seen in time",
+        ],
+    );
+    check(
+        "data: {train: [a.json, b.json], tokenizer: t.json}\nduration: {epochs: 2}",
+        &["2:20: duration.epochs: every source of data.train has epochs of its own; give steps or examples"],
     );
 }
 
@@ -304,6 +377,25 @@ fn any_task() -> impl Strategy<Value = Task> {
     ]
 }
 
+fn any_sources() -> impl Strategy<Value = Sources> {
+    let source = prop_oneof!["[a-z]{1,9}\\.json", "[a-z]{1,5}-\\{0\\.\\.9\\}\\.tar", "[a-z]{1,5}-[?*]\\.tar"];
+    prop::collection::btree_map(source, 0.5..2.0f64, 1..4).prop_map(|sources| {
+        let only = sources.len() == 1;
+        let one = |(name, weight)| Source { source: format!("s3://b/{name}"), weight: if only { 1.0 } else { weight } };
+        Sources::new(sources.into_iter().map(one).collect())
+    })
+}
+
+fn any_captions() -> impl Strategy<Value = Captions> {
+    let source = prop_oneof![
+        Just(CaptionSource::Auto),
+        Just(CaptionSource::Txt),
+        "(?s).{1,6}".prop_map(|field| CaptionSource::Json { field }),
+    ];
+    let choose = prop_oneof![Just(CaptionChoice::One), Just(CaptionChoice::Turn)];
+    (source, choose).prop_map(|(source, choose)| Captions { source, choose })
+}
+
 prop_compose! {
     fn any_spec()(
         name in "[a-z][a-z0-9]{0,20}",
@@ -315,11 +407,17 @@ prop_compose! {
         priority in any::<i32>(),
         tasks in prop::collection::vec((any_task(), prop::option::of(1..u64::MAX)), 0..3),
         bf16 in any::<bool>(),
+        train in any_sources(),
+        (captions, decode, lengths) in (any_captions(), prop_oneof![Just(Decode::Exact), Just(Decode::Fast)], prop::collection::btree_set(2..4096u32, 1..5)),
     ) -> JobSpec {
         let mut spec = spec("model: tiny");
         spec.name = name;
         spec.objective = fraction.map_or(Objective::Cap, |parallel_fraction| Objective::Cappa { parallel_fraction });
         (spec.data.lanes, spec.batch_size, spec.data.seed) = (lanes, lanes * slots, seed);
+        (spec.data.train, spec.data.captions, spec.data.decode) = (train, captions, decode);
+        spec.data.text_length = TextLengths::new(lengths.into_iter().collect());
+        let has_epochs = spec.data.train.only().is_some();
+        let length = match length { Length::Epochs(n) if !has_epochs => Length::Steps(n), length => length };
         spec.duration = length;
         let steps = match length { Length::Epochs(_) => None, _ => Some(spec.total_steps(1)) };
         spec.schedule.warmup_steps = steps.map(|steps| spec.warmup_steps(steps).min(steps));

@@ -1,7 +1,8 @@
 //! One sample of a shard: its image's bytes, its caption, its facts.
 
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+pub use cappa_shared::spec::CaptionSource;
 
 use crate::bad::{BadReason, BadSample};
 use crate::shards::{Damage, SampleEntry, Shard};
@@ -11,19 +12,6 @@ pub(crate) const IMAGE_EXTENSIONS: [&str; 3] = ["jpg", "jpeg", "png"];
 
 /// Field of the `.json` that lists several captions.
 const CAPTIONS_FIELD: &str = "captions";
-
-/// Where captions are found.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum CaptionSource {
-    /// The list `captions` of the `.json` where there is one, otherwise the `.txt`.
-    #[default]
-    Auto,
-    /// The `.txt`.
-    Txt,
-    /// A field of the `.json`: a text or a list of texts.
-    Json(String),
-}
 
 /// A sample as it lies in its shard.
 #[derive(Debug, Clone)]
@@ -76,7 +64,7 @@ impl<'a> RawSample<'a> {
     pub fn captions(&self, source: &CaptionSource) -> Result<Vec<String>, BadSample> {
         let captions = match source {
             CaptionSource::Txt => self.text_caption()?,
-            CaptionSource::Json(field) => texts(self.json()?.as_ref(), field),
+            CaptionSource::Json { field } => texts(self.json()?.as_ref(), field),
             CaptionSource::Auto => match texts(self.json()?.as_ref(), CAPTIONS_FIELD) {
                 captions if captions.is_empty() => self.text_caption()?,
                 captions => captions,
@@ -84,7 +72,7 @@ impl<'a> RawSample<'a> {
         };
         if captions.is_empty() {
             let place = match source {
-                CaptionSource::Json(field) => format!("no caption in the field {field:?} of the .json"),
+                CaptionSource::Json { field } => format!("no caption in the field {field:?} of the .json"),
                 CaptionSource::Txt | CaptionSource::Auto => "no .txt file with a caption".into(),
             };
             return Err(self.bad(BadReason::CaptionMissing, place));

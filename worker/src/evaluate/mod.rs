@@ -114,7 +114,7 @@ impl Evaluator<'_> {
 
     /// Texts as candidates: `[N, L]`.
     fn tokens<S: AsRef<str>>(&self, texts: &[S]) -> Result<Tensor, Departure> {
-        let length = self.assignment.spec.data.text_length as usize;
+        let length = self.assignment.spec.data.text_length.longest() as usize;
         let mut ids = Vec::with_capacity(texts.len() * length);
         for text in texts {
             ids.extend(self.tokenizer.encode(text.as_ref(), length).map_err(|e| Departure::Unsuitable(e.to_string()))?);

@@ -33,7 +33,7 @@ pub(crate) fn model(spec: &JobSpec) -> ModelConfig {
         decoder_mlp: model.mlp.into(),
         decoder_bias: model.decoder_bias,
         vocab: model.vocabulary.into(),
-        text_length: spec.data.text_length.into(),
+        text_length: spec.data.text_length.longest().into(),
         position: match model.position {
             spec::PositionEmbedding::Learn => PositionEmbedding::Learn,
             spec::PositionEmbedding::Sincos2d => PositionEmbedding::Sincos2d,

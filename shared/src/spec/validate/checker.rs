@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 use std::path::Path;
 
 use crate::ids::is_label;
+use crate::spec::data::is_manifest;
 use crate::spec::document::{Entry, Node, Value};
 use crate::spec::error::{Mistake, Position, SpecError};
 use crate::spec::load::SpecBase;
@@ -88,6 +89,32 @@ impl<'a> Checker<'a> {
                 String::new()
             }
         }
+    }
+
+    /// The URL of the manifest that is meant, or the pattern of shards with an absolute path or a URL.
+    pub(super) fn source(&mut self, path: &str, given: Option<String>) -> String {
+        match given {
+            Some(given) if !given.is_empty() && !is_manifest(&given) => {
+                let pattern = self.pattern(given);
+                pattern.unwrap_or_else(|message| {
+                    self.report(&[path], Mistake::BadUrl, message);
+                    String::new()
+                })
+            }
+            given => self.url(path, given),
+        }
+    }
+
+    fn pattern(&self, given: String) -> Result<String, String> {
+        let pattern = match self.base.folder.as_deref() {
+            Some(folder) if !given.contains("://") => {
+                storage::absolute(folder, Path::new(&given)).to_string_lossy().into_owned()
+            }
+            _ => given,
+        };
+        // Braces and wildcards mean nothing to a URL: `?` would begin a query.
+        storage::parse(&pattern.replace(['{', '}', '*', '?', '[', ']'], "x")).map_err(|error| error.to_string())?;
+        Ok(pattern)
     }
 
     fn resolve(&self, given: &str) -> Result<String, String> {

@@ -3,6 +3,7 @@
 //! fit to it.
 
 mod checker;
+mod data;
 mod evaluation;
 mod model;
 mod training;
@@ -12,9 +13,8 @@ use std::collections::BTreeSet;
 use super::document::Node;
 use super::error::{Mistake, SpecError};
 use super::load::SpecBase;
-use super::preset::Sizes;
-use super::raw::{Kind, ObjectiveName, RawData, RawObjective, RawSpec, Short};
-use super::{Data, JobSpec, Objective};
+use super::raw::{Kind, ObjectiveName, RawObjective, RawSpec, Short};
+use super::{JobSpec, Objective};
 use checker::Checker;
 
 /// Characters of a job's name: the job id adds a suffix, and is a DNS label of at most 63.
@@ -39,9 +39,10 @@ pub(super) fn validate(
     let sizes = model::model(raw.model, &mut checker);
     let lanes = raw.data.as_ref().and_then(|data| data.lanes);
     let lanes = lane_count(lanes, batch_size, &mut checker);
-    let data = data(raw.data.unwrap_or_default(), &sizes, lanes, &mut checker);
+    let data = data::data(raw.data.unwrap_or_default(), &sizes, lanes, &mut checker);
     model::check_input(&sizes.model, &data, &mut checker);
     let duration = training::duration(&raw.duration.unwrap_or_default(), &mut checker);
+    data::check_duration(&data, duration, &mut checker);
     JobSpec {
         name: name(raw.name, &mut checker),
         objective: objective(raw.objective, &mut checker),
@@ -121,23 +122,4 @@ fn lane_count(given: Option<u32>, batch_size: u32, checker: &mut Checker<'_>) ->
         checker.report(&["batch_size", "data.lanes"], Mistake::NotDivisible, message);
     }
     lanes
-}
-
-fn data(raw: RawData, sizes: &Sizes, lanes: u32, checker: &mut Checker<'_>) -> Data {
-    let data = Data {
-        train: checker.url("data.train", raw.train),
-        tokenizer: checker.url("data.tokenizer", raw.tokenizer),
-        image_size: raw.image_size.unwrap_or(sizes.image_size),
-        text_length: raw.text_length.unwrap_or(sizes.text_length),
-        seed: raw.seed.unwrap_or(0),
-        lanes,
-        shuffle_window: raw.shuffle_window.unwrap_or(8),
-        max_bad_fraction: raw.max_bad_fraction.unwrap_or(0.01),
-    };
-    checker.within("data.image_size", data.image_size, 1..=4096);
-    // The shortest caption is one token and its end-of-text.
-    checker.within("data.text_length", data.text_length, 2..=4096);
-    checker.within("data.shuffle_window", data.shuffle_window, 1..=65_536);
-    checker.fraction("data.max_bad_fraction", data.max_bad_fraction);
-    data
 }

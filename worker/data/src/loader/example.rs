@@ -1,10 +1,11 @@
 //! From a slot to a row of a batch: read, decode, resize, choose the caption, tokenise.
 
 use cappa_shared::order::{Draws, Purpose, SampleRef, Slot};
+use cappa_shared::spec::{CaptionChoice, Captions};
 
 use crate::bad::{BadReason, BadSample};
 use crate::image::{DecodeError, decode, resize_exact};
-use crate::sample::{CaptionSource, RawSample};
+use crate::sample::RawSample;
 use crate::shards::Shard;
 use crate::text::Tokenizer;
 
@@ -15,7 +16,7 @@ pub(super) struct ExampleMaker {
     pub(super) image_size: usize,
     pub(super) text_length: usize,
     pub(super) tokenizer: Tokenizer,
-    pub(super) captions: CaptionSource,
+    pub(super) captions: Captions,
     pub(super) parallel_fraction: f64,
 }
 
@@ -36,21 +37,39 @@ impl ExampleMaker {
     /// The example of a slot that holds `sample`.
     pub(super) fn make(&self, shard: &Shard, slot: &Slot, sample: SampleRef) -> Result<Example, BadSample> {
         let raw = RawSample::find(shard, sample.index)?;
-        self.example(&raw, slot).map_err(|bad| BadSample { key: Some(raw.key().to_owned()), ..bad })
+        self.example(&raw, slot, sample).map_err(|bad| BadSample { key: Some(raw.key().to_owned()), ..bad })
     }
 
-    fn example(&self, raw: &RawSample<'_>, slot: &Slot) -> Result<Example, BadSample> {
+    fn example(&self, raw: &RawSample<'_>, slot: &Slot, sample: SampleRef) -> Result<Example, BadSample> {
         let image = decode(&raw.image()?).map_err(bad_image)?;
-        let captions = raw.captions(&self.captions)?;
-        let chosen = self.draws.below(captions.len() as u64, slot.epoch, slot.number, Purpose::Caption);
-        let caption = &captions[usize::try_from(chosen).expect("below the number of captions")];
+        let captions = raw.captions(&self.captions.source)?;
+        let caption = &captions[self.choose(captions.len(), slot, sample)];
         let tokens = self
             .tokenizer
             .encode(caption, self.text_length)
             .map_err(|error| BadSample::new(BadReason::CaptionDamaged, format!("{error}: {caption:?}")))?;
         Ok(Example { image: resize_exact(image, self.image_size, self.image_size).pixels, tokens })
     }
+
+    /// Which of a sample's captions a slot takes.
+    fn choose(&self, captions: usize, slot: &Slot, sample: SampleRef) -> usize {
+        let count = captions as u64;
+        let chosen = match self.captions.choose {
+            CaptionChoice::Turn => {
+                let sample = u64::from(sample.shard) << 32 | u64::from(sample.index);
+                let first = self.draws.below(count, EVERY_EPOCH, sample, Purpose::Caption);
+                (first + slot.epoch % count) % count
+            }
+            CaptionChoice::One | CaptionChoice::All => {
+                self.draws.below(count, slot.epoch, slot.number, Purpose::Caption)
+            }
+        };
+        usize::try_from(chosen).expect("below the number of captions")
+    }
 }
+
+/// An epoch that never comes, for draws that a sample keeps in all epochs.
+const EVERY_EPOCH: u64 = u64::MAX;
 
 pub(crate) fn bad_image(error: DecodeError) -> BadSample {
     let reason = match error {

@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 use cappa_shared::ids::Step;
 use cappa_shared::manifest::DataManifest;
 use cappa_shared::order::SampleOrder;
+use cappa_shared::spec::Captions;
 use cappa_shared::storage::Location;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
@@ -31,7 +32,6 @@ pub use batch::{Batch, BatchTiming, Quarantined};
 pub use error::DataError;
 pub(crate) use example::bad_image;
 
-use crate::sample::CaptionSource;
 use crate::shards::{PoolConfig, ShardPool};
 use crate::text::Tokenizer;
 use assemble::Assembler;
@@ -62,8 +62,8 @@ pub struct LoaderConfig {
     pub text_length: usize,
     /// Makes tokens of captions.
     pub tokenizer: Tokenizer,
-    /// Where captions are found.
-    pub captions: CaptionSource,
+    /// Where captions are found, and which of several is taken.
+    pub captions: Captions,
     /// Share of the examples that are decoded in parallel, from 0 to 1.
     pub parallel_fraction: f64,
     /// Folder for downloaded shards; local shards are read in place.

@@ -4,12 +4,12 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use cappa_data::sample::CaptionSource;
 use cappa_data::text::{Tokenizer, train};
 use cappa_data::{Batch, Loader, LoaderConfig};
 use cappa_shared::ids::Step;
 use cappa_shared::manifest::{DataManifest, Shard};
 use cappa_shared::order::SampleOrder;
+use cappa_shared::spec::Captions;
 use cappa_shared::storage::{self, Location};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
@@ -93,7 +93,7 @@ impl Corpus {
             image_size: IMAGE_SIZE,
             text_length: TEXT_LENGTH,
             tokenizer: tokenizer(),
-            captions: CaptionSource::Auto,
+            captions: Captions::default(),
             parallel_fraction: 0.75,
             cache_folder: self.folder.path().join("cache"),
             cache_bytes: 1 << 30,
