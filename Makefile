@@ -11,7 +11,7 @@ DIR ?=
 CARGO ?= cargo
 # Python packages of the tests, without a virtual environment: Debian packs its module separately.
 SITE := .venv/site
-PYTHON_PACKAGES := numpy==2.2.6 safetensors==0.6.2
+PYTHON_PACKAGES := numpy==2.2.6 safetensors==0.6.2 webdataset==1.0.2
 
 .PHONY: help setup python build demo test lint deny golden bench clean
 

@@ -1,17 +1,19 @@
 //! Making a corpus: synthetic shards, their manifest, a tokenizer, with progress.
 
+use std::error::Error as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::{env, fs};
 
 use anyhow::Context as _;
-use cappa_data::index;
+use cappa_data::index::{self, IndexError, IndexOptions, IndexReport};
 use cappa_data::sample::{CaptionSource, RawSample};
 use cappa_data::shards::Shard;
 use cappa_data::synth::{self, SynthConfig, SynthError, SynthReport};
 use cappa_data::text;
+use cappa_shared::causes::with_causes;
 use cappa_shared::manifest::DataManifest;
-use cappa_shared::storage;
+use cappa_shared::storage::{self, StorageError};
 
 use crate::exit::{Exit, Failure};
 use crate::progress::Meter;
@@ -43,32 +45,57 @@ fn refused(error: SynthError) -> anyhow::Error {
 pub(crate) struct Indexed {
     /// URL of the manifest.
     pub(crate) url: String,
-    pub(crate) manifest: DataManifest,
+    pub(crate) report: IndexReport,
 }
 
-/// Writes the manifest of the shards that a pattern names, at `out` or at the usual place beside the shards. What is
+/// Writes the manifest of the shards that patterns name, at `out` or at the usual place beside the shards. What is
 /// wrong with shards goes to stderr.
-pub(crate) async fn index(pattern: &str, out: Option<&str>) -> anyhow::Result<Indexed> {
-    let pattern = absolute(pattern)?;
+pub(crate) async fn index(patterns: &[String], out: Option<&str>, options: IndexOptions) -> anyhow::Result<Indexed> {
+    let patterns = patterns.iter().map(|pattern| absolute(pattern)).collect::<anyhow::Result<Vec<_>>>()?;
     let out = out.map(absolute).transpose()?;
     on_a_thread(move || {
         let location = match out {
-            Some(out) => storage::open(&out)?,
-            None => index::default_manifest(&pattern)?,
+            Some(out) => storage::open(&out).map_err(|error| failed(error.into()))?,
+            None => index::default_manifest(&patterns).map_err(failed)?,
         };
         let mut meter = Meter::new("indexing", 0);
-        let found = index::index(&pattern, &location, |progress| {
+        let found = index::index(&patterns, &location, &options, |progress| {
             meter.set_total(progress.of as u64);
-            meter.set(progress.shards as u64, &format!("shards, {} samples", units::grouped(progress.samples)));
-        })?;
+            let read = format!("{} samples, {}", units::grouped(progress.samples), units::bytes(progress.bytes));
+            meter.set(progress.shards as u64, &format!("shards, {read}"));
+        })
+        .map_err(failed)?;
         drop(meter);
         for problem in found.problems() {
             eprintln!("{problem}");
         }
-        cappa_data::write_manifest(&location, &found.manifest)?;
-        Ok(Indexed { url: location.url().to_owned(), manifest: found.manifest })
+        for path in &found.removed {
+            eprintln!("{path}: is gone, and no longer in the manifest");
+        }
+        let dropped: Vec<String> =
+            found.dropped().iter().map(|(bound, count)| format!("{count} by {bound:?}")).collect();
+        if !dropped.is_empty() {
+            eprintln!("the filter dropped {}", dropped.join(", ").to_lowercase());
+        }
+        Ok(Indexed { url: location.url().to_owned(), report: found })
     })
     .await
+}
+
+/// What was asked for in a way that can't be is a mistake of the command line; a store that is away is waited for by trying again.
+fn failed(error: IndexError) -> anyhow::Error {
+    let exit = match &error {
+        IndexError::Pattern(_) | IndexError::Filter(_) | IndexError::NoShards(_) => Exit::Usage,
+        IndexError::Storage(source) if matches!(source, StorageError::BadUrl { .. }) => Exit::Usage,
+        IndexError::Storage(source) => source.code().exit(),
+        _ => return error.into(),
+    };
+    let exit = if exit == Exit::JobFailed { Exit::Failed } else { exit };
+    let failure = Failure::new(exit, error.to_string());
+    match error.source() {
+        Some(source) => failure.source(with_causes(source)).into(),
+        None => failure.into(),
+    }
 }
 
 /// A URL as it is, a path from the root on.

@@ -2,7 +2,10 @@
 
 use std::path::PathBuf;
 
+use cappa_data::index::IndexOptions;
+use cappa_data::sample::CaptionSource;
 use cappa_data::synth::{Level, SynthConfig};
+use cappa_shared::manifest::{Filter, ScoreRange};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
@@ -47,12 +50,78 @@ pub(crate) struct Synth {
 
 #[derive(Debug, Args)]
 pub(crate) struct Index {
-    /// A tar file, a folder of them, or a pattern such as 'train-*.tar' or 's3://bucket/train-{000..127}.tar'.
-    #[arg(value_name = "SHARDS")]
-    pattern: String,
+    /// Tar files (.tar, .tar.gz, .tar.zst), folders of them or of loose pictures, or patterns such as 'train-*.tar',
+    /// 's3://bucket/*/train-{000..127}.tar' or 'corpus/**/*.tar'.
+    #[arg(value_name = "SHARDS", required = true)]
+    patterns: Vec<String>,
     /// The manifest to write, a path or URL; paths in it are relative to it [default: beside the shards].
     #[arg(long, value_name = "FILE")]
     out: Option<String>,
+    /// Read only shards that are new or changed by size or ETag; the manifest that is there knows the others.
+    #[arg(long)]
+    update: bool,
+    /// Shards that are read at the same time [default: by the cores].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    parallel: Option<u16>,
+    /// Where captions are: auto, txt, or json:FIELD. Counts for bounds on their length.
+    #[arg(long, value_name = "SOURCE", default_value = "auto", value_parser = caption_source)]
+    captions: CaptionSource,
+    #[command(flatten)]
+    filter: Bounds,
+}
+
+/// Which samples are used. The manifest records the bounds.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Filter")]
+struct Bounds {
+    /// Keep images whose shorter side has at least so many pixels.
+    #[arg(long, value_name = "PIXELS")]
+    min_side: Option<u32>,
+    /// Keep images whose longer side has at most so many pixels.
+    #[arg(long, value_name = "PIXELS")]
+    max_side: Option<u32>,
+    /// Keep images whose longer side is at most so many times the shorter one.
+    #[arg(long, value_name = "RATIO")]
+    max_aspect: Option<f64>,
+    /// Keep samples whose captions all have at least so many characters.
+    #[arg(long, value_name = "CHARACTERS")]
+    min_caption: Option<u32>,
+    /// Keep samples whose captions all have at most so many characters.
+    #[arg(long, value_name = "CHARACTERS")]
+    max_caption: Option<u32>,
+    /// Keep samples whose number FIELD in the .json is within MIN and MAX; either may be left out.
+    #[arg(long = "score", value_name = "FIELD=MIN..MAX", value_parser = score)]
+    scores: Vec<ScoreRange>,
+}
+
+fn caption_source(text: &str) -> Result<CaptionSource, String> {
+    match (text, text.strip_prefix("json:")) {
+        ("auto", _) => Ok(CaptionSource::Auto),
+        ("txt", _) => Ok(CaptionSource::Txt),
+        (_, Some(field)) if !field.is_empty() => Ok(CaptionSource::Json { field: field.to_owned() }),
+        _ => Err("write auto, txt, or json: and the name of a field".into()),
+    }
+}
+
+fn score(text: &str) -> Result<ScoreRange, String> {
+    let form = || "write FIELD=MIN..MAX, like similarity=0.3..".to_owned();
+    let (field, range) = text.rsplit_once('=').ok_or_else(form)?;
+    let (min, max) = range.split_once("..").ok_or_else(form)?;
+    let bound = |text: &str| match text.trim() {
+        "" => Ok(None),
+        text => text.parse().map(Some).map_err(|_| format!("{text:?} is no number; {}", form())),
+    };
+    Ok(ScoreRange { field: field.to_owned(), min: bound(min)?, max: bound(max)? })
+}
+
+impl From<Index> for IndexOptions {
+    fn from(index: Index) -> Self {
+        let Bounds { min_side, max_side, max_aspect, min_caption, max_caption, scores } = index.filter;
+        let filter = Filter { min_side, max_side, max_aspect, min_caption, max_caption, scores };
+        let usual = Self::default();
+        let parallel = index.parallel.map_or(usual.parallel, usize::from);
+        Self { filter, captions: index.captions, update: index.update, parallel }
+    }
 }
 
 /// What a command wrote.
@@ -62,12 +131,18 @@ struct Written {
     shards: u64,
     samples: u64,
     bytes: u64,
+    /// Shards that an earlier index had read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unchanged: Option<u64>,
 }
 
 pub(crate) async fn run(global: &Global, command: Command) -> anyhow::Result<Exit> {
     let written = match command {
         Command::Synth(arguments) => synth(arguments).await?,
-        Command::Index(arguments) => corpus::index(&arguments.pattern, arguments.out.as_deref()).await?.into(),
+        Command::Index(arguments) => {
+            let (patterns, out) = (arguments.patterns.clone(), arguments.out.clone());
+            corpus::index(&patterns, out.as_deref(), arguments.into()).await?.into()
+        }
     };
     output::print(global.output, &written)?;
     Ok(Exit::Ok)
@@ -83,16 +158,18 @@ async fn synth(arguments: Synth) -> anyhow::Result<Written> {
         shards: splits.iter().map(|split| split.shards).sum(),
         samples: splits.iter().map(|split| split.samples).sum(),
         bytes: splits.iter().map(|split| split.bytes).sum(),
+        unchanged: None,
     })
 }
 
 impl From<corpus::Indexed> for Written {
     fn from(indexed: corpus::Indexed) -> Self {
-        let manifest = &indexed.manifest;
+        let manifest = &indexed.report.manifest;
         Self {
             shards: manifest.shards().len() as u64,
             samples: manifest.total_samples(),
             bytes: manifest.total_bytes(),
+            unchanged: Some(indexed.report.unchanged as u64),
             path: indexed.url,
         }
     }

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use cappa_data::index::IndexOptions;
 use cappa_data::synth::SynthConfig;
 use cappa_data::text::DEFAULT_VOCABULARY;
 use cappa_proto::{GetRequest, SubmitRequest};
@@ -102,7 +103,8 @@ async fn write_inputs(demo: &Demo) -> anyhow::Result<PathBuf> {
     corpus::synthesize(config, folder.clone()).await?;
     for split in ["train", "heldout"] {
         let file = |name: String| folder.join(name).to_string_lossy().into_owned();
-        corpus::index(&file(format!("{split}-*.tar")), Some(&file(format!("{split}.json")))).await?;
+        let (shards, manifest) = (file(format!("{split}-*.tar")), file(format!("{split}.json")));
+        corpus::index(&[shards], Some(&manifest), IndexOptions::default()).await?;
     }
     let tokenizer = demo.dir.join("tokenizer.json");
     corpus::train_tokenizer(vec![folder.join("train.json")], DEFAULT_VOCABULARY, tokenizer).await?;

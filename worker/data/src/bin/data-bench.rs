@@ -1,11 +1,14 @@
 //! How many images a core reads: decode, resize and tokenise, as the loader's decoding threads do. Prints a JSON line a case.
 //!
-//! Usage: `data-bench [SECONDS]`, seconds for each case (2 unless given).
+//! Usage: `data-bench [SECONDS]`, seconds for each case (2 unless given), or `data-bench scan TAR [SECONDS]`: how fast the samples of a
+//! tar file are found, again and again, so from the page cache.
 
+use std::fs::File;
 use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 use cappa_data::image::{decode, resize_exact};
+use cappa_data::shards::scan_tar;
 use cappa_data::text::{DEFAULT_VOCABULARY, Tokenizer, train};
 use jpeg_encoder::{ColorType, Encoder, EncodingError, SamplingFactor};
 
@@ -30,6 +33,12 @@ const CAPTION: &str = "a small red star left of a large blue ring under the word
 const FILES: u32 = 8;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let mut arguments = std::env::args().skip(1);
+    if arguments.next().as_deref() == Some("scan") {
+        let tar = arguments.next().ok_or("name a tar file: data-bench scan TAR [SECONDS]")?;
+        let seconds = arguments.next().map_or(Ok(2.0), |seconds| seconds.parse())?;
+        return scan(&tar, seconds);
+    }
     let seconds = std::env::args().nth(1).map_or(Ok(2.0), |seconds| seconds.parse())?;
     let tokenizer = Tokenizer::from_bytes(&train([CAPTION].into_iter(), DEFAULT_VOCABULARY)?)?;
     for case in CASES {
@@ -52,6 +61,24 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             case.name
         )?;
     }
+    Ok(())
+}
+
+fn scan(tar: &str, seconds: f64) -> Result<(), Box<dyn std::error::Error>> {
+    let file = File::open(tar)?;
+    let bytes = file.metadata()?.len();
+    let begin = Instant::now();
+    let (mut scans, mut samples) = (0u64, 0);
+    while begin.elapsed() < Duration::from_secs_f64(seconds) {
+        samples = std::hint::black_box(scan_tar(&file)?).samples.len();
+        scans += 1;
+    }
+    let each = begin.elapsed().as_secs_f64() / scans as f64;
+    let (rate, microseconds) = (bytes as f64 / each, each * 1e6 / samples.max(1) as f64);
+    writeln!(
+        std::io::stdout(),
+        r#"{{"name":"data/scan","bytes_per_second":{rate:.0},"microseconds_per_sample":{microseconds:.2},"samples":{samples}}}"#
+    )?;
     Ok(())
 }
 

@@ -1,25 +1,29 @@
-//! The index: scans the shards that a pattern names and writes down what they hold.
+//! The index: reads the shards that patterns name, several at a time, and writes down what they hold.
+//!
+//! Shards are read whole, for their digest. Where the samples lie in a shard is not written down: a shard is read whole in training
+//! too, and finding its samples again takes microseconds a sample.
 
+mod find;
+mod journal;
 mod pattern;
+mod read;
 mod report;
 
-use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use cappa_shared::manifest::{DataManifest, ManifestError, Shard as ManifestShard};
-use cappa_shared::storage::{self, Location, StorageError};
-use futures::StreamExt;
-use object_store::ObjectStoreExt;
-use sha2::{Digest, Sha256};
+use cappa_shared::manifest::{AppliedFilter, DataManifest, Filter, ManifestError, ManifestProblem, Shard};
+use cappa_shared::storage::{Location, StorageError};
+use serde_json::Value;
 
 pub use pattern::PatternError;
 pub use report::{IndexReport, ShardReport};
 
-use crate::blocking::block_on;
-use crate::shards::{local_path, scan_tar};
-
-/// Shards are read in pieces of this size.
-const PIECE: usize = 1 << 20;
+use crate::manifest::{ManifestFileError, read_manifest, write_manifest};
+use crate::sample::CaptionSource;
+use find::{Found, find};
+use journal::Journal;
 
 /// Why shards can't be indexed.
 #[derive(Debug, thiserror::Error)]
@@ -27,11 +31,16 @@ pub enum IndexError {
     /// The pattern is malformed.
     #[error(transparent)]
     Pattern(#[from] PatternError),
+    /// The filter is not possible; every problem is listed.
+    #[error("the filter is not possible: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Filter(Vec<ManifestProblem>),
     /// Nothing matches the pattern.
-    #[error("no shard matches {0:?}; name tar files, a folder of them, or a pattern like train-*.tar")]
+    #[error(
+        "no shard matches {0:?}; name tar files (.tar, .tar.gz, .tar.zst), a folder of them or of loose pictures, or a pattern like train-*.tar"
+    )]
     NoShards(String),
     /// There are shards, but not one sample.
-    #[error("the shards of {pattern:?} hold no samples: {problems}")]
+    #[error("the shards of {pattern:?} hold no samples that can be used: {problems}")]
     NoSamples {
         /// What was asked for.
         pattern: String,
@@ -39,7 +48,7 @@ pub enum IndexError {
         problems: String,
     },
     /// The store failed.
-    #[error("the shards cannot be read")]
+    #[error("the shards cannot be read; run the index again when the store answers, it goes on where it was")]
     Storage(#[from] StorageError),
     /// This machine's disk failed.
     #[error("shard {location} cannot be read")]
@@ -50,6 +59,12 @@ pub enum IndexError {
         #[source]
         source: io::Error,
     },
+    /// A shard was written while it was read.
+    #[error("shard {location} was written while it was read; run the index again when nobody writes it")]
+    Changing {
+        /// The shard.
+        location: String,
+    },
     /// A shard has more samples than a manifest can say.
     #[error("shard {location} has too many samples; split it")]
     TooLarge {
@@ -59,56 +74,211 @@ pub enum IndexError {
     /// The shards make no manifest.
     #[error("the shards make no manifest")]
     Manifest(#[from] ManifestError),
+    /// The manifest can't be read or written.
+    #[error(transparent)]
+    File(#[from] ManifestFileError),
+}
+
+/// How an index is made.
+#[derive(Debug, Clone)]
+pub struct IndexOptions {
+    /// Which samples are used; by default all.
+    pub filter: Filter,
+    /// Where captions are looked for, for a filter on their length.
+    pub captions: CaptionSource,
+    /// Whether shards that the manifest at the place of the new one knows, and whose size and ETag (for a folder: files, sizes and
+    /// times) are as they were, are taken over without reading them.
+    pub update: bool,
+    /// Shards that are read at the same time.
+    pub parallel: usize,
+}
+
+impl Default for IndexOptions {
+    fn default() -> Self {
+        let parallel = std::thread::available_parallelism().map_or(4, std::num::NonZero::get).clamp(2, 16);
+        Self { filter: Filter::default(), captions: CaptionSource::default(), update: false, parallel }
+    }
 }
 
 /// How far an index is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IndexProgress {
-    /// Shards scanned.
+    /// Shards done.
     pub shards: usize,
-    /// Shards to scan.
+    /// Shards to do.
     pub of: usize,
-    /// Bytes read.
+    /// Bytes of the shards done.
     pub bytes: u64,
-    /// Samples found.
+    /// Samples found in them.
     pub samples: u64,
 }
 
-/// Indexes the shards that `pattern` names: a tar file, a folder or a store's prefix (all `.tar` files directly in it), or a
-/// pattern with braces and, in its last part, wildcards. Local patterns are absolute. Paths in the manifest are relative to
-/// `manifest`'s folder where they can be. Shards without samples are left out and reported. Blocks.
+/// Indexes the shards that `patterns` name and writes the manifest. A pattern is a tar file (plain, gzip or zstd), a folder or a
+/// store's prefix (all tar files directly in it; where there are none, a local folder's loose files and those of the folders below
+/// it), or has braces and, in any part, wildcards. Local patterns are absolute. Paths in the manifest are relative to `manifest`'s
+/// folder where they can be. Shards without samples are left out and reported. Blocks.
+///
+/// An index that was killed goes on where it was when it is called again: see the journal beside the manifest. The manifest
+/// appears whole or not at all.
 ///
 /// # Errors
 /// When nothing matches, nothing has samples, or a shard can't be read. A damaged shard is no error: what is readable of it
 /// is indexed, and the damage reported.
 pub fn index(
-    pattern: &str,
+    patterns: &[String],
     manifest: &Location,
+    options: &IndexOptions,
     mut progress: impl FnMut(IndexProgress),
 ) -> Result<IndexReport, IndexError> {
-    let locations = find(pattern)?;
+    let problems = options.filter.problems();
+    if !problems.is_empty() {
+        return Err(IndexError::Filter(problems));
+    }
+    let applied = applied(options);
+    let found = find(patterns)?;
     let folder = format!("{}/", manifest.parent().url());
-    let mut state = IndexProgress { shards: 0, of: locations.len(), bytes: 0, samples: 0 };
-    let mut shards = Vec::new();
-    let mut reports = Vec::new();
-    progress(state);
-    for location in &locations {
-        let path = location.url().strip_prefix(&folder).unwrap_or(location.url()).to_owned();
-        let (shard, report) = index_shard(location, path)?;
-        state.shards += 1;
-        state.bytes += shard.bytes;
-        state.samples += u64::from(shard.samples);
-        progress(state);
-        if shard.samples > 0 {
-            shards.push(shard);
+    let paths: Vec<String> =
+        found.iter().map(|f| f.location.url().strip_prefix(&folder).unwrap_or(f.location.url()).to_owned()).collect();
+    let (journal, mut known) = Journal::open(manifest, applied.clone())?;
+    let earlier = if options.update { earlier(manifest)? } else { None };
+    let mut removed = Vec::new();
+    if let Some(earlier) = earlier {
+        let present: HashSet<&String> = paths.iter().collect();
+        removed
+            .extend(earlier.shards().iter().map(|shard| &shard.path).filter(|path| !present.contains(path)).cloned());
+        if earlier.filter() == applied.as_ref() {
+            earlier.shards().iter().for_each(|shard| {
+                known.entry(shard.path.clone()).or_insert_with(|| shard.clone());
+            });
         }
-        reports.push(report);
     }
-    if shards.is_empty() {
-        let problems = reports.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
-        return Err(IndexError::NoSamples { pattern: pattern.to_owned(), problems });
+    let mut work = Work { found: &found, paths: &paths, options, journal, shards: vec![None; found.len()] };
+    let unchanged = work.take_over(&known);
+    let reports = work.read(&mut progress)?;
+    let Work { shards, journal, .. } = work;
+    let used: Vec<Shard> = shards.into_iter().flatten().filter(|shard| shard.samples > 0).collect();
+    if used.is_empty() {
+        let pattern = patterns.join(", ");
+        let problems = reports.iter().take(10).map(ToString::to_string).collect::<Vec<_>>().join("; ");
+        return Err(IndexError::NoSamples { pattern, problems });
     }
-    Ok(IndexReport { manifest: DataManifest::new(shards)?, shards: reports })
+    let written = DataManifest::filtered(applied, used)?;
+    write_manifest(manifest, &written)?;
+    journal.remove()?;
+    Ok(IndexReport { manifest: written, shards: reports, unchanged, removed })
+}
+
+/// The filter as the manifest records it.
+fn applied(options: &IndexOptions) -> Option<AppliedFilter> {
+    let asks = options.filter.asks_captions();
+    let captions = || serde_json::to_value(&options.captions).expect("a caption source always serialises");
+    (!options.filter.is_empty()).then(|| AppliedFilter {
+        bounds: options.filter.clone(),
+        captions: if asks { captions() } else { Value::Null },
+    })
+}
+
+/// The manifest that is there.
+fn earlier(manifest: &Location) -> Result<Option<DataManifest>, IndexError> {
+    match read_manifest(manifest) {
+        Ok(earlier) => Ok(Some(earlier)),
+        Err(ManifestFileError::Storage { source: StorageError::NotFound { .. }, .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// An index under way.
+struct Work<'a> {
+    found: &'a [Found],
+    paths: &'a [String],
+    options: &'a IndexOptions,
+    journal: Journal,
+    /// What is known of every shard.
+    shards: Vec<Option<Shard>>,
+}
+
+impl Work<'_> {
+    /// Takes over the shards that are as they were; gives their number.
+    fn take_over(&mut self, known: &HashMap<String, Shard>) -> usize {
+        let mut count = 0;
+        for (place, (found, path)) in self.found.iter().zip(self.paths).enumerate() {
+            let is_same = |shard: &&Shard| {
+                // Without an ETag nothing tells that a shard of the same size is the same.
+                (shard.bytes, shard.format) == (found.bytes, found.format)
+                    && found.etag.is_some()
+                    && shard.etag() == found.etag.as_deref()
+                    && shard.sha256().is_some()
+            };
+            if let Some(shard) = known.get(path).filter(is_same) {
+                self.shards[place] = Some(shard.clone());
+                count += 1;
+            }
+        }
+        count
+    }
+
+    /// Reads the shards that are not known, several at a time. What was read before one failed is in the journal.
+    fn read(&mut self, progress: &mut impl FnMut(IndexProgress)) -> Result<Vec<ShardReport>, IndexError> {
+        let todo: Vec<usize> = (0..self.found.len()).filter(|place| self.shards[*place].is_none()).collect();
+        let mut state = IndexProgress { shards: 0, of: self.found.len(), bytes: 0, samples: 0 };
+        self.shards.iter().flatten().for_each(|shard| state.add(shard));
+        progress(state);
+        let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let (sender, results) = crossbeam_channel::bounded(self.options.parallel.max(1));
+        let (found, paths, options) = (self.found, self.paths, self.options);
+        let mut reports = Vec::new();
+        let mut failed = None;
+        std::thread::scope(|scope| -> Result<(), IndexError> {
+            for number in 0..self.options.parallel.clamp(1, todo.len().max(1)) {
+                let (sender, next, stop, todo) = (sender.clone(), &next, &stop, &todo);
+                let read = move || {
+                    while !stop.load(Ordering::Relaxed) {
+                        let Some(&place) = todo.get(next.fetch_add(1, Ordering::Relaxed)) else { return };
+                        let outcome = read::index_shard(&found[place], paths[place].clone(), options);
+                        if sender.send((place, outcome)).is_err() {
+                            return;
+                        }
+                    }
+                };
+                std::thread::Builder::new()
+                    .name(format!("index-{number}"))
+                    .spawn_scoped(scope, read)
+                    .map_err(|source| disk(&found[0].location, source))?;
+            }
+            drop(sender);
+            for (place, outcome) in results {
+                match outcome.and_then(|(shard, report)| self.journal.add(&shard).map(|()| (shard, report))) {
+                    Ok((shard, report)) => {
+                        state.add(&shard);
+                        progress(state);
+                        self.shards[place] = Some(shard);
+                        reports.push((place, report));
+                    }
+                    Err(error) => {
+                        stop.store(true, Ordering::Relaxed);
+                        failed.get_or_insert(error);
+                    }
+                }
+            }
+            Ok(())
+        })?;
+        self.journal.write()?;
+        match failed {
+            Some(error) => Err(error),
+            None => {
+                reports.sort_by_key(|(place, _)| *place);
+                Ok(reports.into_iter().map(|(_, report)| report).collect())
+            }
+        }
+    }
+}
+
+impl IndexProgress {
+    fn add(&mut self, shard: &Shard) {
+        self.shards += 1;
+        self.bytes += shard.bytes;
+        self.samples += u64::from(shard.samples);
+    }
 }
 
 /// The manifest's usual place: beside the shards, named by what their names have in common, as `train.manifest.json` for
@@ -116,84 +286,18 @@ pub fn index(
 ///
 /// # Errors
 /// When the pattern names no shard.
-pub fn default_manifest(pattern: &str) -> Result<Location, IndexError> {
-    let locations = find(pattern)?;
-    let name = |location: &Location| location.prefix.filename().unwrap_or_default().to_owned();
-    let first = name(&locations[0]);
-    let common = locations.iter().map(name).fold(first.trim_end_matches(".tar").to_owned(), |common, name| {
+pub fn default_manifest(patterns: &[String]) -> Result<Location, IndexError> {
+    let found = find(patterns)?;
+    let name = |found: &Found| found.location.prefix.filename().unwrap_or_default().to_owned();
+    let first = name(&found[0]);
+    let first = first.split(".t").next().unwrap_or(&first).to_owned();
+    let common = found.iter().map(name).fold(first, |common, name| {
         let same = common.chars().zip(name.chars()).take_while(|(left, right)| left == right);
         same.map(|(character, _)| character).collect()
     });
     let stem = common.trim_end_matches(|character: char| character.is_ascii_digit() || "-_.".contains(character));
     let stem = if stem.is_empty() { "data" } else { stem };
-    Ok(locations[0].parent().join(&format!("{stem}.manifest.json"))?)
-}
-
-/// The shards that a pattern names, in its order, within a folder in order of name.
-fn find(pattern: &str) -> Result<Vec<Location>, IndexError> {
-    let mut found = Vec::new();
-    for name in pattern::expand(pattern)? {
-        let (folder, last) = name.rsplit_once('/').unwrap_or(("", &name));
-        if pattern::has_wildcard(last) {
-            found.extend(list(&storage::open(folder)?, last)?);
-        } else if last.ends_with(".tar") {
-            found.push(storage::open(&name)?);
-        } else {
-            found.extend(list(&storage::open(&name)?, "*.tar")?);
-        }
-    }
-    if found.is_empty() { Err(IndexError::NoShards(pattern.to_owned())) } else { Ok(found) }
-}
-
-fn list(folder: &Location, pattern: &str) -> Result<Vec<Location>, IndexError> {
-    let entries = block_on(folder.list("")).map_err(|source| disk(folder, source))??;
-    let names = entries.iter().map(|entry| entry.path.as_str());
-    let matching = names.filter(|path| !path.contains('/') && pattern::matches(pattern, path));
-    Ok(matching.map(|path| folder.join(path)).collect::<Result<_, _>>()?)
-}
-
-fn index_shard(location: &Location, path: String) -> Result<(ManifestShard, ShardReport), IndexError> {
-    let failed = |source| disk(location, source);
-    let (file, sha256) = match local_path(location) {
-        Some(path) => {
-            let mut file = File::open(path).map_err(failed)?;
-            let digest = digest(&mut file).map_err(failed)?;
-            (file, digest)
-        }
-        None => block_on(download(location)).map_err(failed)??,
-    };
-    let bytes = file.metadata().map_err(failed)?.len();
-    let scan = scan_tar(&file).map_err(failed)?;
-    let samples =
-        u32::try_from(scan.samples.len()).map_err(|_| IndexError::TooLarge { location: location.to_string() })?;
-    let report = ShardReport::new(path.clone(), &scan);
-    Ok((ManifestShard::tar(path, bytes, sha256, samples), report))
-}
-
-fn digest(file: &mut File) -> io::Result<String> {
-    let mut hasher = Sha256::new();
-    let mut piece = vec![0; PIECE];
-    loop {
-        match file.read(&mut piece)? {
-            0 => return Ok(hex::encode(hasher.finalize())),
-            count => hasher.update(&piece[..count]),
-        }
-    }
-}
-
-/// Brings a shard into an unnamed temporary file, which is gone when it is closed.
-async fn download(location: &Location) -> Result<(File, String), IndexError> {
-    let failed = |error: object_store::Error| StorageError::at(location.url(), &error);
-    let mut file = tempfile::tempfile().map_err(|source| disk(location, source))?;
-    let mut hasher = Sha256::new();
-    let mut content = location.store.get(&location.prefix).await.map_err(failed)?.into_stream();
-    while let Some(piece) = content.next().await {
-        let piece = piece.map_err(failed)?;
-        hasher.update(&piece);
-        file.write_all(&piece).map_err(|source| disk(location, source))?;
-    }
-    file.seek(SeekFrom::Start(0)).map_err(|source| disk(location, source))?;
-    Ok((file, hex::encode(hasher.finalize())))
+    Ok(found[0].location.parent().join(&format!("{stem}.manifest.json"))?)
 }
 
 fn disk(location: &Location, source: io::Error) -> IndexError {

@@ -1,4 +1,5 @@
-//! Patterns of shard names: `{000000..000003}` and `{train,extra}` are spelled out, `*` and `?` match within a name.
+//! Patterns of shard names: `{000000..000003}` and `{train,extra}` are spelled out, `*` and `?` match within a part of
+//! a path, and `**` stands for any number of parts.
 
 /// Bound on what braces may spell out, against a slip of the keyboard.
 const MAX_NAMES: usize = 1_000_000;
@@ -12,6 +13,9 @@ pub enum PatternError {
     /// The braces stand for too many names.
     #[error("{0:?} stands for more than {MAX_NAMES} names; use `*` instead")]
     TooMany(String),
+    /// Web servers don't tell what they have.
+    #[error("{0:?} cannot be listed over HTTP; spell the shards out, like train-{{000..127}}.tar")]
+    NoListing(String),
 }
 
 /// Spells out the braces of a pattern, in order.
@@ -45,8 +49,39 @@ pub(super) fn has_wildcard(name: &str) -> bool {
     name.contains(['*', '?'])
 }
 
+/// The folder up to which a pattern has no wildcards, and the rest of it.
+pub(super) fn split(pattern: &str) -> (&str, &str) {
+    let first = pattern.find(['*', '?']).unwrap_or(pattern.len());
+    match pattern[..first].rfind('/') {
+        // The root keeps its slash.
+        Some(0) => ("/", &pattern[1..]),
+        Some(slash) => (&pattern[..slash], &pattern[slash + 1..]),
+        None => ("", pattern),
+    }
+}
+
+/// Whether a path matches a pattern part by part; the part `**` stands for any number of parts, even none.
+pub(super) fn matches_path(pattern: &str, path: &str) -> bool {
+    let patterns: Vec<&str> = pattern.split('/').filter(|part| !part.is_empty()).collect();
+    let parts: Vec<&str> = path.split('/').collect();
+    // Whether the pattern up to here matches the first n parts, for every n.
+    let mut reached = vec![false; parts.len() + 1];
+    reached[0] = true;
+    for pattern in patterns {
+        let before = std::mem::replace(&mut reached, vec![false; parts.len() + 1]);
+        for count in 0..=parts.len() {
+            reached[count] = if pattern == "**" {
+                before[count] || count > 0 && reached[count - 1]
+            } else {
+                count > 0 && before[count - 1] && matches(pattern, parts[count - 1])
+            };
+        }
+    }
+    reached[parts.len()]
+}
+
 /// Whether `name` matches `pattern`, in which `*` stands for any characters and `?` for one.
-pub(super) fn matches(pattern: &str, name: &str) -> bool {
+fn matches(pattern: &str, name: &str) -> bool {
     let (pattern, name): (Vec<char>, Vec<char>) = (pattern.chars().collect(), name.chars().collect());
     let (mut p, mut n) = (0, 0);
     // Where to take up again when a character does not fit: behind the last `*`, one character further.
@@ -91,6 +126,24 @@ mod tests {
             assert!(matches!(expand(pattern), Err(PatternError::Brace(_))), "{pattern}");
         }
         assert!(matches!(expand("{0..999999}{0..9}"), Err(PatternError::TooMany(_))));
+    }
+
+    #[test]
+    fn wildcards_match_in_any_part_of_a_path() {
+        assert_eq!(split("s3://bucket/a/*/t-?.tar"), ("s3://bucket/a", "*/t-?.tar"));
+        assert_eq!(split("/*.tar"), ("/", "*.tar"));
+        for (pattern, path, expected) in [
+            ("*/t-?.tar", "a/t-1.tar", true),
+            ("*/t-?.tar", "t-1.tar", false),
+            ("*/t-?.tar", "a/b/t-1.tar", false),
+            ("**/*.tar", "t.tar", true),
+            ("**/*.tar", "a/b/c/t.tar", true),
+            ("a/**/b/*.tar", "a/b/t.tar", true),
+            ("a/**/b/*.tar", "a/c/t.tar", false),
+            ("a/**", "a/b/t.tar", true),
+        ] {
+            assert_eq!(matches_path(pattern, path), expected, "{pattern} {path}");
+        }
     }
 
     #[test]

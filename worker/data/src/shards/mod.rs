@@ -3,18 +3,24 @@
 mod cache;
 mod fetch;
 mod file;
+mod folder;
 mod pool;
 mod scan;
+mod unpack;
 
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use cappa_shared::manifest::Kept;
 pub use fetch::FetchError;
 pub(crate) use fetch::local_path;
-use file::ShardFile;
+pub(crate) use file::ShardFile;
+pub(crate) use folder::Folder;
 pub use pool::{Lease, PoolConfig, ShardPool};
-pub use scan::{Damage, FileEntry, SampleEntry, Scan, scan_tar};
+pub use scan::{Damage, FileEntry, SampleEntry, Scan, scan_bytes, scan_tar};
+pub use unpack::{MAX_UNPACKED_BYTES, packing, unpack, unpack_limit};
 
 /// The largest file of a sample that is read into memory.
 pub const MAX_FILE_BYTES: u64 = 256 << 20;
@@ -22,27 +28,89 @@ pub const MAX_FILE_BYTES: u64 = 256 << 20;
 /// A shard at hand: its file and where its samples lie in it.
 #[derive(Debug)]
 pub struct Shard {
-    file: ShardFile,
+    content: Content,
     scan: Scan,
 }
 
+/// Where the bytes of a shard are.
+#[derive(Debug)]
+enum Content {
+    /// In a tar file.
+    Tar(ShardFile),
+    /// In an unpacked copy of a packed tar file, gone when it is closed.
+    Unpacked(File),
+    /// In loose files.
+    Folder(Folder),
+}
+
 impl Shard {
-    /// Scans the tar file at `path`.
+    /// Scans the tar file, packed or not, or the folder at `path`.
     ///
     /// # Errors
     /// When the file can't be opened or read; damage within the tar is no error but kept in [`Shard::damage`].
     pub fn open(path: &Path) -> io::Result<Self> {
-        Self::scanned(ShardFile::in_place(path)?)
+        if path.is_dir() { Ok(Self::of_folder(Folder::open(path)?)) } else { Self::scanned(ShardFile::in_place(path)?) }
     }
 
+    /// Scans a tar file. A packed one is unpacked first, as its first bytes tell; one that can't be is damaged.
     pub(crate) fn scanned(file: ShardFile) -> io::Result<Self> {
-        let scan = scan_tar(&*file.open()?)?;
-        Ok(Self { file, scan })
+        let unpacked = unpack::unpacked(&*file.open()?);
+        match unpacked {
+            Ok(Some(unpacked)) => Ok(Self { scan: scan_tar(&unpacked)?, content: Content::Unpacked(unpacked) }),
+            Ok(None) => Ok(Self { scan: scan_tar(&*file.open()?)?, content: Content::Tar(file) }),
+            // The disk failed, not the shard.
+            Err(error) if error.raw_os_error().is_some() => Err(error),
+            Err(error) => {
+                let message = format!("it cannot be unpacked: {error}");
+                Ok(Self::unusable(file, Damage::Header { offset: 0, message }))
+            }
+        }
+    }
+
+    /// A folder of loose files as a shard.
+    pub(crate) fn of_folder(folder: Folder) -> Self {
+        Self { scan: folder.scan(), content: Content::Folder(folder) }
+    }
+
+    /// The shard with those samples only that a filter kept, so that the n-th is the n-th that the order counts.
+    #[must_use]
+    pub fn with_kept(mut self, kept: Option<&Kept>) -> Self {
+        if let Some(kept) = kept {
+            let mut kept = kept.indices().peekable();
+            let mut index = 0;
+            self.scan.samples.retain(|_| {
+                let keeps = kept.next_if_eq(&index).is_some();
+                index += 1;
+                keeps
+            });
+        }
+        self
+    }
+
+    /// Size of the tar file that samples are read from, or of all loose files.
+    pub(crate) fn unpacked_bytes(&self) -> io::Result<u64> {
+        Ok(match &self.content {
+            Content::Tar(file) => file.open()?.metadata()?.len(),
+            Content::Unpacked(file) => file.metadata()?.len(),
+            Content::Folder(folder) => folder.bytes(),
+        })
+    }
+
+    /// What was skipped: hard and symbolic links, and sparse files.
+    pub(crate) fn skipped(&self) -> (u32, u32) {
+        (self.scan.links, self.scan.sparse)
     }
 
     /// A shard of which nothing may be used.
     pub(crate) fn unusable(file: ShardFile, damage: Damage) -> Self {
-        Self { file, scan: Scan { samples: Vec::new(), damage: Some(damage) } }
+        let scan = Scan { damage: Some(damage), ..Scan::default() };
+        Self { content: Content::Tar(file), scan }
+    }
+
+    /// The shard without its samples, because of this damage.
+    pub(crate) fn damaged(mut self, damage: Damage) -> Self {
+        self.scan = Scan { damage: Some(damage), ..Scan::default() };
+        self
     }
 
     /// The samples that can be read, in the tar's order.
@@ -66,7 +134,11 @@ impl Shard {
         }
         let length = usize::try_from(entry.bytes).expect("the limit fits the address space");
         let mut content = vec![0; length];
-        self.file.open()?.read_exact_at(&mut content, entry.offset)?;
+        match &self.content {
+            Content::Tar(file) => file.open()?.read_exact_at(&mut content, entry.offset)?,
+            Content::Unpacked(file) => file.read_exact_at(&mut content, entry.offset)?,
+            Content::Folder(folder) => folder.read_exact_at(&mut content, entry)?,
+        }
         Ok(content)
     }
 }

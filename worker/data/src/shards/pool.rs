@@ -5,13 +5,13 @@ use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
 
-use cappa_shared::manifest::DataManifest;
+use cappa_shared::manifest::{self, DataManifest, Format, FoundShard};
 use cappa_shared::storage::Location;
 use tokio::sync::watch;
 
 use super::cache::Cache;
 use super::fetch::{Expected, Fetcher, local_path};
-use super::{FetchError, Shard};
+use super::{Damage, FetchError, Folder, Shard};
 
 /// What a pool serves and with which means.
 #[derive(Debug, Clone)]
@@ -197,25 +197,41 @@ impl Shared {
             .origin
             .sibling(&shard.path)
             .map_err(|source| FetchError::Location { path: shard.path.clone(), source })?;
+        if shard.format == Format::Folder {
+            return folder(&location, shard);
+        }
         let key = shard.content_key(location.url());
         let expected = Expected { bytes: shard.bytes, sha256: &key };
         let fetched = fetcher.fetch(&location, expected, &self.leased())?;
         if let Some(damage) = fetched.damage() {
-            tracing::warn!(shard = %location, usable = fetched.samples().len(), promised = shard.samples, %damage, "damaged shard");
+            tracing::warn!(shard = %location, usable = fetched.samples().len(), promised = shard.all_samples(), %damage, "damaged shard");
         }
-        Ok(fetched)
+        Ok(fetched.with_kept(shard.kept.as_ref()))
     }
 
     /// Digests of the shards that somebody holds a lease of.
     fn leased(&self) -> HashSet<String> {
         let manifest = self.config.manifest.shards();
-        let of = |shard: &cappa_shared::manifest::Shard| {
+        let of = |shard: &manifest::Shard| {
             // Where the location is unusable nothing was fetched.
             let location = self.config.origin.sibling(&shard.path).ok()?;
             Some(shard.content_key(location.url()))
         };
         lock(&self.state).held().filter_map(|shard| of(&manifest[shard as usize])).collect()
     }
+}
+
+/// A folder of loose files, read in place where it is the one that the manifest records.
+fn folder(location: &Location, shard: &manifest::Shard) -> Result<Shard, FetchError> {
+    let path = local_path(location).unwrap_or_else(|| location.url().into());
+    let failed = |source| FetchError::Local { path: path.display().to_string(), source };
+    let folder = Folder::open(&path).map_err(failed)?;
+    let sha256 = folder.sha256().map_err(failed)?;
+    let found = FoundShard { bytes: Some(folder.bytes()), sha256: Some(&sha256), etag: None };
+    Ok(match shard.difference(&found) {
+        Some(message) => Shard::of_folder(folder).damaged(Damage::Changed { message }),
+        None => Shard::of_folder(folder).with_kept(shard.kept.as_ref()),
+    })
 }
 
 impl State {

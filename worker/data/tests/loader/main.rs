@@ -5,6 +5,7 @@
 mod corpus;
 mod damage;
 mod download;
+mod formats;
 mod index;
 
 use std::collections::HashSet;

@@ -1,0 +1,168 @@
+//! Brings one shard to this machine, whole, and looks at its samples.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
+
+use cappa_shared::manifest::{Dropped, Filter, Format, Identity, Kept, SampleFacts, Shard as ManifestShard};
+use cappa_shared::storage::StorageError;
+use futures::{StreamExt, TryStreamExt, stream};
+use object_store::{GetOptions, GetRange, ObjectStore};
+use sha2::{Digest, Sha256};
+
+use super::find::Found;
+use super::{IndexError, IndexOptions, ShardReport, disk};
+use crate::blocking::block_on;
+use crate::sample::{CaptionSource, IMAGE_EXTENSIONS, RawSample};
+use crate::shards::{FileEntry, Folder, Shard, ShardFile, local_path};
+
+/// Local shards are read in pieces of this size.
+const PIECE: usize = 1 << 20;
+/// Shards of stores are downloaded in ranges of this size.
+const RANGE: u64 = 8 << 20;
+/// Ranges of one shard that are asked for at once.
+const RANGES: usize = 4;
+/// How much of an image is looked at for its size before all of it is.
+const HEADER: u64 = 64 << 10;
+
+/// A shard on this machine, and SHA-256 of its content.
+pub(super) struct WholeShard {
+    pub(super) shard: Shard,
+    pub(super) sha256: String,
+    pub(super) bytes: u64,
+}
+
+/// Reads a shard whole.
+pub(super) fn read(found: &Found) -> Result<WholeShard, IndexError> {
+    let location = &found.location;
+    let failed = |source| disk(location, source);
+    match (local_path(location), found.format) {
+        (Some(path), Format::Folder) => {
+            let folder = Folder::open(&path).map_err(failed)?;
+            let (sha256, bytes) = (folder.sha256().map_err(failed)?, folder.bytes());
+            Ok(WholeShard { shard: Shard::of_folder(folder), sha256, bytes })
+        }
+        (Some(path), _) => {
+            let mut file = File::open(&path).map_err(failed)?;
+            let sha256 = digest(&mut file).map_err(failed)?;
+            let bytes = file.metadata().map_err(failed)?.len();
+            let shard = Shard::scanned(ShardFile::in_place(&path).map_err(failed)?).map_err(failed)?;
+            Ok(WholeShard { shard, sha256, bytes })
+        }
+        (None, _) => {
+            let (file, sha256) = block_on(download(found)).map_err(failed)??;
+            let bytes = file.metadata().map_err(failed)?.len();
+            Ok(WholeShard { shard: Shard::scanned(ShardFile::Held(file)).map_err(failed)?, sha256, bytes })
+        }
+    }
+}
+
+/// Reads a shard and says what the manifest records of it, under `path`.
+pub(super) fn index_shard(
+    found: &Found,
+    path: String,
+    options: &IndexOptions,
+) -> Result<(ManifestShard, ShardReport), IndexError> {
+    let location = &found.location;
+    let WholeShard { shard, sha256, bytes } = read(found)?;
+    let mut dropped = BTreeMap::new();
+    let kept = if options.filter.is_empty() {
+        None
+    } else {
+        let count = u32::try_from(shard.samples().len());
+        let count = count.map_err(|_| IndexError::TooLarge { location: location.to_string() })?;
+        let judged = (0..count).map(|index| judge(&shard, index, &options.filter, &options.captions));
+        Kept::from_flags(
+            judged.map(|judgement| judgement.map_err(|reason| *dropped.entry(reason).or_insert(0) += 1).is_ok()),
+        )
+    };
+    let samples = match &kept {
+        Some(kept) => kept.len(),
+        None => {
+            u32::try_from(shard.samples().len()).map_err(|_| IndexError::TooLarge { location: location.to_string() })?
+        }
+    };
+    let unpacked_bytes = match found.format.is_packed() {
+        true => shard.unpacked_bytes().map_err(|source| disk(location, source))?,
+        false => bytes,
+    };
+    let report = ShardReport::new(path.clone(), &shard, dropped);
+    let identity = Identity::Content { sha256, etag: found.etag.clone() };
+    Ok((ManifestShard { path, bytes, format: found.format, unpacked_bytes, identity, samples, kept }, report))
+}
+
+fn judge(shard: &Shard, index: u32, filter: &Filter, captions: &CaptionSource) -> Result<(), Dropped> {
+    let mut facts = SampleFacts::default();
+    if let Ok(sample) = RawSample::find(shard, index) {
+        if filter.asks_size() {
+            facts.size = image_size(shard, index);
+        }
+        if filter.asks_captions() {
+            let found = sample.captions(captions).unwrap_or_default();
+            facts.captions = found.iter().map(|caption| caption.chars().count() as u64).collect();
+        }
+        if !filter.scores.is_empty() {
+            let json = sample.json().ok().flatten();
+            let score = |field: &str| json.as_ref().and_then(|json| json.get(field)?.as_f64());
+            facts.scores = filter.scores.iter().map(|range| score(&range.field)).collect();
+        }
+    }
+    filter.judge(&facts)
+}
+
+/// Width and height that an image's header tells.
+pub(super) fn image_size(shard: &Shard, index: u32) -> Option<(u32, u32)> {
+    let entry = shard.samples().get(index as usize)?.file(&IMAGE_EXTENSIONS)?;
+    let size_in = |bytes: u64| {
+        let content = shard.read(&FileEntry { bytes: bytes.min(entry.bytes), ..entry.clone() }).ok()?;
+        let size = imagesize::blob_size(&content).ok()?;
+        Some((u32::try_from(size.width).ok()?, u32::try_from(size.height).ok()?))
+    };
+    // Colour profiles and thumbnails can lie before the size.
+    size_in(HEADER).or_else(|| (entry.bytes > HEADER).then(|| size_in(entry.bytes)).flatten())
+}
+
+fn digest(file: &mut File) -> io::Result<String> {
+    let mut hasher = Sha256::new();
+    let mut piece = vec![0; PIECE];
+    loop {
+        match file.read(&mut piece)? {
+            0 => return Ok(hex::encode(hasher.finalize())),
+            count => hasher.update(&piece[..count]),
+        }
+    }
+}
+
+/// Brings a shard into an unnamed temporary file, which is gone when it is closed, several ranges at a time.
+async fn download(found: &Found) -> Result<(File, String), IndexError> {
+    let location = &found.location;
+    let mut file = tempfile::tempfile().map_err(|source| disk(location, source))?;
+    let mut hasher = Sha256::new();
+    let begins = (0..found.bytes).step_by(usize::try_from(RANGE).expect("the range fits the address space"));
+    let mut ranges = stream::iter(begins).map(|begin| range(found, begin)).buffered(RANGES);
+    while let Some(piece) = ranges.try_next().await? {
+        hasher.update(&piece);
+        file.write_all(&piece).map_err(|source| disk(location, source))?;
+    }
+    file.rewind().map_err(|source| disk(location, source))?;
+    Ok((file, hex::encode(hasher.finalize())))
+}
+
+/// A range of a shard, of the very version that was listed.
+async fn range(found: &Found, begin: u64) -> Result<bytes::Bytes, IndexError> {
+    let location = &found.location;
+    let end = (begin + RANGE).min(found.bytes);
+    let options = GetOptions {
+        range: Some(GetRange::Bounded(begin..end)),
+        if_match: found.etag.clone(),
+        ..GetOptions::default()
+    };
+    let read = async { location.store.get_opts(&location.prefix, options).await?.bytes().await };
+    match read.await {
+        Ok(piece) if piece.len() as u64 == end - begin => Ok(piece),
+        Ok(_) | Err(object_store::Error::Precondition { .. }) => {
+            Err(IndexError::Changing { location: location.to_string() })
+        }
+        Err(error) => Err(StorageError::at(location.url(), &error).into()),
+    }
+}
