@@ -57,3 +57,10 @@ pub fn init() {
     // SAFETY: takes nothing and sets a level.
     unsafe { ffi::cappa_quiet() };
 }
+
+/// Ends the process, without the destructors that `std::process::exit` runs: threads that an abort left behind
+/// may still be inside the engine, which must not be torn down under them. Write and flush everything before.
+pub fn exit(code: u8) -> ! {
+    // SAFETY: takes an integer and does not return; the system takes back all that the process has.
+    unsafe { libc::_exit(i32::from(code)) }
+}

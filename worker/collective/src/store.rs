@@ -5,6 +5,7 @@ use std::ptr::null_mut;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::abort::AbortHandle;
 use crate::error::{Result, c_name, check};
 use crate::ffi;
 
@@ -34,6 +35,12 @@ impl Store {
     /// Connects to a store served elsewhere. `timeout` bounds connecting and every wait for a key.
     pub fn connect(host: &str, port: u16, timeout: Duration) -> Result<Store> {
         Store::tcp(host, port, false, timeout).map(|(store, _)| store)
+    }
+
+    /// Likewise, until the order to abort: the store of a process that ended or stands still is not waited for.
+    pub fn connect_until(abort: &AbortHandle, host: &str, port: u16, timeout: Duration) -> Result<Store> {
+        let host = host.to_owned();
+        abort.run("join-store", move || Store::connect(&host, port, timeout), drop)
     }
 
     fn tcp(host: &str, port: u16, serve: bool, timeout: Duration) -> Result<(Store, u16)> {

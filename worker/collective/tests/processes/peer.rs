@@ -7,7 +7,7 @@ use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use cappa_collective::{AbortHandle, Group, Reducer, ReducerOptions, Result, Store, Wire};
+use cappa_collective::{AbortHandle, Group, Reducer, ReducerOptions, Result, Store, Timeouts, Wire};
 use tch::{Kind, Tensor};
 
 use crate::common::{HOST, Net, examples, member, timeouts};
@@ -106,27 +106,46 @@ struct Trainer {
     port: u16,
 }
 
+/// The newest generation that was given up, and how to abort the one that the trainer is in.
+#[derive(Default)]
+struct Interrupt {
+    barred: i64,
+    current: Option<AbortHandle>,
+}
+
 /// Trains in one group after another as ordered on stdin, and says on stdout how far it got.
 fn train(seed: i64) {
     let (store, port) = Store::serve(HOST, 0, LIMIT).unwrap();
     let mut trainer = Trainer { net: Net::new(seed, 256, false), step: Tensor::from_slice(&[0i64]), store, port };
-    let current = Arc::new(Mutex::new(AbortHandle::new()));
+    let interrupt = Arc::new(Mutex::new(Interrupt { barred: -1, current: None }));
     let (orders, ordered) = channel();
-    let in_force = current.clone();
+    let in_force = interrupt.clone();
     std::thread::spawn(move || {
         for line in stdin().lines().map_while(std::result::Result::ok) {
-            match line.as_str() {
-                "abort" => in_force.lock().unwrap().abort(),
-                _ => orders.send(line).unwrap(),
+            match line.strip_prefix("abort ") {
+                Some(generation) => {
+                    let mut interrupt = in_force.lock().unwrap();
+                    interrupt.barred = number(generation);
+                    if let Some(abort) = interrupt.current.take() {
+                        abort.abort();
+                    }
+                }
+                None => orders.send(line).unwrap(),
             }
         }
-        std::process::exit(0); // the test is over
+        cappa_collective::exit(0); // the test is over
     });
     println!("\n{MARK}store {port}");
     for order in ordered {
-        let abort = AbortHandle::new();
-        *current.lock().unwrap() = abort.clone();
         let words: Vec<&str> = order.split(' ').collect();
+        let abort = AbortHandle::new();
+        {
+            let mut interrupt = interrupt.lock().unwrap();
+            if interrupt.barred >= number(words[1]) {
+                abort.abort();
+            }
+            interrupt.current = Some(abort.clone());
+        }
         match trainer.generation(&words, &abort) {
             Err(lost) if lost.is_group_lost() => println!("{MARK}lost {} {}", words[1], trainer.step.int64_value(&[0])),
             Err(other) => println!("{MARK}failed {other}"),
@@ -139,8 +158,10 @@ impl Trainer {
     fn generation(&mut self, order: &[&str], abort: &AbortHandle) -> Result<Infallible> {
         let (rank, size, port) = (number(order[2]), number(order[3]), number(order[4]));
         let limit = Duration::from_millis(number(order[5]));
-        let store = if port == self.port { self.store.clone() } else { Store::connect(HOST, port, LIMIT)? };
-        let group = Group::gloo(&store.prefix(order[1])?, member(rank, size), timeouts(limit), abort)?;
+        let store =
+            if port == self.port { self.store.clone() } else { Store::connect_until(abort, HOST, port, limit)? };
+        let timeouts = Timeouts { form: limit, operation: limit };
+        let group = Group::gloo(&store.prefix(order[1])?, member(rank, size), timeouts, abort)?;
         self.share_state(&group)?;
         let params = &self.net.params;
         let mut reducer = Reducer::new(&group, params, ReducerOptions::default())?;

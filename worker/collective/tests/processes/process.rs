@@ -59,9 +59,30 @@ impl Peers {
         }
     }
 
-    pub(crate) fn abort(&mut self, peers: &[usize]) {
+    /// Orders peers out of a generation, which they may not have begun to form yet.
+    pub(crate) fn abort(&mut self, peers: &[usize], generation: usize) {
         for peer in peers {
-            self.order(*peer, "abort");
+            self.order(*peer, &format!("abort {generation}"));
+        }
+    }
+
+    /// Starts another process where one was killed.
+    pub(crate) fn replace(&mut self, peer: usize) {
+        let _reaped = self.0[peer].child.wait();
+        self.0[peer] = start(&["train", "0"]);
+        self.0[peer].port = self.wait_for(peer, "store")[1].parse().unwrap();
+    }
+
+    /// Lets the peers end by themselves, in the middle of what they do, without a crash.
+    pub(crate) fn expect_clean_end(mut self, peers: &[usize]) {
+        for peer in peers {
+            drop(self.0[*peer].child.stdin.take());
+        }
+        for peer in peers {
+            let status = self.0[*peer].child.wait().unwrap();
+            let mut noise = String::new();
+            self.0[*peer].child.stderr.take().unwrap().read_to_string(&mut noise).unwrap();
+            assert!(status.success(), "peer {peer}: {status}\n{noise}");
         }
     }
 
