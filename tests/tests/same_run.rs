@@ -1,5 +1,7 @@
 //! The same run on any number of workers, whatever happens to them.
 
+use std::time::{Duration, Instant};
+
 use cappa_proto::{ChangeRequest, JobState};
 use cappa_tests::jobs::{Curve, JobSpec};
 use cappa_tests::{Cluster, Corpus, Options};
@@ -51,7 +53,7 @@ async fn a_killed_coordinator_costs_no_step() -> anyhow::Result<()> {
     let job = cluster.submit(&JobSpec { workers: (2, 2), ..JobSpec::default() }, &corpus).await?;
     let before = cluster.wait_step(&job, 5).await?;
     cluster.kill_coordinator();
-    tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
     cluster.start_coordinator()?;
     let after = cluster.wait_state(&job, JobState::Succeeded).await?;
     assert_eq!(after.generation, before.generation, "training went on in the same group");
@@ -91,10 +93,16 @@ async fn a_worker_that_is_asked_to_end_checkpoints_first_and_costs_no_step() -> 
     cluster.wait_idle(2).await?;
     let job = cluster.submit(&JobSpec { workers: (1, 2), ..JobSpec::default() }, &corpus).await?;
     cluster.wait_step(&job, 10).await?;
+    let before = cluster.job(&job).await?.generation;
+    let asked = Instant::now();
     cluster.signal_worker(0, 15)?;
-    let code = cluster.wait_worker(0, std::time::Duration::from_secs(30))?;
+    let code = cluster.wait_worker(0, Duration::from_secs(30))?;
     assert_eq!(code, Some(0), "{}", cluster.logs());
     assert!(cluster.job(&job).await?.last_checkpoint_step >= 10);
     cluster.finish(&job).await?.assert_same(&expected, STEPS, TOLERANCE);
+    // Whoever ends is in no group any more, and whoever stays is never held up by it: the time-out of forming
+    // and of collectives is 60 s here.
+    assert_eq!(cluster.job(&job).await?.generation, before + 1, "{}", cluster.logs());
+    assert!(asked.elapsed() < Duration::from_secs(45), "{:?}\n{}", asked.elapsed(), cluster.logs());
     Ok(())
 }

@@ -1,9 +1,12 @@
 //! What the parts of one worker process share.
 
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use cappa_collective::{AbortHandle, Cuda, Group, Member, Store, Timeouts};
+use cappa_session::{Assignment, Barred};
 use tch::Device;
 
 use crate::interrupt::Interrupt;
@@ -36,6 +39,24 @@ pub(crate) struct Context {
     pub data_threads: usize,
     /// Peak of the device's matrix products in FLOP/s, where it was told.
     pub peak_flops: Option<f64>,
+}
+
+/// How soon a wait notices that its generation was given up.
+const NOTICE: Duration = Duration::from_millis(50);
+
+impl Context {
+    /// Waits for something of a store, for as long as the generation is not given up.
+    pub(crate) fn wait<T>(&self, assignment: &Assignment, read: impl Future<Output = T>) -> Result<T, Barred> {
+        self.runtime.block_on(async {
+            let mut read = pin!(read);
+            loop {
+                if let Ok(done) = tokio::time::timeout(NOTICE, &mut read).await {
+                    return Ok(done);
+                }
+                self.interrupt.check(&assignment.job, assignment.generation)?;
+            }
+        })
+    }
 }
 
 /// Who carries collectives: Gloo on the CPU, NCCL where there is a GPU.

@@ -13,11 +13,9 @@ mod run;
 mod session;
 mod train;
 
-use std::process::ExitCode;
-
 use clap::Parser as _;
 
-fn main() -> ExitCode {
+fn main() {
     // Before any thread and any use of torch.
     cappa_collective::init();
     cappa_collective::ops::keep_freed_memory();
@@ -25,11 +23,13 @@ fn main() -> ExitCode {
         cli::Command::Run(args) => run::run(args),
         cli::Command::Caption(args) => caption::caption(&args),
     };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+    let code = match outcome {
+        Ok(()) => 0,
         Err(error) => {
             eprintln!("error: {error:#}");
-            ExitCode::FAILURE
+            1
         }
-    }
+    };
+    // Stdout is flushed with every line. Threads of groups that were given up may still be in libtorch.
+    cappa_collective::exit(code)
 }

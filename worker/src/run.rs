@@ -118,6 +118,7 @@ async fn serve(args: RunArgs, backend: Backend) -> Result<()> {
 
     tracing::info!(grace_seconds = args.grace_seconds, "asked to end: the group checkpoints first");
     interrupt.bars().drain();
+    ledger.stir();
     let grace = Duration::from_secs(args.grace_seconds);
     let drained = tokio::select! {
         outcome = tokio::time::timeout(grace, drained(&ledger)) => outcome.is_ok(),

@@ -56,18 +56,41 @@ impl Conversation {
         Tell::Heartbeat(wire::Heartbeat { job_id: holding.job_id, generation: holding.generation, step: holding.step })
     }
 
-    /// What is new since it was asked last.
-    pub fn news(&mut self, book: &mut Book) -> Vec<Tell> {
-        book.due(&mut self.cursor)
-    }
-
-    /// Likewise, and that the process is about to end, once.
-    pub fn tick(&mut self, book: &mut Book, is_draining: bool) -> Vec<Tell> {
+    /// What is new since it was asked last. That the process is about to end comes before everything that
+    /// ending brings about: who has left a group without being known to end would be put into the next one.
+    pub fn news(&mut self, book: &mut Book, is_draining: bool) -> Vec<Tell> {
         let mut due = Vec::new();
         if is_draining && !std::mem::replace(&mut self.said_goodbye, true) {
             due.push(Tell::Goodbye(wire::Goodbye { reason: "the process was asked to end".into() }));
         }
-        due.extend(self.news(book));
+        due.extend(book.due(&mut self.cursor));
         due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn that_the_process_ends_is_told_before_that_it_has_left_its_group() {
+        let me = Identity {
+            worker: "worker-0".parse().unwrap(),
+            incarnation: "a".into(),
+            version: "0.1.0".into(),
+            host: "127.0.0.1".into(),
+            store_address: "127.0.0.1:1".into(),
+            metrics_address: "127.0.0.1:2".into(),
+            device: "cpu".into(),
+        };
+        let mut book = Book::default();
+        for _connection in 0..2 {
+            let (mut conversation, _hello) = Conversation::open(&me, &mut book);
+            assert!(conversation.news(&mut book, false).is_empty());
+            book.notice(Tell::Left(wire::Left::default()));
+            let told = conversation.news(&mut book, true);
+            assert!(matches!(told[..], [Tell::Goodbye(_), Tell::Left(_)]), "{told:?}");
+            assert!(conversation.news(&mut book, true).is_empty(), "once a connection");
+        }
     }
 }

@@ -11,7 +11,7 @@ use cappa_shared::causes::with_causes;
 use cappa_shared::checkpoint::{attempt_folder, part_name};
 use cappa_shared::ids::{Generation, JobId, Rank, Step};
 use cappa_shared::storage;
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use sha2::{Digest as _, Sha256};
 use tch::{Device, Tensor};
 
@@ -22,6 +22,9 @@ use crate::train::state::TrainState;
 
 /// Pauses between attempts to write a part.
 const RETRIES: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(1)];
+
+/// How soon a wait notices that it is in vain.
+const NOTICE: Duration = Duration::from_millis(50);
 
 /// A copy of this rank's share of the state, in host memory.
 struct Snapshot {
@@ -88,12 +91,15 @@ impl Writer {
         begun.elapsed()
     }
 
-    /// Waits until everything saved so far is written, or has failed.
-    pub(crate) fn flush(&self) {
+    /// Waits until everything saved so far is written or has failed, or `check` says that this is in vain.
+    pub(crate) fn flush<E>(&self, check: impl Fn() -> Result<(), E>) -> Result<(), E> {
         let (done, wait) = bounded(1);
         self.give(Task::Flush(done));
-        // An error means that the thread is gone; then there is nothing to wait for.
-        let _ = wait.recv();
+        // When the thread is gone there is nothing to wait for.
+        while wait.recv_timeout(NOTICE) == Err(RecvTimeoutError::Timeout) {
+            check()?;
+        }
+        Ok(())
     }
 
     /// Writes what is left and ends the thread.

@@ -56,7 +56,7 @@ pub(crate) fn all(
     let begun = Instant::now();
     let (job_id, generation) = (assignment.job.to_string(), assignment.generation.0);
     context.ledger.notice(Tell::EvaluationStarted(wire::EvaluationStarted { job_id, generation }));
-    let tokenizer = context.runtime.block_on(batches::tokenizer(&assignment.spec))?;
+    let tokenizer = context.wait(assignment, batches::tokenizer(&assignment.spec))??;
     let evaluator = Evaluator { assignment, context, place, state, tokenizer };
     let evaluations = assignment.spec.evaluate.iter().map(|evaluation| {
         evaluator.one(evaluation).map_err(|departure| match departure {
@@ -97,7 +97,7 @@ impl Evaluator<'_> {
     }
 
     fn samples(&self, evaluation: &Evaluation) -> Result<Samples, Departure> {
-        let (manifest, origin) = self.context.runtime.block_on(batches::manifest(&evaluation.data))?;
+        let (manifest, origin) = self.context.wait(self.assignment, batches::manifest(&evaluation.data))??;
         let records = Records::open(
             PoolConfig {
                 manifest: Arc::new(manifest),
@@ -160,7 +160,7 @@ impl Evaluator<'_> {
         let name = format!("evaluations/{:012}/results.json", results.step);
         let document = serde_json::to_vec_pretty(results).expect("results are plain data");
         let write = async { storage::create(&self.assignment.folder)?.put(&name, document).await };
-        self.context.runtime.block_on(write).map_err(|e| crate::checkpoint::CheckpointError::from(e).into())
+        self.context.wait(self.assignment, write)?.map_err(|e| crate::checkpoint::CheckpointError::from(e).into())
     }
 }
 

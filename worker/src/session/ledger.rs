@@ -37,6 +37,11 @@ impl Ledger {
         self.urgent(|book| book.notice(message));
     }
 
+    /// There is something urgent to tell that is not in the book: the process is about to end.
+    pub(crate) fn stir(&self) {
+        self.news.notify_one();
+    }
+
     /// Waits until there may be something urgent to tell.
     pub(crate) async fn news(&self) {
         self.news.notified().await;

@@ -112,7 +112,7 @@ impl Session {
                     None => return lost(&"the coordinator closed the stream"),
                 },
                 () = self.ledger.news() => {
-                    let news = conversation.news(&mut self.ledger.book());
+                    let news = conversation.news(&mut self.ledger.book(), self.interrupt.draining());
                     if !tell_all(&tell, news).await { return lost(&"the stream closed"); }
                 }
                 _ = heartbeat.tick() => {
@@ -120,11 +120,11 @@ impl Session {
                     if !tell_all(&tell, vec![beat]).await { return lost(&"the stream closed"); }
                 }
                 _ = progress.tick() => {
-                    let news = conversation.tick(&mut self.ledger.book(), self.interrupt.draining());
+                    let news = conversation.news(&mut self.ledger.book(), self.interrupt.draining());
                     if !tell_all(&tell, news).await { return lost(&"the stream closed"); }
                 }
                 () = cancel.cancelled() => {
-                    let news = conversation.news(&mut self.ledger.book());
+                    let news = conversation.news(&mut self.ledger.book(), self.interrupt.draining());
                     tell_all(&tell, news).await;
                     return Ok(Ended::Cancelled);
                 }

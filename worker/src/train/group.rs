@@ -28,7 +28,7 @@ impl Place {
         let (host, port) = assignment.lead_store()?;
         let store = match assignment.rank == assignment.lead {
             true => context.store.clone(),
-            false => Store::connect(host, port, assignment.forming)?,
+            false => Store::connect_until(&abort, host, port, assignment.forming)?,
         };
         let store = store.prefix(&format!("{}/{}", assignment.job, assignment.generation))?;
         let rank = assignment.rank.0 as usize;
@@ -94,7 +94,7 @@ impl Place {
     ) -> Result<TrainState, Departure> {
         for manifest in &assignment.restore {
             let restore = Restore { folder: &assignment.folder, manifest };
-            let outcome = context.runtime.block_on(restore.read(&mut state));
+            let outcome = context.wait(assignment, restore.read(&mut state))?;
             if let Err(error) = &outcome {
                 let error = with_causes(error);
                 tracing::error!(manifest, error, "a checkpoint can't be restored; the one before it is tried");

@@ -94,18 +94,19 @@ impl Trainer {
             state_seconds: formed.elapsed().as_secs_f64(),
             first_step_seconds: 0.0,
         };
-        let corpus = context.runtime.block_on(Corpus::open(&assignment.spec))?;
+        let corpus = context.wait(assignment, Corpus::open(&assignment.spec))??;
         let mut recorder =
             Recorder::new(assignment, &context.ledger, &context.metrics, corpus.samples(), entered, context.peak_flops);
         let turn = Turn { assignment, context, place: &place, writer: &self.writer, corpus: &corpus };
         let ending = page::train(&turn, &mut recorder, state)?;
         recorder.finish();
+        let flush = || self.writer.flush(|| context.interrupt.check(&assignment.job, assignment.generation));
         if ending != Ending::Finished(None) {
-            self.writer.flush();
+            flush()?;
             return Ok(ending);
         }
         let summary = info_span!("evaluate").in_scope(|| evaluate::all(assignment, context, &place, state))?;
-        self.writer.flush();
+        flush()?;
         Ok(Ending::Finished(summary))
     }
 
