@@ -18,6 +18,14 @@ pub enum StorageError {
         /// What the store said.
         source: Cause,
     },
+    /// The bucket itself is not there: deleted, not yet made, or hidden by an outage.
+    #[error("the bucket of {url} does not exist; check its name, or restore it")]
+    NoBucket {
+        /// What was asked for.
+        url: String,
+        /// What the store said.
+        source: Cause,
+    },
     /// A conditional create found an object.
     #[error("{url} exists already")]
     AlreadyExists {
@@ -82,6 +90,9 @@ pub enum StorageError {
     },
 }
 
+/// How S3, Azure and GCS say that a bucket is missing, in the answer with status 404.
+const NO_BUCKET: [&str; 3] = ["NoSuchBucket", "ContainerNotFound", "The specified bucket does not exist"];
+
 /// What a store said, with query strings taken out of any URL in it: they may be signed.
 #[derive(Debug, Error)]
 #[error("{0}")]
@@ -107,6 +118,9 @@ impl StorageError {
         use object_store::Error as E;
         let (url, source) = (url.to_owned(), Cause::of(error));
         match error {
+            E::NotFound { .. } if NO_BUCKET.iter().any(|code| source.0.contains(code)) => {
+                Self::NoBucket { url, source }
+            }
             E::NotFound { .. } => Self::NotFound { url, source },
             E::AlreadyExists { .. } | E::Precondition { .. } => Self::AlreadyExists { url, source },
             E::PermissionDenied { .. } | E::Unauthenticated { .. } => Self::Denied { url, source },
@@ -119,13 +133,18 @@ impl StorageError {
         }
     }
 
+    /// A store that did not answer as it should; `message` says how.
+    pub fn unreachable(url: &str, message: String) -> Self {
+        Self::Unreachable { url: url.to_owned(), source: Cause(message) }
+    }
+
     /// The code that people look up.
     pub fn code(&self) -> Code {
         match self {
             Self::NotFound { .. } => Code::DataUnreadable,
             Self::AlreadyExists { .. } => Code::AlreadyExists,
             Self::Denied { .. } => Code::StoreDenied,
-            Self::Unreachable { .. } | Self::Other { .. } => Code::StoreUnreachable,
+            Self::NoBucket { .. } | Self::Unreachable { .. } | Self::Other { .. } => Code::StoreUnreachable,
             Self::Full { .. } => Code::StoreFull,
             Self::BadUrl { .. } => Code::InvalidSpec,
             Self::NotAllowed { .. } => Code::StoreNotAllowed,
@@ -135,7 +154,7 @@ impl StorageError {
 
     /// Whether trying again later may help without anybody doing anything.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Unreachable { .. } | Self::Other { .. })
+        matches!(self, Self::NoBucket { .. } | Self::Unreachable { .. } | Self::Other { .. })
     }
 }
 
