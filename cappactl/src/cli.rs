@@ -3,8 +3,8 @@
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    caption, change, checkpoints, completion, data, describe, events, explain, list, local, logs, report, submit,
-    tokenizer, validate, wait, workers,
+    audit, caption, change, checkpoints, completion, data, describe, events, explain, list, local, logs, report,
+    submit, tokenizer, validate, wait, workers,
 };
 use crate::output::Format;
 
@@ -62,6 +62,8 @@ pub(crate) enum Command {
     /// Look at a job's checkpoints.
     #[command(subcommand)]
     Checkpoints(checkpoints::Command),
+    /// Prove from a job's manifests that every sample of every epoch was used exactly once.
+    Audit(audit::Arguments),
     /// Look at the workers.
     #[command(subcommand)]
     Workers(workers::Command),

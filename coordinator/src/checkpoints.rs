@@ -3,10 +3,15 @@
 use std::collections::HashSet;
 
 use cappa_core::{Attempt, Generation, Job, Step};
-use cappa_shared::checkpoint::{self, CHECKPOINTS, CheckpointManifest, Contents, ManifestProblems};
+use cappa_shared::checkpoint::{
+    self, Account, CHECKPOINTS, CheckpointError, CheckpointManifest, Contents, FormedGroup, ManifestProblems,
+    OrderRecord, Previous, lineage,
+};
 use cappa_shared::ids;
+use cappa_shared::spec::JobSpec;
 use cappa_shared::storage::{Location, StorageError};
 use jiff::Timestamp;
+use thiserror::Error;
 
 use crate::history::unix_ms;
 
@@ -19,16 +24,17 @@ fn attempt_folder(step: Step, generation: Generation) -> String {
     checkpoint::attempt_folder(ids::Step(step.0), ids::Generation(generation.0))
 }
 
-/// The manifest of a complete attempt: the same one each time it is asked for.
+/// What the manifest of a complete attempt says. The digest of the previous one, which lies in the store, is still to be
+/// filled in.
 ///
 /// # Errors
 /// What is wrong with the parts that the workers reported.
-pub(crate) fn manifest(
+pub(crate) fn contents(
     job: &Job,
     step: Step,
     generation: Generation,
     attempt: &Attempt,
-) -> Result<CheckpointManifest, ManifestProblems> {
+) -> Result<Contents, ManifestProblems> {
     let problem = |error: String| ManifestProblems(vec![error]);
     let parts = attempt.ranks.iter().flat_map(|rank| &rank.parts);
     let quarantined = attempt.ranks.iter().flat_map(|rank| &rank.quarantined);
@@ -36,7 +42,7 @@ pub(crate) fn manifest(
     // Ranks that took over lanes repeat what their predecessors found.
     quarantined.sort();
     quarantined.dedup();
-    CheckpointManifest::new(Contents {
+    Ok(Contents {
         job: job.id.as_str().parse().map_err(|error: ids::InvalidName| problem(error.to_string()))?,
         step: ids::Step(step.0),
         generation: ids::Generation(generation.0),
@@ -47,8 +53,53 @@ pub(crate) fn manifest(
         quarantined,
         created: Timestamp::from_millisecond(unix_ms(attempt.written_at))
             .map_err(|error| problem(error.to_string()))?,
-        account: None,
+        account: Some(account(job, step, generation).map_err(problem)?),
     })
+}
+
+/// How the run came to the step.
+fn account(job: &Job, step: Step, generation: Generation) -> Result<Account, String> {
+    let spec: JobSpec = serde_json::from_str(&job.submission.spec_json).map_err(|error| error.to_string())?;
+    let before = job.checkpoints.iter().rev().find(|checkpoint| checkpoint.step < step);
+    let formed = job.groups.iter().map(|group| FormedGroup {
+        generation: ids::Generation(group.generation.0),
+        world_size: group.world_size,
+        first: ids::Step(group.step.0),
+    });
+    let first = before.map_or(ids::Step(0), |checkpoint| ids::Step(checkpoint.step.0));
+    let formed: Vec<FormedGroup> = formed.collect();
+    Ok(Account {
+        order: OrderRecord::new(&spec.data, spec.batch_size).map_err(|error| error.to_string())?,
+        previous: before.map(|checkpoint| Previous {
+            step: ids::Step(checkpoint.step.0),
+            generation: ids::Generation(checkpoint.generation.0),
+            sha256: None,
+        }),
+        groups: lineage(&formed, ids::Generation(generation.0), first, ids::Step(step.0)),
+    })
+}
+
+/// Fills in the digest of the manifest that the account names, and commits.
+pub(crate) async fn commit(folder: &Location, mut contents: Contents) -> Result<(), CommitError> {
+    if let Some(previous) = contents.account.as_mut().and_then(|account| account.previous.as_mut()) {
+        previous.sha256 = match checkpoint::load_any(folder, previous.step).await {
+            Ok(manifest) => Some(manifest.digest().to_owned()),
+            // The account says that it could not be read, and an audit will.
+            Err(CheckpointError::Manifest { .. }) => None,
+            Err(CheckpointError::Storage(StorageError::NotFound { .. })) => None,
+            Err(error) => return Err(error.into()),
+        };
+    }
+    Ok(checkpoint::commit(folder, &CheckpointManifest::new(contents)?).await?)
+}
+
+/// Why a manifest is not committed.
+#[derive(Debug, Error)]
+pub(crate) enum CommitError {
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    #[error(transparent)]
+    Manifest(#[from] ManifestProblems),
 }
 
 fn part(part: &cappa_core::Part) -> checkpoint::Part {
@@ -64,9 +115,9 @@ fn quarantined_sample(sample: &cappa_core::Quarantined) -> checkpoint::Quarantin
     }
 }
 
-/// Deletes a checkpoint, the manifest first: a checkpoint without one does not exist.
+/// Deletes a checkpoint, the manifest first: a checkpoint without one does not exist. What the manifest said stays for audits.
 pub(crate) async fn delete(folder: &Location, step: Step, generation: Generation) -> Result<(), StorageError> {
-    folder.delete(&manifest_path(step)).await?;
+    checkpoint::retire(folder, ids::Step(step.0)).await?;
     delete_attempt(folder, step, generation).await
 }
 

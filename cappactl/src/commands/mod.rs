@@ -1,5 +1,6 @@
 //! The commands, one module each.
 
+pub(crate) mod audit;
 pub(crate) mod caption;
 pub(crate) mod change;
 pub(crate) mod checkpoints;
@@ -54,6 +55,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Pause(arguments) => change::run(global, &arguments, change::Change::Pause).await,
         Command::Resume(arguments) => change::run(global, &arguments, change::Change::Resume).await,
         Command::Checkpoints(command) => checkpoints::run(global, &command).await,
+        Command::Audit(arguments) => audit::run(global, &arguments).await,
         Command::Workers(command) => workers::run(global, &command).await,
         Command::Report(arguments) => report::run(global, &arguments).await,
         Command::Data(command) => data::run(global, command).await,

@@ -24,6 +24,8 @@ pub struct Job {
     pub phase: Phase,
     /// The generation of the newest group; zero before the first.
     pub generation: Generation,
+    /// Every group that it had, for the account that its checkpoints keep.
+    pub groups: Vec<GroupStart>,
     /// Someone asked for a pause, for this reason.
     pub pause: Option<String>,
     /// Weights of the groups that ended, in a row, without a step of progress.
@@ -81,6 +83,17 @@ pub enum Ending {
         /// Why.
         reason: String,
     },
+}
+
+/// A group as it began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GroupStart {
+    /// Its number.
+    pub generation: Generation,
+    /// Its members.
+    pub world_size: u32,
+    /// The step it started from.
+    pub step: Step,
 }
 
 /// The one active group of a job.

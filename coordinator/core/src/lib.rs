@@ -23,7 +23,9 @@ pub use core::{Core, Refusal};
 pub use decide::Waiting;
 pub use ids::{Generation, Incarnation, JobId, Link, Rank, Step, Time, WorkerId};
 pub use invariants::{Violation, log_violations, violations};
-pub use job::{Attempt, Checkpoint, Ending, Group, Job, Member, Outcome, Part, Phase, Quarantined, RankParts, Stage};
+pub use job::{
+    Attempt, Checkpoint, Ending, Group, GroupStart, Job, Member, Outcome, Part, Phase, Quarantined, RankParts, Stage,
+};
 pub use presence::{Holding, Observation, Presence, Seen, WorkerPresence};
 pub use record::{BreakCause, Change, Event, Record};
 pub use state::State;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::command::Submission;
 use crate::config::{FRUITLESS_FAILURE, FRUITLESS_LOSS};
 use crate::ids::{Generation, JobId, Step, Time, WorkerId};
-use crate::job::{Attempt, Checkpoint, Ending, Group, Job, Phase, Stage};
+use crate::job::{Attempt, Checkpoint, Ending, Group, GroupStart, Job, Phase, Stage};
 use crate::record::{BreakCause, Change, Record};
 
 /// All jobs and who belongs to which group. A function of the records alone.
@@ -99,6 +99,7 @@ impl Job {
             phase_since: at,
             phase: Phase::Queued,
             generation: Generation(0),
+            groups: Vec::new(),
             pause: None,
             fruitless: 0,
             recoveries: 0,
@@ -165,6 +166,8 @@ impl Job {
             return;
         };
         self.generation = *generation;
+        let world_size = u32::try_from(members.len()).unwrap_or(u32::MAX);
+        self.groups.push(GroupStart { generation: *generation, world_size, step: *step });
         self.started_at.get_or_insert(at);
         self.enter(
             at,

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use cappa_core::{Command, Generation, JobId, Step, Work};
 use cappa_shared::causes::with_causes;
-use cappa_shared::checkpoint::{self, CheckpointError, CheckpointManifest, ManifestProblems};
+use cappa_shared::checkpoint::{CheckpointError, Contents, ManifestProblems};
 use cappa_shared::storage::{self, StorageError};
 use thiserror::Error;
 
 use super::View;
-use crate::checkpoints::{self, Litter};
+use crate::checkpoints::{self, CommitError, Litter};
 
 /// Attempts at writing a manifest before the checkpoint counts as failed.
 const COMMIT_ATTEMPTS: u32 = 6;
@@ -27,7 +27,7 @@ pub(crate) struct StorageWork {
 
 #[derive(Debug)]
 enum Task {
-    Commit { step: Step, generation: Generation, manifest: Box<Result<CheckpointManifest, ManifestProblems>> },
+    Commit { step: Step, generation: Generation, contents: Box<Result<Contents, ManifestProblems>> },
     Delete { step: Step, generation: Generation },
     Sweep(Litter),
 }
@@ -38,9 +38,7 @@ enum WorkError {
     #[error(transparent)]
     Storage(#[from] StorageError),
     #[error(transparent)]
-    Checkpoint(#[from] CheckpointError),
-    #[error(transparent)]
-    Manifest(#[from] ManifestProblems),
+    Commit(#[from] CommitError),
     #[error("the store did not answer within {} s", LIMIT.as_secs())]
     Silent,
 }
@@ -48,7 +46,8 @@ enum WorkError {
 impl WorkError {
     /// Whether doing the same again can't help.
     fn is_final(&self) -> bool {
-        matches!(self, Self::Manifest(_) | Self::Checkpoint(CheckpointError::Conflict { .. }))
+        let Self::Commit(error) = self else { return false };
+        matches!(error, CommitError::Manifest(_) | CommitError::Checkpoint(CheckpointError::Conflict { .. }))
     }
 }
 
@@ -62,8 +61,8 @@ impl StorageWork {
         let task = match work {
             Work::CommitManifest { step, generation, .. } => {
                 let attempt = job.committing.get(&(*step, *generation))?;
-                let manifest = Box::new(checkpoints::manifest(job, *step, *generation, attempt));
-                Task::Commit { step: *step, generation: *generation, manifest }
+                let contents = Box::new(checkpoints::contents(job, *step, *generation, attempt));
+                Task::Commit { step: *step, generation: *generation, contents }
             }
             Work::DeleteCheckpoint { step, generation, .. } => Task::Delete { step: *step, generation: *generation },
             _ => Task::Sweep(Litter::of(job)),
@@ -96,9 +95,9 @@ impl Task {
     async fn perform(&self, folder: &str) -> Result<(), WorkError> {
         let folder = storage::create(folder)?;
         match self {
-            Self::Commit { manifest, .. } => match manifest.as_ref() {
-                Ok(manifest) => checkpoint::commit(&folder, manifest).await?,
-                Err(problems) => return Err(problems.clone().into()),
+            Self::Commit { contents, .. } => match contents.as_ref() {
+                Ok(contents) => checkpoints::commit(&folder, contents.clone()).await?,
+                Err(problems) => return Err(CommitError::from(problems.clone()).into()),
             },
             Self::Delete { step, generation } => checkpoints::delete(&folder, *step, *generation).await?,
             Self::Sweep(litter) => litter.sweep(&folder).await?,

@@ -135,6 +135,13 @@ impl CheckpointManifest {
         &self.digest
     }
 
+    /// Whether both commit the same state; what they say of the way to it may differ, if another checkpoint was committed
+    /// in between.
+    pub fn is_same_checkpoint(&self, other: &Self) -> bool {
+        let of = |manifest: &Self| Contents { account: None, ..manifest.contents.clone() };
+        of(self) == of(other)
+    }
+
     /// Where a part lies in the job's folder.
     pub fn part_path(&self, part: &Part) -> String {
         let Contents { step, generation, .. } = self.contents;

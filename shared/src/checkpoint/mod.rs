@@ -5,6 +5,10 @@
 //!                                  /3/part-00001-of-00002.safetensors
 //!                                  /MANIFEST.json                        committed; names generation 3 and its parts
 //! ```
+//!
+//! Every manifest names the one before by digest, and says which groups computed the steps since ([`Account`]). When
+//! retention takes a checkpoint, its manifest stays as `RETIRED.json` beside where it was, so that the chain back to the
+//! first is always whole and [`audit`] can follow it.
 
 mod account;
 mod audit;
@@ -16,11 +20,12 @@ use crate::ids::{Generation, Rank, Step};
 pub use account::{Account, FormedGroup, GroupSteps, OrderRecord, Previous, SourceRecord, lineage};
 pub use audit::{Audit, EpochUse, audit, chain};
 pub use manifest::{CheckpointManifest, Contents, ManifestProblems, Part, Quarantined, data_digest};
-pub use store::{CheckpointError, commit, committed, load, newest, read_part, verify};
+pub use store::{CheckpointError, commit, committed, history, load, load_any, newest, read_part, retire, verify};
 
 /// The folder with all checkpoints, in the job's folder.
 pub const CHECKPOINTS: &str = "checkpoints";
 const MANIFEST: &str = "MANIFEST.json";
+const RETIRED: &str = "RETIRED.json";
 
 /// The folder of a step's checkpoint, in the job's folder. Zero-padded, so that names sort as steps do.
 pub fn step_folder(step: Step) -> String {
@@ -42,9 +47,23 @@ pub fn manifest_path(step: Step) -> String {
     format!("{}/{MANIFEST}", step_folder(step))
 }
 
+/// What is left of the manifest of a checkpoint that retention took, in the job's folder.
+pub fn retired_path(step: Step) -> String {
+    format!("{}/{RETIRED}", step_folder(step))
+}
+
+/// The step whose manifest lies at `path` (relative to [`CHECKPOINTS`]), retired or not, if it is one.
+fn step_of_any(path: &str) -> Option<Step> {
+    step_of_manifest(path).or_else(|| step_in(path, RETIRED))
+}
+
 /// The step whose manifest lies at `path` (relative to [`CHECKPOINTS`]), if it is one.
 fn step_of_manifest(path: &str) -> Option<Step> {
-    let step = path.strip_suffix(MANIFEST)?.strip_suffix('/')?;
+    step_in(path, MANIFEST)
+}
+
+fn step_in(path: &str, name: &str) -> Option<Step> {
+    let step = path.strip_suffix(name)?.strip_suffix('/')?;
     let is_step = step.len() == 12 && step.bytes().all(|b| b.is_ascii_digit());
     if is_step { step.parse().ok().map(Step) } else { None }
 }

@@ -1,14 +1,20 @@
 //! Committing, finding and verifying checkpoints in a job's folder.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
+use futures::StreamExt as _;
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 
 use super::manifest::{CheckpointManifest, ManifestProblems, Part};
-use super::{CHECKPOINTS, manifest_path, step_of_manifest};
+use super::{CHECKPOINTS, manifest_path, retired_path, step_of_any, step_of_manifest};
 use crate::code::Code;
 use crate::ids::Step;
 use crate::storage::{Location, StorageError};
+
+/// Manifests that are read at once.
+const LOADS: usize = 16;
 
 /// Why a checkpoint can't be committed or used.
 #[derive(Debug, Error)]
@@ -62,10 +68,58 @@ pub async fn commit(folder: &Location, manifest: &CheckpointManifest) -> Result<
     match folder.put_if_absent(&path, manifest.to_json()).await {
         Ok(()) => Ok(()),
         Err(StorageError::AlreadyExists { url, .. }) => match load(folder, step).await {
-            Ok(there) if there.digest() == manifest.digest() => Ok(()),
+            Ok(there) if there.is_same_checkpoint(manifest) => Ok(()),
             _ => Err(CheckpointError::Conflict { url }),
         },
         Err(error) => Err(error.into()),
+    }
+}
+
+/// Takes back a commit: the checkpoint exists no more, and what its manifest said stays for audits. Doing it again is no error.
+///
+/// # Errors
+/// What the store answered.
+pub async fn retire(folder: &Location, step: Step) -> Result<(), StorageError> {
+    let document = match folder.get(&manifest_path(step)).await {
+        Err(StorageError::NotFound { .. }) => return Ok(()),
+        document => document?,
+    };
+    match folder.put_if_absent(&retired_path(step), document).await {
+        Ok(()) | Err(StorageError::AlreadyExists { .. }) => folder.delete(&manifest_path(step)).await,
+        Err(error) => Err(error),
+    }
+}
+
+/// Every manifest that was ever committed, oldest first, whether its checkpoint still exists or not; and what is wrong with
+/// those that can't be read.
+///
+/// # Errors
+/// What the store answered.
+pub async fn history(folder: &Location) -> Result<(Vec<CheckpointManifest>, Vec<String>), CheckpointError> {
+    let entries = folder.list(CHECKPOINTS).await?;
+    let steps: BTreeSet<Step> = entries.iter().filter_map(|entry| step_of_any(&entry.path)).collect();
+    let loads = futures::stream::iter(steps).map(|step| load_any(folder, step)).buffered(LOADS);
+    let (mut manifests, mut problems) = (Vec::new(), Vec::new());
+    for loaded in loads.collect::<Vec<_>>().await {
+        match loaded {
+            Ok(manifest) => manifests.push(manifest),
+            Err(CheckpointError::Manifest { url, source }) => problems.push(format!("{url}: {source}")),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((manifests, problems))
+}
+
+/// As [`load`], also of a step whose checkpoint was retired.
+///
+/// # Errors
+/// As [`load`].
+pub async fn load_any(folder: &Location, step: Step) -> Result<CheckpointManifest, CheckpointError> {
+    match load(folder, step).await {
+        Err(CheckpointError::Storage(StorageError::NotFound { .. })) => {
+            load_at(folder, &retired_path(step), step).await
+        }
+        loaded => loaded,
     }
 }
 
@@ -85,8 +139,11 @@ pub async fn committed(folder: &Location) -> Result<Vec<Step>, CheckpointError> 
 /// # Errors
 /// [`CheckpointError::Manifest`] for a damaged one, or what the store answered.
 pub async fn load(folder: &Location, step: Step) -> Result<CheckpointManifest, CheckpointError> {
-    let path = manifest_path(step);
-    let document = folder.get(&path).await?;
+    load_at(folder, &manifest_path(step), step).await
+}
+
+async fn load_at(folder: &Location, path: &str, step: Step) -> Result<CheckpointManifest, CheckpointError> {
+    let document = folder.get(path).await?;
     let parsed = CheckpointManifest::from_json(&document).and_then(|manifest| {
         let is_here = manifest.contents().step == step;
         let problem = || ManifestProblems(vec![format!("it is of step {}", manifest.contents().step)]);

@@ -119,3 +119,33 @@ async fn a_full_disk_fails_the_commit_and_says_so() {
     assert!(matches!(error, CheckpointError::Storage(StorageError::Full { .. })), "{error:?}");
     assert_eq!(error.code(), crate::code::Code::StoreFull);
 }
+
+#[tokio::test]
+async fn what_retention_takes_stays_in_the_history() {
+    let (_temp, folder) = folder();
+    let old = written(&folder, 10).await;
+    let new = written(&folder, 20).await;
+    for _ in 0..2 {
+        retire(&folder, Step(10)).await.unwrap();
+        assert_eq!(committed(&folder).await.unwrap(), [Step(20)]);
+        assert_eq!(history(&folder).await.unwrap(), (vec![old.clone(), new.clone()], Vec::new()));
+    }
+    folder.put(&manifest_path(Step(20)), "{").await.unwrap();
+    let (intact, problems) = history(&folder).await.unwrap();
+    assert_eq!(intact, [old]);
+    assert!(problems.len() == 1 && problems[0].contains("20/MANIFEST.json"), "{problems:?}");
+}
+
+#[test]
+fn manifests_without_an_account_keep_their_digest() {
+    let document = String::from_utf8(manifest(100).to_json()).unwrap();
+    assert!(!document.contains("account"), "{document}");
+    let contents = format!(
+        r#"{{"job":"demo-k7f3q","step":100,"generation":3,"world_size":1,"spec_digest":"{}","data_digest":"{}","parts":[{{"name":"part-00000-of-00001.safetensors","bytes":5,"sha256":"{}"}}],"quarantined":[{{"shard":"train-0.tar","index":7,"key":"000007","reason":"undecodable"}}],"created":"1970-01-01T00:00:00Z"}}"#,
+        "0".repeat(64),
+        "1".repeat(64),
+        manifest(100).contents().parts[0].sha256,
+    );
+    use sha2::{Digest as _, Sha256};
+    assert_eq!(manifest(100).digest(), hex::encode(Sha256::digest(contents)));
+}
