@@ -52,6 +52,11 @@ impl EpochOrder {
         Self { epoch, key, shards, starts, lanes: order.lanes, window_shards: order.window_shards, place: order.place }
     }
 
+    /// Memory that it holds, in bytes.
+    pub fn bytes(&self) -> usize {
+        size_of_val(self.starts.as_slice()) + size_of::<Self>()
+    }
+
     /// Which epoch this is.
     pub fn epoch(&self) -> u64 {
         self.epoch

@@ -14,7 +14,22 @@
 //! advances through its own lanes and epochs ([`JobOrder`]).
 //!
 //! **Quality of the shuffle.** Samples meet only samples of shards that share their window in that epoch; larger windows mix
-//! more and keep more shards at hand. The shards of a window change with every epoch.
+//! more and keep more shards at hand. The shards of a window change with every epoch. For samples that are neighbours in
+//! source order (1,000 shards of 100 samples, 16 lanes of 62 shards, batches of 256): how far apart in time they come, as a
+//! share of the distance in a full shuffle, and how many times as often they meet in a batch. 1 and 1 are a full shuffle.
+//!
+//! | window K | distance | meetings |
+//! |---:|---:|---:|
+//! | 1 | 0.03 | 54.4 |
+//! | 4 | 0.07 | 14.7 |
+//! | 8 | 0.13 | 7.4 |
+//! | 16 | 0.26 | 3.7 |
+//! | 64 | 1.00 | 1.0 |
+//!
+//! The test `larger_windows_shuffle_better_and_the_table_says_how_well` prints it. What decides is K over a lane's shards: write
+//! samples to shards in random order where a small window has to do.
+//!
+//! Any slot of 10⁹ samples in 10⁶ shards is found in about 0.3 µs, and the order holds 20 MB.
 
 mod draw;
 mod epoch;
@@ -158,6 +173,11 @@ impl SampleOrder {
 
     fn in_mixture(self, source: u32, sources: u32, first_shard: u32) -> Self {
         Self { place: InMixture { source, sources, first_shard }, ..self }
+    }
+
+    /// Memory that it holds, in bytes.
+    pub fn bytes(&self) -> usize {
+        size_of_val(self.counts.as_slice()) + size_of::<Self>()
     }
 
     /// Samples of every shard.

@@ -2,6 +2,7 @@ use std::collections::HashSet;
 
 use proptest::prelude::*;
 
+use super::draw::mix;
 use super::*;
 
 fn order(counts: &[u32], seed: u64, lanes: u32, window: u32) -> SampleOrder {
@@ -136,14 +137,83 @@ fn impossible_orders_are_refused() {
     assert_eq!(order.steps(0), Err(OrderError::BatchNotDivisible { batch_size: 0, lanes: 64 }));
 }
 
-/// A billion samples in 10⁵ shards; the bound on time is loose because machines are shared.
+/// A billion samples in 10⁶ shards; the bound on time has a margin because machines are shared.
 #[test]
-fn any_slot_of_a_large_corpus_is_found_at_once() {
-    let order = order(&[10_000; 100_000], 5, 64, 16);
+fn any_slot_of_a_billion_samples_is_found_within_a_millisecond_and_a_hundred_megabytes() {
+    let order = SampleOrder::new(vec![1000; 1_000_000], 5, 64, 16).unwrap();
     let epoch = order.epoch(9);
     let begin = std::time::Instant::now();
     for index in 0..1000 {
         assert!(epoch.slot(63, index * 15_000).sample.is_some());
     }
-    assert!(begin.elapsed().as_secs_f64() < 1.0, "1,000 slots took {:?}", begin.elapsed());
+    let each = begin.elapsed() / 1000;
+    println!("{each:?} a slot");
+    assert!(each.as_secs_f64() < 1e-3, "a slot took {each:?}");
+    // Two epochs are at hand where one ends.
+    let bytes = order.bytes() + 2 * epoch.bytes();
+    assert!(bytes < 100_000_000, "{bytes} bytes");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(6))]
+
+    #[test]
+    fn every_sample_of_up_to_a_hundred_thousand_shards_comes_once_per_epoch(
+        shards in 1usize..=100_000, seed: u64, lanes in 1u32..100, window in 1u32..20, epoch in 0u64..3,
+    ) {
+        let counts: Vec<u32> = (0..shards as u64).map(|shard| (mix(seed, shard) % 4) as u32).collect();
+        prop_assume!(counts.iter().any(|&count| count > 0));
+        let order = order(&counts, seed, lanes, window);
+        let epoch = order.epoch(epoch);
+        let mut used: Vec<u32> = vec![0; shards];
+        let mut last = HashSet::new();
+        for lane in 0..lanes {
+            for sample in (0..order.slots_per_lane()).filter_map(|index| epoch.slot(lane, index).sample) {
+                prop_assert!(sample.index < counts[sample.shard as usize]);
+                used[sample.shard as usize] += 1;
+                if counts[sample.shard as usize] > 1 {
+                    prop_assert!(last.insert(sample), "{sample:?} came twice");
+                }
+            }
+        }
+        prop_assert_eq!(used, counts);
+    }
+}
+
+/// How far apart in time neighbours in source order come, and how often they meet in a batch: the table of the module's text.
+#[test]
+fn larger_windows_shuffle_better_and_the_table_says_how_well() {
+    let (shards, each, lanes, batch) = (1000u32, 100u32, 16u32, 256u64);
+    let total = u64::from(shards * each);
+    let quality = |window: u32| {
+        let order = SampleOrder::new(vec![each; shards as usize], 11, lanes, window).unwrap();
+        let epoch = order.epoch(0);
+        let mut time = vec![0u64; total as usize];
+        for lane in 0..lanes {
+            for index in 0..order.slots_per_lane() {
+                if let Some(sample) = epoch.slot(lane, index).sample {
+                    time[(sample.shard * each + sample.index) as usize] = index * u64::from(lanes) + u64::from(lane);
+                }
+            }
+        }
+        neighbours(&time, batch)
+    };
+    let shuffle = Permutation::new(3, total);
+    let full = neighbours(&(0..total).map(|sample| shuffle.apply(sample)).collect::<Vec<_>>(), batch);
+    let windows = [1, 4, 8, 16, 64].map(|window| (window, quality(window)));
+    for (window, (distance, meet)) in windows {
+        println!("| {window} | {:.3} | {:.1} |", distance / full.0, meet / full.1);
+    }
+    assert!((full.0 - 1.0 / 3.0).abs() < 0.01, "{full:?}");
+    assert!(windows.windows(2).all(|pair| pair[0].1.0 < pair[1].1.0 && pair[0].1.1 > pair[1].1.1), "{windows:?}");
+    assert!(windows[4].1.0 > 0.9 * full.0, "64 of the 62 shards of a lane are nearly a full shuffle: {windows:?}");
+}
+
+/// Of samples that are neighbours in source order: their mean distance in time as a share of the epoch, and the share that meets
+/// in a batch.
+fn neighbours(time: &[u64], batch: u64) -> (f64, f64) {
+    let pairs = time.len() as f64 - 1.0;
+    let distance: u64 = time.windows(2).map(|pair| pair[0].abs_diff(pair[1])).sum();
+    let meet = time.windows(2).filter(|pair| pair[0] / batch == pair[1] / batch).count();
+    (distance as f64 / pairs / time.len() as f64, meet as f64 / pairs)
 }
