@@ -42,6 +42,8 @@ pub struct Job {
     pub retired: Vec<Checkpoint>,
     /// Since when there may be parts that no manifest names.
     pub litter_since: Option<Time>,
+    /// Parts of this generation and of those before it are gone, unless a manifest names them.
+    pub swept: Generation,
 }
 
 /// Where a job is in its life.

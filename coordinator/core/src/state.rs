@@ -108,6 +108,7 @@ impl Job {
             last_failed: None,
             retired: Vec::new(),
             litter_since: None,
+            swept: Generation(0),
         }
     }
 
@@ -152,7 +153,7 @@ impl Job {
             }
             Change::Resumed => self.enter(at, Phase::Queued),
             Change::Ended { ending } => self.end(at, ending),
-            Change::Swept => self.litter_since = None,
+            Change::Swept => self.sweep(),
             Change::CheckpointWritten { .. }
             | Change::CheckpointCommitted { .. }
             | Change::CheckpointFailed { .. }
@@ -211,6 +212,12 @@ impl Job {
     fn end(&mut self, at: Time, ending: &Ending) {
         self.pause = None;
         self.enter(at, Phase::Ended(ending.clone()));
+    }
+
+    fn sweep(&mut self) {
+        self.litter_since = None;
+        let is_active = self.group().is_some();
+        self.swept = Generation(self.generation.0 - u64::from(is_active));
     }
 
     fn apply_checkpoint(&mut self, at: Time, change: &Change) {

@@ -147,13 +147,17 @@ fn storage_work<'a>(core: &'a Core, now: Time, job: &'a Job) -> impl Iterator<It
         step: *step,
         generation: *generation,
     });
-    let deletions = job.retired.iter().map(|checkpoint| Work::DeleteCheckpoint {
+    // A group that begins from storage was promised the checkpoints there were when it formed.
+    let restores = job.group().is_some_and(|group| {
+        let is_starting = matches!(group.stage, Stage::Forming | Stage::Breaking { .. });
+        is_starting && !group.members.iter().any(|member| member.has_state)
+    });
+    let deletions = job.retired.iter().filter(move |_| !restores).map(|checkpoint| Work::DeleteCheckpoint {
         job: id.clone(),
         step: checkpoint.step,
         generation: checkpoint.generation,
     });
-    let is_due = job.litter_since.is_some_and(|since| now.since(since) > core.timings().sweep);
-    let sweep = is_due.then(|| Work::Sweep { job: id.clone() });
+    let sweep = decide::sweep_is_due(core, now, job).then(|| Work::Sweep { job: id.clone() });
     commits.chain(deletions).chain(sweep)
 }
 
@@ -174,8 +178,11 @@ fn stray_work(core: &Core, worker: &WorkerId, link: Link, presence: &WorkerPrese
     // State that is newer than any checkpoint may yet be the newest that survives: it is kept as long
     // as the job may need it.
     let job = core.state().job(&holding.job);
-    let is_useful = job.is_some_and(|job| {
-        matches!(job.phase, Phase::Queued | Phase::Active(_)) && decide::holds_useful_state(core, job, worker)
+    let is_useful = job.is_some_and(|job| match job.phase {
+        Phase::Queued | Phase::Active(_) => decide::holds_useful_state(core, job, worker),
+        // A paused job has its checkpoint, unless the pause came from the loss of all that could write one.
+        Phase::Paused { .. } => holding.has_state && holding.step > job.restore_step(),
+        Phase::Ended(_) => false,
     });
     // A member of another job's group drops what it holds when it forms.
     (!is_useful && home.is_none()).then(|| Work::Release { worker: worker.clone(), link, job: holding.job.clone() })

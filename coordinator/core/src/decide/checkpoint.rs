@@ -3,7 +3,7 @@
 use super::At;
 use crate::command::Report;
 use crate::core::{Core, Refusal};
-use crate::ids::{Generation, JobId, Step, WorkerId};
+use crate::ids::{Generation, JobId, Step, Time, WorkerId};
 use crate::job::Job;
 use crate::presence::Seen;
 use crate::record::{Change, Event};
@@ -21,7 +21,7 @@ pub(super) fn parts_written(core: &Core, at: At, worker: &WorkerId, report: &Rep
     let gathering = core.presence().gathering(&key);
     let fits = rank.0 < *world_size && gathering.is_none_or(|g| g.world_size == *world_size);
     let known = core.state().job(job);
-    let is_wanted = fits && known.is_some_and(|job| wants(job, step, generation));
+    let is_wanted = fits && known.is_some_and(|job| wants(core, at, job, step, generation));
     let mut ranks = gathering.map(|g| g.ranks.clone()).unwrap_or_default();
     ranks.insert(*rank, parts.clone());
     let is_complete = is_wanted && ranks.len() == *world_size as usize;
@@ -43,9 +43,13 @@ pub(super) fn parts_written(core: &Core, at: At, worker: &WorkerId, report: &Rep
 }
 
 /// Whether the attempt may still become a checkpoint.
-fn wants(job: &Job, step: Step, generation: Generation) -> bool {
+fn wants(core: &Core, at: At, job: &Job, step: Step, generation: Generation) -> bool {
     let newest = job.newest_checkpoint().map(|checkpoint| checkpoint.step);
+    let is_current = job.group().is_some_and(|group| group.generation == generation);
+    // What is swept, or is being swept, has lost its files.
+    let has_files = is_current || generation > job.swept && !sweep_is_due(core, at.0, job);
     !job.has_ended()
+        && has_files
         && newest.is_none_or(|newest| step > newest)
         && generation <= job.generation
         && !job.committing.keys().any(|(committing, _)| *committing == step)
@@ -60,7 +64,7 @@ pub(super) fn failed(core: &Core, at: At, worker: &WorkerId, report: &Report) ->
     let (step, generation) = (*step, *generation);
     let reported = Seen::PartsWritten { worker: worker.clone(), job: job.clone(), step, generation, parts: None };
     let mut events = vec![at.seen(reported)];
-    if core.state().job(job).is_some_and(|job| wants(job, step, generation)) {
+    if core.state().job(job).is_some_and(|job| wants(core, at, job, step, generation)) {
         let error = format!("rank {rank} ({worker}): {error}");
         let change = Change::CheckpointFailed { step, generation, error };
         events.push(at.record(job, change));
@@ -116,6 +120,13 @@ pub(super) fn swept(core: &Core, at: At, id: &JobId) -> Decision {
         Some(job) if job.litter_since.is_some() => Ok(vec![at.record(id, Change::Swept)]),
         _ => Err(Refusal::NotOutstanding),
     }
+}
+
+/// Whether the parts that no manifest names have lain long enough, and this process has watched for as long: what
+/// it was not told of yet is no litter.
+pub(crate) fn sweep_is_due(core: &Core, now: Time, job: &Job) -> bool {
+    let watching = core.presence().watching_since;
+    job.litter_since.is_some_and(|since| now.since(since.max(watching)) > core.timings().sweep)
 }
 
 /// Attempts that nobody can complete any more: their group is over, and no part has come for long.

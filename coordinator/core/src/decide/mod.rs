@@ -16,6 +16,7 @@ use crate::presence::{Observation, Seen};
 use crate::record::{Change, Event, Record};
 use crate::work::Work;
 
+pub(crate) use checkpoint::sweep_is_due;
 pub(crate) use gang::{holds_useful_state, waiting};
 
 pub(crate) fn decide(core: &Core, now: Time, command: &Command) -> Result<Vec<Event>, Refusal> {

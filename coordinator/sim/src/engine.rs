@@ -1,0 +1,266 @@
+//! The collectives: members meet, agree on a state and step together, and a link may break in the middle.
+
+use cappa_proto as wire;
+use cappa_proto::worker_message::Message as Tell;
+use cappa_session::{Agreement, Assignment, agree};
+use cappa_shared::checkpoint::part_name;
+use cappa_shared::ids::{Generation, JobId, Rank, Step};
+use cappa_shared::order::lanes_of_rank;
+
+use crate::truth::{gradient, update};
+use crate::worker::{State, Turn};
+use crate::world::{Event, Own, World};
+
+/// Steps between checkpoints.
+const EVERY: u64 = 10;
+
+/// A rank's part of a checkpoint, on its way to the store.
+#[derive(Debug, Clone)]
+pub(crate) struct Snapshot {
+    job: JobId,
+    step: u64,
+    generation: u64,
+    rank: u32,
+    world_size: u32,
+}
+
+impl World<'_> {
+    /// The training thread takes its place: it waits at the lead's store for the others.
+    pub(crate) fn begin(&mut self, place: usize, assignment: Box<Assignment>) {
+        let (job, generation) = (assignment.job.clone(), assignment.generation);
+        let size = assignment.world_size();
+        let forming = u64::try_from(assignment.forming.as_millis()).unwrap();
+        let process = self.process(place);
+        process.token += 1;
+        let token = process.token;
+        let is_barred = process.bars.enter(&job, generation, ()).is_err();
+        process.turn = Turn::Forming(assignment);
+        if is_barred {
+            return self.leave(place, None);
+        }
+        self.inside(place, forming, Own::FormingOver(token));
+        let met = self.members(&job, generation);
+        if met.len() == size {
+            let after = self.random(20..300);
+            self.at(after, Event::Step(job.to_string(), generation.0));
+        }
+    }
+
+    /// The members that are at work in the group, by rank.
+    fn members(&self, job: &JobId, generation: Generation) -> Vec<usize> {
+        let rank = |place: &usize| {
+            let assignment = self.places[*place].process.as_ref()?.turn.assignment()?;
+            let is_it = assignment.job == *job && assignment.generation == generation;
+            is_it.then_some(assignment.rank)
+        };
+        let mut members: Vec<(Rank, usize)> =
+            (0..self.places.len()).filter_map(|place| Some((rank(&place)?, place))).collect();
+        members.sort_unstable();
+        members.into_iter().map(|(_, place)| place).collect()
+    }
+
+    /// The next collective of a group completes: the agreement on the state, or a step.
+    pub(crate) fn step(&mut self, job: &str, generation: u64) {
+        let (id, generation): (JobId, _) = (job.parse().unwrap(), Generation(generation));
+        let members = self.members(&id, generation);
+        let Some(first) = members.first() else { return };
+        let size = self.process(*first).turn.assignment().map_or(0, Assignment::world_size);
+        if members.len() != size {
+            return;
+        }
+        let now = self.millis();
+        let hangs = members.iter().map(|place| self.places[*place].process.as_ref().map_or(0, |p| p.hangs_until));
+        if let Some(until) = hangs.max().filter(|until| *until > now) {
+            return self.at(until - now, Event::Step(job.to_owned(), generation.0));
+        }
+        let at = |world: &mut Self, place: &usize| match &world.process(*place).turn {
+            Turn::Forming(_) => 0,
+            Turn::Training { .. } => 1,
+            _ => 2,
+        };
+        let stages: Vec<i32> = members.iter().map(|place| at(self, place)).collect();
+        let is_torn = self.is_faulty() && self.chance(0.003);
+        match stages.iter().copied().max().zip(stages.iter().copied().min()) {
+            Some((0, 0)) => self.agree(&members, is_torn),
+            Some((1, 1)) => self.train(&members, is_torn),
+            _ => return,
+        }
+        if is_torn {
+            return;
+        }
+        let after = self.step_time;
+        self.at(after, Event::Step(job.to_owned(), generation.0));
+    }
+
+    /// Brings all members to one state.
+    fn agree(&mut self, members: &[usize], is_torn: bool) {
+        let assignment = self.process(members[0]).turn.assignment().unwrap().clone();
+        for place in members {
+            self.process(*place).state.take_if(|state| state.job != assignment.job);
+        }
+        let held: Vec<Option<State>> = members.iter().map(|place| self.process(*place).state.clone()).collect();
+        let steps: Vec<Option<Step>> = held.iter().map(|s| s.as_ref().map(|state| Step(state.step))).collect();
+        let agreed = match agree(&steps) {
+            Agreement::Restore => self.restored(&assignment),
+            Agreement::Equal => held[0].clone().unwrap(),
+            Agreement::Broadcast { source, .. } => held[source.0 as usize].clone().unwrap(),
+        };
+        self.tell(|| format!("{}/{} agrees on step {}", assignment.job, assignment.generation, agreed.step));
+        for (place, before) in members.iter().zip(held) {
+            // What is behind is given up before it is overwritten.
+            let is_behind = before.is_none_or(|state| state.step < agreed.step);
+            let process = self.process(*place);
+            if is_behind {
+                process.state = (!is_torn).then(|| agreed.clone());
+            }
+            if let (Turn::Forming(assignment), false) = (std::mem::replace(&mut process.turn, Turn::Idle), is_torn) {
+                process.turns.agreed(&assignment, Step(agreed.step), &mut process.book);
+                process.turn = Turn::Training { assignment, has_entered: false };
+            } else {
+                process.turn =
+                    Turn::Forming(Box::new(Assignment { rank: rank_of(members, *place), ..assignment.clone() }));
+                let token = process.token;
+                let after = self.random(5..300);
+                self.inside(*place, after, Own::PeerGone(token));
+            }
+        }
+        self.check_group(members);
+    }
+
+    /// The newest manifest that was promised, or the seed's state.
+    fn restored(&mut self, assignment: &Assignment) -> State {
+        let job = assignment.job.clone();
+        let steps = assignment.restore.iter().filter_map(|path| path.split('/').rev().nth(1)?.parse::<u64>().ok());
+        let there = steps.clone().find(|step| self.store.manifests.contains_key(&(job.to_string(), *step)));
+        if there.is_none() && steps.clone().next().is_some() {
+            let steps: Vec<u64> = steps.collect();
+            self.breaks("CommittedStaysCommitted", || format!("{job}: none of the checkpoints {steps:?} is there"));
+        }
+        let step = there.unwrap_or(0);
+        State { hash: self.truth.at(job.as_str(), step, self.lanes), job, step }
+    }
+
+    /// One update of a whole group; a torn one completes on some ranks only.
+    fn train(&mut self, members: &[usize], is_torn: bool) {
+        let assignment = self.process(members[0]).turn.assignment().unwrap().clone();
+        let size = u32::try_from(members.len()).unwrap();
+        let total = assignment.total_steps.0;
+        let mut sum = 0;
+        let (mut stop, mut drain) = (false, false);
+        for place in members {
+            let lanes = self.lanes;
+            let process = self.process(*place);
+            let rank = process.turn.assignment().unwrap().rank;
+            let state = process.state.as_ref().unwrap();
+            let mine = lanes_of_rank(rank, size, lanes);
+            sum ^= mine.fold(0, |sum, lane| sum ^ gradient(state.hash, state.step, lane));
+            stop |= process.bars.stop_asked(&assignment.job, assignment.generation);
+            drain |= process.bars.draining();
+        }
+        let is_over = self.process(members[0]).state.as_ref().unwrap().step >= total;
+        for (n, place) in members.iter().enumerate() {
+            let completes = !is_torn || n == 0 || self.chance(0.5);
+            if completes && !is_over {
+                let state = self.process(*place).state.as_mut().unwrap();
+                (state.hash, state.step) = (update(state.hash, sum), state.step + 1);
+                self.check_step(*place);
+            }
+            if is_torn {
+                let token = self.process(*place).token;
+                let after = self.random(5..300);
+                self.inside(*place, after, Own::PeerGone(token));
+            }
+            if completes {
+                self.stepped(*place, is_over, stop, drain);
+            }
+        }
+        self.summary.steps += 1;
+    }
+
+    /// What follows on one rank from an update: it is told, saved, and may be the last.
+    fn stepped(&mut self, place: usize, is_over: bool, stop: bool, drain: bool) {
+        let process = self.process(place);
+        let Turn::Training { assignment, has_entered } = &mut process.turn else { return };
+        let (assignment, enters) = (assignment.clone(), !std::mem::replace(has_entered, true));
+        let step = process.state.as_ref().unwrap().step;
+        if !is_over {
+            process.book.point(wire::StepMetrics { step, ..Default::default() });
+        }
+        if enters {
+            let (job_id, generation) = (assignment.job.to_string(), assignment.generation.0);
+            process.book.notice(Tell::Entered(wire::Entered { job_id, generation, step, ..Default::default() }));
+        }
+        let is_last = step >= assignment.total_steps.0;
+        let ends = is_last || stop || drain;
+        let saves = !is_over && (ends || step.is_multiple_of(EVERY));
+        if ends {
+            let outcome = match (is_last, stop) {
+                (true, _) => Some(wire::Outcome::Finished),
+                (_, true) => Some(wire::Outcome::Stopped),
+                _ => None,
+            };
+            process.turn = Turn::Flushing { assignment: assignment.clone(), outcome };
+        }
+        if saves || ends {
+            let snapshot = Snapshot {
+                job: assignment.job.clone(),
+                step: if saves { step } else { 0 },
+                generation: assignment.generation.0,
+                rank: assignment.rank.0,
+                world_size: u32::try_from(assignment.world_size()).unwrap(),
+            };
+            let after = self.random(20..400);
+            self.inside(place, after, Own::Written(snapshot));
+        }
+        self.urgent(place);
+    }
+
+    /// The part is in the store, or isn't; who waited for that goes on. Step 0 stands for nothing to write.
+    pub(crate) fn written(&mut self, place: usize, snapshot: Snapshot) {
+        let Snapshot { job, step, generation, rank, world_size } = snapshot;
+        let fails = self.store.fails_until > self.millis();
+        if step > 0 {
+            let job_id = job.to_string();
+            let told = if fails {
+                let error = "the store failed".into();
+                Tell::CheckpointFailed(wire::CheckpointFailed { job_id, generation, step, rank, error })
+            } else {
+                self.store.parts.insert((job_id.clone(), step, generation, rank));
+                let part = wire::Part { name: part_name(Rank(rank), world_size), bytes: 1, sha256: "00".into() };
+                let parts = vec![part];
+                Tell::PartsWritten(wire::PartsWritten {
+                    job_id,
+                    generation,
+                    step,
+                    rank,
+                    world_size,
+                    parts,
+                    ..Default::default()
+                })
+            };
+            self.process(place).book.checkpoint(Step(step), Generation(generation), told);
+        }
+        let process = self.process(place);
+        if let Turn::Flushing { assignment, outcome } = &process.turn
+            && assignment.generation.0 == generation
+            && assignment.job == job
+        {
+            let (assignment, outcome) = (assignment.clone(), *outcome);
+            let Some(outcome) = outcome else {
+                return self.leave(place, None);
+            };
+            let step = Step(process.state.as_ref().map_or(0, |state| state.step));
+            process.turn = Turn::Idle;
+            process.token += 1;
+            process.bars.leave();
+            process.turns.completed(&assignment, step, outcome, None, &mut process.book);
+            self.take_orders(place);
+        }
+        self.urgent(place);
+    }
+}
+
+fn rank_of(members: &[usize], place: usize) -> Rank {
+    let rank = members.iter().position(|member| *member == place);
+    Rank(u32::try_from(rank.unwrap_or(0)).unwrap())
+}

@@ -1,0 +1,101 @@
+//! What goes wrong, and what people ask for meanwhile.
+
+use cappa_core::{Command, Phase};
+
+use crate::world::{Event, World};
+
+impl World<'_> {
+    /// One fault, and the time of the next.
+    pub(crate) fn go_wrong(&mut self) {
+        if !self.is_faulty() {
+            return;
+        }
+        let next = self.random(200..4_000);
+        self.at(next, Event::Fault);
+        self.summary.faults += 1;
+        let place = usize::try_from(self.random(0..self.places.len() as u64)).unwrap();
+        let until = self.millis() + self.random(200..8_000);
+        let kind = self.random(0..100);
+        match kind {
+            0..12 => self.kill(place, false, "killed"),
+            12..18 => self.kill(place, true, "power"),
+            18..30 => {
+                self.tell(|| format!("worker-{place} hangs until {until}"));
+                if let Some(process) = &mut self.places[place].process {
+                    process.hangs_until = process.hangs_until.max(until);
+                    process.calm_since = process.hangs_until;
+                }
+            }
+            30..40 => {
+                let stream = self.places[place].process.as_ref().and_then(|process| process.stream.as_ref());
+                if let Some(stream) = stream.map(|(stream, _)| *stream) {
+                    self.cut(stream);
+                }
+            }
+            40..62 => self.partition(place, kind, until),
+            62..70 => self.drain(place),
+            70..78 => {
+                if let Some(leader) = self.leader() {
+                    self.kill_coordinator(leader, "killed");
+                }
+            }
+            78..83 => {
+                if let Some(leader) = self.leader() {
+                    self.tell(|| format!("coordinator-{leader} hangs until {until}"));
+                    self.coordinators[leader].hangs_until = until;
+                }
+            }
+            // A second one starts while the first goes on.
+            83..90 => self.start_coordinator(),
+            90..95 => {
+                self.tell(|| format!("the store fails until {until}"));
+                self.store.fails_until = until;
+            }
+            _ => {
+                self.tell(|| format!("the store is slow until {until}"));
+                self.store.slow_until = until;
+            }
+        }
+    }
+
+    fn partition(&mut self, place: usize, kind: u64, until: u64) {
+        let ways = match kind % 3 {
+            0 => "both ways",
+            1 => "towards the coordinator",
+            _ => "from the coordinator",
+        };
+        self.tell(|| format!("worker-{place} is cut off {ways} until {until}"));
+        if kind % 3 != 2 {
+            self.places[place].up_blocked_until = until;
+        }
+        if kind % 3 != 1 {
+            self.places[place].down_blocked_until = until;
+        }
+        if let Some(process) = &mut self.places[place].process {
+            process.calm_since = until;
+        }
+    }
+
+    /// People pause and resume, now and then they cancel; in the end everything is resumed.
+    pub(crate) fn person(&mut self) {
+        let next = self.random(1_000..10_000);
+        self.at(next, Event::Person);
+        let Some(leader) = self.leader() else { return };
+        let jobs = self.jobs.clone();
+        for job in jobs {
+            let phase = self.coordinators[leader].core.state().job(&job).map(|job| job.phase.clone());
+            let reason = "test".to_owned();
+            match phase {
+                // The append of the submission failed.
+                None => {}
+                Some(Phase::Paused { .. }) => self.ask(Command::Resume { job }),
+                Some(Phase::Queued | Phase::Active(_)) if self.is_faulty() => match self.random(0..40) {
+                    0..3 => self.ask(Command::Pause { job, reason }),
+                    3 => self.ask(Command::Cancel { job, reason }),
+                    _ => {}
+                },
+                _ => {}
+            }
+        }
+    }
+}

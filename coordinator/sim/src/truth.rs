@@ -1,0 +1,169 @@
+//! What is true of the world, whatever the core believes. Checked as things happen.
+
+use std::collections::BTreeMap;
+
+use cappa_core::{Attempt, Change, Ending, JobId, Record, log_violations};
+use cappa_shared::ids::Rank;
+use cappa_shared::order::lanes_of_rank;
+
+use crate::world::World;
+
+/// The one run that each job's seed stands for: the hash after each step.
+#[derive(Debug, Default)]
+pub(crate) struct Truth {
+    chains: BTreeMap<String, Vec<u64>>,
+}
+
+impl Truth {
+    /// The hash after so many steps.
+    pub(crate) fn at(&mut self, job: &str, step: u64, lanes: u32) -> u64 {
+        let chain = self.chains.entry(job.to_owned()).or_insert_with(|| vec![mix(job.len() as u64, 7)]);
+        while (chain.len() as u64) <= step {
+            let (hash, step) = (chain[chain.len() - 1], chain.len() as u64 - 1);
+            let sum = (0..lanes).fold(0, |sum, lane| sum ^ gradient(hash, step, lane));
+            chain.push(update(hash, sum));
+        }
+        chain[usize::try_from(step).unwrap()]
+    }
+}
+
+/// What a lane's samples of a step bring to the sum: depends on the parameters, as a gradient does.
+pub(crate) fn gradient(hash: u64, step: u64, lane: u32) -> u64 {
+    mix(mix(hash, step), u64::from(lane) + 1)
+}
+
+/// The parameters after an update.
+pub(crate) fn update(hash: u64, sum: u64) -> u64 {
+    mix(hash, sum)
+}
+
+/// SplitMix64's finaliser over two words (Steele, Lea and Flood 2014).
+fn mix(a: u64, b: u64) -> u64 {
+    let mut z = a ^ b.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(17);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+impl World<'_> {
+    /// A rank has completed an update: it holds what the run's seed says, no update left out or made twice.
+    pub(crate) fn check_step(&mut self, place: usize) {
+        let state = self.places[place].process.as_ref().and_then(|process| process.state.clone()).unwrap();
+        if self.truth.at(state.job.as_str(), state.step, self.lanes) != state.hash {
+            self.breaks("ParametersAreTheRuns", || format!("worker-{place} at step {} of {}", state.step, state.job));
+        }
+    }
+
+    /// Members that agreed: one state, ranks of their own, and every lane with exactly one of them.
+    pub(crate) fn check_group(&mut self, members: &[usize]) {
+        let size = u32::try_from(members.len()).unwrap();
+        let turns = members.iter().filter_map(|place| self.places[*place].process.as_ref()?.turn.assignment());
+        let ranks: Vec<Rank> = turns.map(|assignment| assignment.rank).collect();
+        let mut owners = vec![0; self.lanes as usize];
+        for rank in &ranks {
+            lanes_of_rank(*rank, size, self.lanes).for_each(|lane| owners[lane as usize] += 1);
+        }
+        if owners.iter().any(|owners| *owners != 1) {
+            self.breaks("EverySlotHasOneRank", || format!("ranks {ranks:?} own the lanes {owners:?} times"));
+        }
+    }
+
+    /// A record is about to be durable.
+    pub(crate) fn logged(&mut self, id: usize, record: &Record) {
+        match &record.change {
+            Change::GroupFormed { step, members, generation, lead } => {
+                self.summary.groups += 1;
+                let lead = members.get(lead.0 as usize).map(|lead| lead.worker.clone());
+                let names = || members.iter().map(|m| m.worker.to_string()).collect::<Vec<_>>().join(" ");
+                self.tell(|| format!("{}/{generation} from step {step}: {} lead {lead:?}", record.job, names()));
+                self.check_no_step_lost(id, record);
+            }
+            Change::CheckpointCommitted { step, generation } => {
+                self.summary.checkpoints += 1;
+                let there = self.store.manifests.get(&(record.job.to_string(), step.0)).copied();
+                if there != Some(generation.0) {
+                    self.breaks("CommittedStaysCommitted", || {
+                        format!("{} step {step}: the log says {generation}, the store {there:?}", record.job)
+                    });
+                }
+            }
+            Change::Ended { ending: Ending::Failed { code, message } } => {
+                self.breaks("JobsEndWell", || format!("{} failed: {code}: {message}", record.job));
+            }
+            Change::Ended { ending: Ending::Succeeded { .. } } => self.check_finished(record),
+            _ => {}
+        }
+    }
+
+    /// A group starts from the highest step that a member, or a worker that could have been asked, holds.
+    fn check_no_step_lost(&mut self, id: usize, record: &Record) {
+        let Change::GroupFormed { step, members, .. } = &record.change else { return };
+        let now = self.millis();
+        for (place, at) in self.places.iter().enumerate() {
+            let Some(process) = &at.process else { continue };
+            let Some(state) = process.state.as_ref().filter(|state| state.job.as_str() == record.job.as_str()) else {
+                continue;
+            };
+            let member = members.iter().find(|member| member.worker.as_str() == format!("worker-{place}"));
+            let is_member = member.is_some_and(|member| member.incarnation.as_str() == process.incarnation.to_string());
+            let is_here = process.stream.as_ref().is_some_and(|(stream, _)| self.streams[*stream].coordinator == id);
+            let is_reachable = is_here && now > process.calm_since + 12_000 && !process.bars.draining();
+            // What a slow link has not carried yet can't be known.
+            let is_reachable = is_reachable && now > process.out_since + 1_600;
+            // Who still steps in an older group, unreached, may be ahead of what it could tell.
+            let is_out = process.turn.assignment().is_none();
+            if is_out && state.step > step.0 && (is_member || is_reachable) && is_here {
+                let held = state.step;
+                let how = format!("{} starts at step {step}, worker-{place} holds {held}", record.job);
+                return self.breaks("NoStepIsLost", || how);
+            }
+        }
+    }
+
+    /// Somebody has really made all the steps.
+    fn check_finished(&mut self, record: &Record) {
+        let total =
+            self.coordinators.iter().find_map(|c| Some(c.core.state().job(&record.job)?.submission.total_steps));
+        let is_held = self.truth.chains.get(record.job.as_str()).map_or(0, |chain| chain.len() as u64 - 1);
+        if total.is_some_and(|total| is_held < total.0) {
+            self.breaks("EndedMeansDone", || format!("{} succeeded, but only {is_held} steps were made", record.job));
+        }
+    }
+
+    /// A manifest is written: all parts it names are in the store.
+    pub(crate) fn committed(&mut self, job: &JobId, step: u64, generation: u64, attempt: Option<&Attempt>) {
+        let Some(attempt) = attempt else { return };
+        // Written again by a late repetition, after it was deleted: nobody is promised it any more.
+        if self.store.deleted.contains(&(job.to_string(), step, generation)) {
+            return;
+        }
+        let written =
+            self.store.parts.iter().filter(|(j, s, g, _)| (j.as_str(), *s, *g) == (job.as_str(), step, generation));
+        let (named, there) = (attempt.ranks.len(), written.count());
+        let said = attempt.ranks.iter().flat_map(|rank| &rank.parts).next().map(|part| part.name.clone());
+        let of = said.and_then(|name| name.split("-of-").nth(1)?.split('.').next()?.parse::<usize>().ok());
+        if named > there || of.is_some_and(|of| of != named) {
+            self.breaks("ManifestsAreWhole", || {
+                format!("{job} step {step}: {named} ranks named, {there} written of {of:?}")
+            });
+        }
+    }
+
+    /// A checkpoint is deleted: a newer one must be there.
+    pub(crate) fn deleted(&mut self, job: &JobId, step: u64) {
+        let mut others = self.store.manifests.keys();
+        if !others.any(|(of, other)| of == job.as_str() && *other > step) {
+            self.breaks("CommittedStaysCommitted", || {
+                format!("the newest checkpoint of {job}, step {step}, is deleted")
+            });
+        }
+    }
+
+    /// The log as a whole.
+    pub(crate) fn check_log(&mut self) {
+        let found = log_violations(&self.store.log);
+        if !found.is_empty() {
+            self.breaks("LogInvariant", || format!("{found:?}"));
+        }
+    }
+}
