@@ -52,12 +52,8 @@ impl Client {
             return self.address.unreachable().details(cause_of(status).into_iter().collect());
         }
         let details = status.get_error_details();
-        let mistakes: Vec<String> = details
-            .bad_request()
-            .into_iter()
-            .flat_map(|request| &request.field_violations)
-            .map(|mistake| format!("{}: {}", mistake.field, mistake.description))
-            .collect();
+        let mistakes: Vec<String> =
+            mistakes(status).into_iter().map(|(field, description)| format!("{field}: {description}")).collect();
         let exit = match status.code() {
             Code::InvalidArgument if !mistakes.is_empty() => Exit::InvalidSpec,
             Code::InvalidArgument | Code::OutOfRange => Exit::Usage,
@@ -73,6 +69,12 @@ impl Client {
             None => failure,
         }
     }
+}
+
+/// The mistakes of a spec that a refusal names: each field's path, and what is wrong with it.
+pub(crate) fn mistakes(status: &Status) -> Vec<(String, String)> {
+    let violations = status.get_details_bad_request().map(|request| request.field_violations);
+    violations.into_iter().flatten().map(|mistake| (mistake.field, mistake.description)).collect()
 }
 
 /// Whether a call failed because the coordinator is away, so that trying again makes sense.

@@ -12,7 +12,7 @@ use crate::views::{Event, Job};
 
 /// How long the coordinator may be away before a watcher gives up.
 const PATIENCE: Duration = Duration::from_secs(60);
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
+pub(crate) const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// What a watcher sees.
@@ -30,8 +30,7 @@ pub(crate) struct Watcher {
     job: String,
     after_event: u64,
     stream: Option<Streaming<cappa_proto::JobUpdate>>,
-    /// Since when the coordinator has been away, and how long to wait before the next try.
-    away: Option<(Instant, Duration)>,
+    patience: Patience,
     ended: bool,
 }
 
@@ -39,7 +38,7 @@ impl Watcher {
     /// Watches a job from its beginning.
     pub(crate) fn new(client: Client, job: impl Into<String>) -> Self {
         let job = job.into();
-        Self { client, job, after_event: 0, stream: None, away: None, ended: false }
+        Self { client, job, after_event: 0, stream: None, patience: Patience::default(), ended: false }
     }
 
     /// The next update; none after the job's end was seen.
@@ -59,7 +58,7 @@ impl Watcher {
             };
             match stream.message().await {
                 Ok(Some(update)) => {
-                    self.away = None;
+                    self.patience.restore();
                     if let Some(update) = update.update {
                         return Ok(Some(self.seen(update)));
                     }
@@ -113,21 +112,39 @@ impl Watcher {
         }
     }
 
-    /// Waits before the next try; tells of it once.
     async fn lost(&mut self, status: &Status) -> Result<Option<Update>, Failure> {
-        if !is_away(status) {
-            return Err(self.client.failure(status));
-        }
+        let is_news = self.patience.lost(&self.client, status).await?;
+        Ok(is_news.then_some(Update::Away))
+    }
+}
+
+/// What keeps a command trying while the coordinator is away.
+#[derive(Debug, Default)]
+pub(crate) struct Patience {
+    /// Since when the coordinator has been away, and how long to wait before the next try.
+    away: Option<(Instant, Duration)>,
+}
+
+impl Patience {
+    /// The coordinator has answered.
+    pub(crate) fn restore(&mut self) {
+        self.away = None;
+    }
+
+    /// Waits before the next try, but for the first, which is news.
+    ///
+    /// # Errors
+    /// When the coordinator refused, or has been away for too long.
+    pub(crate) async fn lost(&mut self, client: &Client, status: &Status) -> Result<bool, Failure> {
         let (since, pause) = self.away.unwrap_or((Instant::now(), FIRST_PAUSE));
-        if since.elapsed() + pause > PATIENCE {
-            return Err(self.client.failure(status));
+        if !is_away(status) || since.elapsed() + pause > PATIENCE {
+            return Err(client.failure(status));
         }
         let is_news = self.away.is_none();
         self.away = Some((since, (pause * 2).min(LONGEST_PAUSE)));
-        if is_news {
-            return Ok(Some(Update::Away));
+        if !is_news {
+            tokio::time::sleep(pause).await;
         }
-        tokio::time::sleep(pause).await;
-        Ok(None)
+        Ok(is_news)
     }
 }

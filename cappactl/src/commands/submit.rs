@@ -7,11 +7,11 @@ use clap::{Args, ValueEnum};
 use super::connect;
 use super::validate::SpecView;
 use crate::cli::Global;
-use crate::client::{Client, is_away};
+use crate::client::{Client, is_away, mistakes};
 use crate::exit::{Exit, Failure};
 use crate::follow::{Followed, Show, follow};
 use crate::output::{self, Format};
-use crate::spec::Source;
+use crate::spec::{Origin, Source};
 use crate::views::Job;
 
 #[derive(Debug, Args)]
@@ -45,7 +45,7 @@ enum DryRun {
 }
 
 pub(crate) async fn run(global: &Global, arguments: &Arguments) -> anyhow::Result<Exit> {
-    let spec = arguments.source.load()?;
+    let (spec, origin) = arguments.source.load_placed()?;
     if arguments.dry_run == Some(DryRun::Client) {
         output::print(global.output, &SpecView::of(&spec))?;
         return Ok(Exit::Ok);
@@ -58,11 +58,11 @@ pub(crate) async fn run(global: &Global, arguments: &Arguments) -> anyhow::Resul
         namespace: arguments.namespace.to_string(),
     };
     if arguments.dry_run.is_some() {
-        let response = send(&client, request).await?;
+        let response = send(&client, request, &origin).await?;
         output::print(global.output, &SpecView::of_json(&response.spec_json)?)?;
         return Ok(Exit::Ok);
     }
-    let job = submit(&client, request).await?;
+    let job = submit(&client, request, &origin).await?;
     let show = match (arguments.follow, arguments.wait) {
         (true, _) => Show::Progress,
         (_, true) => Show::Quiet,
@@ -83,22 +83,30 @@ pub(crate) async fn run(global: &Global, arguments: &Arguments) -> anyhow::Resul
 
 /// Queues a job; gives it as the coordinator knows it. Without a key of the caller's it gets one, so that it can be
 /// sent again when the answer was lost.
-pub(crate) async fn submit(client: &Client, mut request: SubmitRequest) -> Result<Job, Failure> {
+pub(crate) async fn submit(client: &Client, mut request: SubmitRequest, origin: &Origin) -> Result<Job, Failure> {
     if request.idempotency_key.is_empty() {
         request.idempotency_key = uuid::Uuid::new_v4().to_string();
     }
-    let response = send(client, request).await?;
+    let response = send(client, request, origin).await?;
     let job = response.job.ok_or_else(|| Failure::new(Exit::Failed, "the coordinator's answer has no job"))?;
     Ok(job.into())
 }
 
 /// Sends a submission, and once more where the connection broke.
-async fn send(client: &Client, request: SubmitRequest) -> Result<SubmitResponse, Failure> {
+async fn send(client: &Client, request: SubmitRequest, origin: &Origin) -> Result<SubmitResponse, Failure> {
     let mut reply = client.jobs.clone().submit(request.clone()).await;
     if reply.as_ref().is_err_and(is_away) {
         reply = client.jobs.clone().submit(request).await;
     }
-    Ok(reply.map_err(|status| client.failure(&status))?.into_inner())
+    let refused = |status| {
+        let mistakes = mistakes(&status);
+        let failure = client.failure(&status);
+        if mistakes.is_empty() {
+            return failure;
+        }
+        failure.details(mistakes.iter().map(|(field, description)| origin.line(field, description)).collect())
+    };
+    Ok(reply.map_err(refused)?.into_inner())
 }
 
 /// The job's id for people and scripts, the whole job as data.

@@ -159,8 +159,8 @@ enum Ended {
 
 async fn train(demo: &Demo, state: &State, spec: &Path) -> anyhow::Result<Ended> {
     let client = Client::new(Address::of_local(state, &demo.dir))?;
-    let spec = Source::of_file(spec).load()?;
-    let job = submit(&client, SubmitRequest { spec: spec.to_json(), ..Default::default() }).await?;
+    let (spec, origin) = Source::of_file(spec).load_placed()?;
+    let job = submit(&client, SubmitRequest { spec: spec.to_json(), ..Default::default() }, &origin).await?;
     eprintln!("submitted {}; http://{}/ shows it too", job.id, state.http);
     let followed = Box::pin(follow(&client, &job.id, Show::Progress)).await?;
     if followed.exit != Exit::Ok {

@@ -47,10 +47,12 @@ async fn submit_sends_absolute_paths_and_prints_the_id() {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_mistake_that_the_coordinator_finds_is_shown() {
     let server = serve(watched(vec![])).await;
-    let (_dir, path) = spec_file(&SPEC.replace("train.json", "missing-manifest.json"));
+    let evaluate = "evaluate:\n  - { name: words, data: held-out.json, task: caption }\n";
+    let (_dir, path) = spec_file(&(SPEC.replace("train.json", "missing-manifest.json") + evaluate));
     let ended = server.cappactl(&["submit", "-f", &path]).await;
     assert_eq!((ended.code, ended.stdout.as_str()), (Some(3), ""));
-    insta::assert_snapshot!(ended.stderr);
+    // With its place in the file, which the coordinator has not seen.
+    insta::assert_snapshot!(ended.stderr.replace(&path, "job.yaml"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -147,4 +149,15 @@ async fn logs_checkpoints_and_workers_are_data() {
     assert_eq!(server.cappactl(&["logs", "demo-a", "--rank", "1", "-o", "name"]).await.stdout, "rank 1\n");
     assert_eq!(server.cappactl(&["checkpoints", "ls", "demo-a", "-o", "name"]).await.stdout, "50\n");
     assert_eq!(server.cappactl(&["workers", "ls", "-o", "name"]).await.stdout, "worker-0\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn logs_go_on_after_the_coordinator_went_away_and_repeat_no_line() {
+    let mut world = watched(vec![]);
+    // One that was away keeps its lines; one that was restarted has only those since then.
+    world.logs = vec![vec!["a", "b"], vec!["a", "b", "b", "c"], vec!["d"]];
+    let server = serve(world).await;
+    let ended = server.cappactl(&["logs", "-f", "demo-a", "-o", "name"]).await;
+    assert_eq!((ended.code, ended.stdout.as_str()), (Some(0), "a\nb\nb\nc\nd\n"), "{ended:?}");
+    assert!(ended.stderr.contains("does not answer; trying again"), "{}", ended.stderr);
 }

@@ -24,6 +24,9 @@ pub(crate) struct World {
     /// One script for each call of Watch of a job, in turn: what it streams, then how the stream ends.
     pub(crate) watches: HashMap<String, Vec<Script>>,
     pub(crate) curve: Vec<wire::StepMetrics>,
+    /// The lines of one call of Logs each, in turn. All but the last break as a coordinator that goes away does; the job
+    /// ends with the last.
+    pub(crate) logs: Vec<Vec<&'static str>>,
     pub(crate) submitted: Vec<wire::SubmitRequest>,
     /// For each call of Watch, the event after which it began.
     pub(crate) watched_after: Vec<u64>,
@@ -225,6 +228,18 @@ impl Jobs for Fake {
 
     async fn logs(&self, request: Request<wire::LogsRequest>) -> Reply<Self::LogsStream> {
         let request = request.into_inner();
+        if request.follow {
+            let mut world = self.0.lock().unwrap();
+            let lines = world.logs.remove(0);
+            let breaks = !world.logs.is_empty();
+            if !breaks {
+                world.jobs = vec![job(&request.job_id, wire::JobState::Succeeded, 100)];
+            }
+            let line = |message: &str| wire::LogLine { message: message.into(), ..Default::default() };
+            let lines: Vec<_> = lines.into_iter().map(line).map(Ok).collect();
+            let end = breaks.then(|| Err(Status::unavailable("the coordinator stops")));
+            return Ok(Response::new(Box::pin(tokio_stream::iter(lines.into_iter().chain(end)))));
+        }
         let line =
             |rank| wire::LogLine { rank, level: "INFO".into(), message: format!("rank {rank}"), ..Default::default() };
         let lines = (0..3).filter(move |rank| request.rank.is_none_or(|wanted| wanted == *rank)).map(line);

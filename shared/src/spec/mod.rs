@@ -8,6 +8,7 @@ mod emit;
 mod error;
 mod load;
 mod overrides;
+mod places;
 mod preset;
 mod raw;
 mod scalar;
@@ -22,6 +23,7 @@ pub use data::{CaptionChoice, CaptionSource, Captions, Data, Decode, Source, Sou
 pub use error::{Mistake, Position, SpecError, SpecErrors};
 pub use load::SpecBase;
 pub use overrides::apply_overrides;
+pub use places::Places;
 
 /// A job as it runs. Built from a document only; see the module's text.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

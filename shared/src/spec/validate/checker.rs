@@ -7,9 +7,10 @@ use std::path::Path;
 
 use crate::ids::is_label;
 use crate::spec::data::is_manifest;
-use crate::spec::document::{Entry, Node, Value};
-use crate::spec::error::{Mistake, Position, SpecError};
+use crate::spec::document::Node;
+use crate::spec::error::{Mistake, SpecError};
 use crate::spec::load::SpecBase;
+use crate::spec::places::position_of;
 use crate::storage;
 
 /// Collects mistakes, and says nothing about values that could not even be read.
@@ -130,24 +131,4 @@ impl<'a> Checker<'a> {
         };
         url.map(String::from).map_err(|error| error.to_string())
     }
-}
-
-/// Where a path stands in the text: its value, or the innermost thing around it that is there.
-fn position_of(tree: &Node, path: &str) -> Option<Position> {
-    let mut node = tree;
-    let mut position = tree.at;
-    for part in path.split(['.', '[']) {
-        let next = match (&node.value, part.strip_suffix(']')) {
-            (Value::List(items), Some(index)) => index.parse::<usize>().ok().and_then(|index| items.get(index)),
-            (Value::Map(entries), None) => entries.iter().find(|entry| entry.key == part).map(value_of),
-            _ => None,
-        };
-        let Some(next) = next else { break };
-        (node, position) = (next, next.at);
-    }
-    position
-}
-
-fn value_of(entry: &Entry) -> &Node {
-    &entry.value
 }
