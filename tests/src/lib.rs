@@ -2,6 +2,7 @@
 //! storage. Every process is this harness's own child and ends with it.
 
 pub mod cluster;
+pub mod collector;
 pub mod corpus;
 pub mod jobs;
 mod process;

@@ -50,7 +50,7 @@ async fn a_store_that_fails_costs_the_checkpoint_and_not_the_run() -> Result<()>
     let cluster = Cluster::start(Options { workers: 1, ..Options::default() })?;
     let spec = JobSpec { steps: 400, checkpoint_every: 20, ..JobSpec::default() };
     let job = cluster.submit(&spec, &corpus).await?;
-    // A file where the folder should be: every write of a part fails, as on a full disk.
+    // A file where the folder should be: every write of a part fails.
     let blocked = cluster.store_folder().join("jobs").join(&job).join("checkpoints");
     std::fs::create_dir_all(blocked.parent().context("a folder")?)?;
     std::fs::write(&blocked, "")?;
@@ -68,6 +68,84 @@ async fn a_store_that_fails_costs_the_checkpoint_and_not_the_run() -> Result<()>
         cluster.events(&job).await?,
         cluster.logs()
     );
+    Ok(())
+}
+
+/// Mounts a file system of so many MiB on a folder, or gives it another size; the caller is root of a namespace.
+fn disk(folder: &Path, options: &str) -> Result<()> {
+    let status = Command::new("mount").args(["-t", "tmpfs", "-o", options, "none"]).arg(folder).status()?;
+    anyhow::ensure!(status.success(), "no disk could be mounted on {}", folder.display());
+    Ok(())
+}
+
+#[test]
+fn a_full_disk_costs_the_checkpoint_and_not_the_run() -> Result<()> {
+    let own_mounts = ["--user", "--map-root-user", "--mount"];
+    let probe = Command::new("unshare").args(own_mounts).args(["mount", "-t", "tmpfs", "none", "/mnt"]).output();
+    if !probe.as_ref().is_ok_and(|probe| probe.status.success()) {
+        eprintln!("skipped: this machine lets nobody but root mount a small disk: {probe:?}");
+        return Ok(());
+    }
+    let inside = Command::new("unshare")
+        .args(own_mounts)
+        .arg(std::env::current_exe()?)
+        .args(["--exact", "on_a_disk_of_one_mebibyte", "--ignored", "--nocapture"])
+        .output()?;
+    assert!(inside.status.success(), "{}", String::from_utf8_lossy(&inside.stderr));
+    assert!(String::from_utf8_lossy(&inside.stdout).contains("1 passed"), "the test inside ran");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "runs inside the test above, where a disk can be mounted"]
+async fn on_a_disk_of_one_mebibyte() -> Result<()> {
+    let corpus = Corpus::new(200)?;
+    let cluster = Cluster::start(Options { workers: 0, ..Options::default() })?;
+    let jobs = cluster.store_folder().join("jobs");
+    std::fs::create_dir_all(&jobs)?;
+    disk(&jobs, "size=1m")?;
+    let outcome = fill_and_relieve(cluster, &corpus, &jobs).await;
+    let unmounted = Command::new("umount").arg("--lazy").arg(&jobs).status()?;
+    assert!(unmounted.success());
+    outcome
+}
+
+async fn fill_and_relieve(mut cluster: Cluster, corpus: &Corpus, jobs: &Path) -> Result<()> {
+    cluster.start_worker(0)?;
+    let spec = JobSpec { steps: 240, checkpoint_every: 20, ..JobSpec::default() };
+    let job = cluster.submit(&spec, corpus).await?;
+    let then = cluster.wait_step(&job, 100).await?;
+    assert_eq!((then.last_checkpoint_step, then.generation), (0, 1), "training goes on in its group");
+    let events = cluster.events(&job).await?;
+    let failed = events.iter().find(|event| event.kind == "checkpoint_failed").context("it says so")?;
+    assert!(failed.message.contains("No space left on device"), "{}", failed.message);
+    disk(jobs, "remount,size=64m")?;
+    let done = cluster.wait_state(&job, JobState::Succeeded).await?;
+    assert_eq!((done.step, done.last_checkpoint_step), (240, 240), "{}", cluster.logs());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checkpoint_captions_pictures_from_the_command_line() -> Result<()> {
+    let corpus = Corpus::new(200)?;
+    let cluster = Cluster::start(Options { workers: 1, ..Options::default() })?;
+    let job = cluster.submit(&JobSpec { steps: 60, ..JobSpec::default() }, &corpus).await?;
+    cluster.finish(&job).await?;
+    let request = GetRequest { job_id: job.clone() };
+    let newest = cluster.jobs().await?.checkpoints(request).await?.into_inner().checkpoints.remove(0);
+    let spec = corpus.path("spec.json");
+    std::fs::write(&spec, cluster.job(&job).await?.spec_json)?;
+    let tar = std::fs::read(corpus.path("shards/heldout-000000.tar"))?;
+    let start = tar.windows(3).position(|bytes| bytes == [0xff, 0xd8, 0xff]).context("a JPEG")?;
+    let picture = corpus.path("picture.jpg");
+    std::fs::write(&picture, &tar[start..])?; // what follows the picture's end means nothing
+    let (spec, picture) = (spec.display().to_string(), picture.display().to_string());
+    let arguments = ["caption", "--checkpoint", &newest.manifest, "--spec", &spec, "--json", &picture];
+    let printed = cappa_tests::corpus::cappactl(&arguments)?;
+    let line: serde_json::Value = serde_json::from_str(printed.trim())?;
+    assert_eq!(line["image"], picture.as_str());
+    let caption = line["caption"].as_str().context("a caption")?;
+    assert!(!caption.is_empty(), "after 60 steps it says something: {printed}");
     Ok(())
 }
 
