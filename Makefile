@@ -8,15 +8,18 @@ STEPS ?=
 # A folder of reference data for `make golden`.
 DIR ?=
 
+# Damaged inputs of each kind that `make fuzz` reads.
+FUZZ_INPUTS ?= 1000000
+
 CARGO ?= cargo
 # Python packages of the tests, without a virtual environment: Debian packs its module separately.
 SITE := .venv/site
-PYTHON_PACKAGES := numpy==2.2.6 safetensors==0.6.2 webdataset==1.0.2
+PYTHON_PACKAGES := numpy==2.2.6 safetensors==0.6.2 webdataset==1.0.2 pillow==11.3.0 sentencepiece==0.2.1
 
-.PHONY: help setup python build demo test lint deny golden bench clean
+.PHONY: help setup python build demo test lint deny golden fuzz bench bench-data clean
 
 help: ## Show what there is to make
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Fetch libtorch, unless LIBTORCH names an installation
 	@test -n "$$LIBTORCH" || $(PYTHON) scripts/fetch_libtorch.py .libtorch $(LIBTORCH_KIND)
@@ -50,6 +53,12 @@ golden: setup ## Check the model against a folder of reference data (DIR=…)
 
 bench: build ## Measure speed beside its peers
 	@bench/run.sh
+
+fuzz: ## Feed a million damaged inputs to the readers (FUZZ_INPUTS=N)
+	@FUZZ_INPUTS=$(FUZZ_INPUTS) $(CARGO) test -p cappa-data --test 'fuzz*' -- --nocapture
+
+bench-data: ## Measure reading images beside its Python peers
+	@bench/data.sh
 
 clean: ## Remove what was built and what the demo wrote
 	@$(CARGO) clean

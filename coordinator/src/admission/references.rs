@@ -8,6 +8,7 @@ use cappa_shared::spec::{JobSpec, is_manifest};
 use cappa_shared::storage::{self, AllowList, Location};
 use futures::future::FutureExt;
 use futures::stream::{self, StreamExt};
+use prost::Message;
 use serde_json::Value;
 
 use super::Mistake;
@@ -193,17 +194,11 @@ async fn check_tokenizer(url: &str, allowed: &AllowList, vocabulary: Option<u32>
     let read = async {
         let location = allowed_location(url, allowed)?;
         let content = read_bounded(&location).await?;
-        serde_json::from_slice::<Value>(&content)
-            .map_err(|error| vec![format!("is no tokenizer.json: {error}; train one with `cappactl tokenizer train`")])
+        tokens_of(&content).map_err(|message| vec![message])
     };
-    let document = match within_limit(url, read).await {
-        Ok(document) => document,
+    let tokens = match within_limit(url, read).await {
+        Ok(tokens) => tokens,
         Err(messages) => return messages.into_iter().map(mistake).collect(),
-    };
-    let Some(tokens) = tokens(&document) else {
-        return vec![mistake(
-            "is no tokenizer.json: it has no model.vocab; train one with `cappactl tokenizer train`".into(),
-        )];
     };
     match vocabulary {
         Some(vocabulary) if tokens > u64::from(vocabulary) => vec![mistake(format!(
@@ -211,6 +206,27 @@ async fn check_tokenizer(url: &str, allowed: &AllowList, vocabulary: Option<u32>
         ))],
         _ => Vec::new(),
     }
+}
+
+/// How many ids a tokenizer's file uses; its content says of which format it is.
+fn tokens_of(content: &[u8]) -> Result<u64, String> {
+    const ADVICE: &str = "train one with `cappactl tokenizer train`";
+    if content.trim_ascii_start().starts_with(b"{") {
+        let document =
+            serde_json::from_slice(content).map_err(|error| format!("is no tokenizer.json: {error}; {ADVICE}"))?;
+        return tokens(&document).ok_or(format!("is no tokenizer.json: it has no model.vocab; {ADVICE}"));
+    }
+    match SentencePieceModel::decode(content) {
+        Ok(model) if !model.pieces.is_empty() => Ok(model.pieces.len() as u64),
+        _ => Err(format!("is neither a tokenizer.json nor a SentencePiece .model; {ADVICE}")),
+    }
+}
+
+/// A SentencePiece model, of which only the number of pieces counts here; a piece's place is its id.
+#[derive(Clone, PartialEq, Message)]
+struct SentencePieceModel {
+    #[prost(bytes = "vec", repeated, tag = "1")]
+    pieces: Vec<Vec<u8>>,
 }
 
 /// How many ids a tokenizer uses: one more than the highest of its vocabulary and added tokens.
@@ -250,6 +266,16 @@ async fn within_limit<T>(what: &str, look: impl Future<Output = Result<T, Vec<St
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn a_tokenizer_is_recognised_by_its_content() {
+        let model = SentencePieceModel { pieces: vec![vec![0x0A, 1, b'a'], Vec::new()] };
+        assert_eq!(tokens_of(&model.encode_to_vec()), Ok(2));
+        assert_eq!(tokens_of(br#" {"model": {"vocab": {"a": 0, "b": 6}}}"#), Ok(7));
+        for content in ["", "a text", "{", r#"{"model": {}}"#] {
+            assert!(tokens_of(content.as_bytes()).is_err(), "{content:?}");
+        }
+    }
 
     #[test]
     fn a_tokenizer_needs_room_for_its_highest_id() {

@@ -42,8 +42,12 @@ impl Draws {
 
     /// Uniform in `[0, 1)`, with 53 bits.
     pub fn unit(&self, epoch: u64, slot: u64, purpose: Purpose) -> f64 {
-        const ULP: f64 = 1.0 / (1u64 << 53) as f64;
-        (self.bits(epoch, slot, purpose) >> 11) as f64 * ULP
+        unit(self.bits(epoch, slot, purpose))
+    }
+
+    /// A sequence of draws for one purpose.
+    pub fn stream(&self, epoch: u64, slot: u64, purpose: Purpose) -> Stream {
+        Stream { key: self.bits(epoch, slot, purpose), drawn: 0 }
     }
 
     /// Uniform in `0..bound`. `bound` must not be zero.
@@ -51,6 +55,38 @@ impl Draws {
         assert!(bound > 0, "nothing can be drawn from an empty range");
         scale(self.bits(epoch, slot, purpose), bound)
     }
+}
+
+/// As many draws for one purpose of a slot as are wanted, one after the other.
+#[derive(Debug, Clone)]
+pub struct Stream {
+    key: u64,
+    drawn: u64,
+}
+
+impl Stream {
+    /// 64 uniform bits.
+    pub fn bits(&mut self) -> u64 {
+        self.drawn += 1;
+        mix(self.key, self.drawn)
+    }
+
+    /// Uniform in `[low, high)`; `low` where the two are equal.
+    pub fn between(&mut self, low: f64, high: f64) -> f64 {
+        low + (high - low) * unit(self.bits())
+    }
+
+    /// Uniform in `0..bound`. `bound` must not be zero.
+    pub fn below(&mut self, bound: u64) -> u64 {
+        assert!(bound > 0, "nothing can be drawn from an empty range");
+        scale(self.bits(), bound)
+    }
+}
+
+/// Uniform in `[0, 1)`, with 53 bits.
+fn unit(bits: u64) -> f64 {
+    const ULP: f64 = 1.0 / (1u64 << 53) as f64;
+    (bits >> 11) as f64 * ULP
 }
 
 /// Domain of the draws, apart from the domains of the permutations.
@@ -96,6 +132,21 @@ mod tests {
         assert!((mean - 0.5).abs() < 0.005, "mean {mean}");
         assert!((variance - 1.0 / 12.0).abs() < 0.002, "variance {variance}");
         assert!(values.iter().all(|value| (0.0..1.0).contains(value)));
+    }
+
+    #[test]
+    fn draws_of_a_stream_are_uniform_and_not_each_others_neighbours() {
+        let mut seen = std::collections::HashSet::new();
+        let mut sum = 0.0;
+        for slot in 0..1000 {
+            let mut stream = Draws::new(5).stream(0, slot, Purpose::Crop);
+            for _ in 0..10 {
+                let bits = stream.clone().bits();
+                assert!(seen.insert(bits));
+                sum += stream.between(2.0, 4.0);
+            }
+        }
+        assert!((sum / 10_000.0 - 3.0).abs() < 0.03, "mean {}", sum / 10_000.0);
     }
 
     #[test]

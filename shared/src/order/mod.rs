@@ -43,7 +43,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{Rank, Step};
 
-pub use draw::{Draws, Purpose};
+pub use draw::{Draws, Purpose, Stream};
 pub use epoch::{EpochOrder, Window};
 pub use job::{JobOrder, Place};
 pub use mixture::{MAX_SOURCES, Weights};

@@ -1,70 +1,118 @@
-//! How many images a core reads: decode, resize and tokenise, as the loader's decoding threads do. Prints a JSON line a case.
+//! What one core does of the data plane's work. Prints JSON lines. `bench/data.sh` runs it beside its peers.
 //!
-//! Usage: `data-bench [SECONDS]`, seconds for each case (2 unless given), or `data-bench scan TAR [SECONDS]`: how fast the samples of a
-//! tar file are found, again and again, so from the page cache.
+//! `data-bench make FOLDER` writes shards of camera-like JPEGs with captions, and a tokenizer.
+//! `data-bench prepare SHARD TOKENIZER exact|fast [SECONDS]` decodes, resizes and tokenises them over and over.
+//! `data-bench scan TAR [SECONDS]` finds the samples of a tar file again and again, so from the page cache.
 
+use std::error::Error;
 use std::fs::File;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use cappa_data::image::{decode, resize_exact};
+use cappa_data::image::{DecodeMode, Limits, Preparation};
 use cappa_data::shards::scan_tar;
+use cappa_data::synth::photograph;
 use cappa_data::text::{DEFAULT_VOCABULARY, Tokenizer, train};
-use jpeg_encoder::{ColorType, Encoder, EncodingError, SamplingFactor};
+use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
 
-/// A kind of image, and what a model takes of it.
-struct Case {
-    name: &'static str,
-    width: u16,
-    height: u16,
-    image_size: usize,
-    text_length: usize,
+const USAGE: &str = "usage: data-bench make FOLDER | prepare SHARD TOKENIZER exact|fast [SECONDS] | scan TAR [SECONDS]";
+
+/// Name, width, height and number of the images of a shard, so many that no single one's quirks are measured.
+const SHARDS: [(&str, u16, u16, u64); 2] = [("500x400", 500, 400, 32), ("2000x1500", 2000, 1500, 8)];
+
+/// Sides of the result, and tokens of a caption: the paper's.
+const IMAGE_SIZE: usize = 224;
+const TEXT_LENGTH: usize = 64;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["make", folder] => make(Path::new(folder)),
+        ["prepare", shard, tokenizer, mode] => prepare(shard, tokenizer, mode, 2.0),
+        ["prepare", shard, tokenizer, mode, seconds] => prepare(shard, tokenizer, mode, seconds.parse()?),
+        ["scan", tar] => scan(tar, 2.0),
+        ["scan", tar, seconds] => scan(tar, seconds.parse()?),
+        _ => Err(USAGE.into()),
+    }
 }
 
-const CASES: [Case; 3] = [
-    Case { name: "jpeg_64x64_to_64", width: 64, height: 64, image_size: 64, text_length: 24 },
-    Case { name: "jpeg_500x400_to_224", width: 500, height: 400, image_size: 224, text_length: 64 },
-    Case { name: "jpeg_2000x1500_to_224", width: 2000, height: 1500, image_size: 224, text_length: 64 },
-];
-
-const CAPTION: &str = "a small red star left of a large blue ring under the word MOON";
-
-/// Files of a case, so that no single one's quirks are measured.
-const FILES: u32 = 8;
-
-fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let mut arguments = std::env::args().skip(1);
-    if arguments.next().as_deref() == Some("scan") {
-        let tar = arguments.next().ok_or("name a tar file: data-bench scan TAR [SECONDS]")?;
-        let seconds = arguments.next().map_or(Ok(2.0), |seconds| seconds.parse())?;
-        return scan(&tar, seconds);
-    }
-    let seconds = std::env::args().nth(1).map_or(Ok(2.0), |seconds| seconds.parse())?;
-    let tokenizer = Tokenizer::from_bytes(&train([CAPTION].into_iter(), DEFAULT_VOCABULARY)?)?;
-    for case in CASES {
-        let files = (0..FILES).map(|seed| photograph(&case, seed)).collect::<Result<Vec<_>, _>>()?;
-        let bytes = files.iter().map(Vec::len).sum::<usize>() / files.len();
-        let begin = Instant::now();
-        let mut images = 0u64;
-        while begin.elapsed() < Duration::from_secs_f64(seconds) {
-            for file in &files {
-                let image = resize_exact(decode(file)?, case.image_size, case.image_size);
-                let tokens = tokenizer.encode(CAPTION, case.text_length)?;
-                std::hint::black_box((image, tokens));
-                images += 1;
-            }
+fn make(folder: &Path) -> Result<(), Box<dyn Error>> {
+    std::fs::create_dir_all(folder)?;
+    let mut captions = Vec::new();
+    for (name, width, height, images) in SHARDS {
+        let mut shard = tar::Builder::new(File::create(folder.join(format!("{name}.tar")))?);
+        let mut bytes = 0;
+        for seed in 0..images {
+            let image = photograph(width.into(), height.into(), seed);
+            let mut file = Vec::new();
+            let mut encoder = Encoder::new(&mut file, 85);
+            encoder.set_sampling_factor(SamplingFactor::R_4_2_0);
+            encoder.encode(&image.pixels, width, height, ColorType::Rgb)?;
+            bytes += file.len();
+            let caption =
+                format!("photograph {seed} of hills and clouds under a wide sky, with a small red roof in the middle");
+            append(&mut shard, &format!("{seed:06}.jpg"), &file)?;
+            append(&mut shard, &format!("{seed:06}.txt"), caption.as_bytes())?;
+            captions.push(caption);
         }
-        let rate = images as f64 / begin.elapsed().as_secs_f64();
-        writeln!(
-            std::io::stdout(),
-            r#"{{"name":"data/{}","images_per_second_per_core":{rate:.1},"jpeg_bytes":{bytes}}}"#,
-            case.name
-        )?;
+        shard.finish()?;
+        let mean = bytes as u64 / images;
+        writeln!(std::io::stdout(), r#"{{"name":"{name}","images":{images},"jpeg_bytes":{mean}}}"#)?;
     }
+    std::fs::write(folder.join("tokenizer.json"), train(captions.iter(), DEFAULT_VOCABULARY)?)?;
     Ok(())
 }
 
-fn scan(tar: &str, seconds: f64) -> Result<(), Box<dyn std::error::Error>> {
+fn append(shard: &mut tar::Builder<File>, name: &str, content: &[u8]) -> std::io::Result<()> {
+    let mut header = tar::Header::new_ustar();
+    header.set_size(content.len() as u64);
+    header.set_mode(0o644);
+    header.set_cksum();
+    shard.append_data(&mut header, name, content)
+}
+
+fn prepare(shard: &str, tokenizer: &str, mode: &str, seconds: f64) -> Result<(), Box<dyn Error>> {
+    let mode = match mode {
+        "exact" => DecodeMode::Exact,
+        "fast" => DecodeMode::Fast,
+        _ => return Err(USAGE.into()),
+    };
+    let tokenizer = Tokenizer::from_file(Path::new(tokenizer))?;
+    let preparation = Preparation { mode, size: IMAGE_SIZE, limits: Limits::default() };
+    let (begin, cpu) = (Instant::now(), cpu_time()?);
+    let mut images = 0u64;
+    while begin.elapsed() < Duration::from_secs_f64(seconds) {
+        images += read_once(shard, &tokenizer, &preparation)?;
+    }
+    let rate = images as f64 / begin.elapsed().as_secs_f64();
+    let cpu_rate = images as f64 / (cpu_time()? - cpu).as_secs_f64();
+    writeln!(
+        std::io::stdout(),
+        r#"{{"images_per_second":{rate:.1},"images_per_cpu_second":{cpu_rate:.1},"images":{images}}}"#
+    )?;
+    Ok(())
+}
+
+/// Reads all samples of a shard.
+fn read_once(shard: &str, tokenizer: &Tokenizer, preparation: &Preparation) -> Result<u64, Box<dyn Error>> {
+    let mut archive = tar::Archive::new(std::io::BufReader::new(File::open(shard)?));
+    let mut images = 0;
+    for entry in archive.entries()? {
+        let mut entry = entry?;
+        let mut content = Vec::with_capacity(usize::try_from(entry.size())?);
+        entry.read_to_end(&mut content)?;
+        if entry.path()?.extension().is_some_and(|extension| extension == "jpg") {
+            std::hint::black_box(preparation.prepare(&content, None)?);
+            images += 1;
+        } else {
+            std::hint::black_box(tokenizer.encode(std::str::from_utf8(&content)?, TEXT_LENGTH)?);
+        }
+    }
+    Ok(images)
+}
+
+fn scan(tar: &str, seconds: f64) -> Result<(), Box<dyn Error>> {
     let file = File::open(tar)?;
     let bytes = file.metadata()?.len();
     let begin = Instant::now();
@@ -82,28 +130,9 @@ fn scan(tar: &str, seconds: f64) -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// A JPEG with the frequencies of a photograph: smooth light, edges, and the grain of a sensor.
-fn photograph(case: &Case, seed: u32) -> Result<Vec<u8>, EncodingError> {
-    let mut grain = seed.wrapping_mul(2_654_435_761).max(1);
-    let mut pixels = Vec::with_capacity(usize::from(case.width) * usize::from(case.height) * 3);
-    for y in 0..case.height {
-        for x in 0..case.width {
-            let (x, y) = (f32::from(x) + seed as f32 * 17.0, f32::from(y));
-            let light = 90.0 * (x * 0.011).sin() * (y * 0.013).cos();
-            let edge = if (x * 0.05).sin() + (y * 0.07).sin() > 0.6 { 40.0 } else { 0.0 };
-            for channel in [0.0, 12.0, -20.0] {
-                // Marsaglia's xorshift, enough for noise.
-                grain ^= grain << 13;
-                grain ^= grain >> 17;
-                grain ^= grain << 5;
-                let noise = (grain >> 24) as f32 / 16.0 - 8.0;
-                pixels.push((128.0 + light + edge + channel + noise).clamp(0.0, 255.0) as u8);
-            }
-        }
-    }
-    let mut file = Vec::new();
-    let mut encoder = Encoder::new(&mut file, 85);
-    encoder.set_sampling_factor(SamplingFactor::F_2_2);
-    encoder.encode(&pixels, case.width, case.height, ColorType::Rgb)?;
-    Ok(file)
+/// What this thread had of a processor: what remains comparable on a busy machine.
+fn cpu_time() -> Result<Duration, Box<dyn Error>> {
+    let statistics = std::fs::read_to_string("/proc/thread-self/schedstat")?;
+    let nanoseconds = statistics.split_whitespace().next().ok_or("schedstat is empty")?;
+    Ok(Duration::from_nanos(nanoseconds.parse()?))
 }

@@ -25,6 +25,7 @@
 //! | `outline`, `words`, `render` | how it is drawn |
 //! | `facts` | what is written beside it |
 //! | `corpus`, `folder` | the shards and the folder they lie in |
+//! | `photograph` | pictures for measuring decoders; not part of the corpus |
 
 mod config;
 mod corpus;
@@ -33,6 +34,7 @@ mod folder;
 mod grammar;
 mod layout;
 mod outline;
+mod photograph;
 mod render;
 mod rng;
 mod rules;
@@ -47,6 +49,7 @@ pub use config::{Level, Split, SynthConfig};
 pub use corpus::{SplitReport, SynthReport, generate};
 pub use facts::{Classes, Facts, Negatives, ObjectFacts, Prompts, TextFacts};
 pub use folder::CorpusCard;
+pub use photograph::photograph;
 
 /// Why a corpus could not be written.
 #[derive(Debug, thiserror::Error)]

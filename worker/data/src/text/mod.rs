@@ -1,11 +1,15 @@
 //! Text: captions to token ids and back.
 
+mod buckets;
+mod sentencepiece;
 mod train;
 
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
+pub use buckets::{Buckets, BucketsError};
+use sentencepiece::SentencePiece;
 pub use train::{DEFAULT_VOCABULARY, train};
 
 /// Id of padding, which the loss leaves out.
@@ -13,12 +17,19 @@ pub const PAD: i64 = 0;
 /// Id of the end of the text, which the loss counts.
 pub const END_OF_TEXT: i64 = 1;
 
-/// A tokenizer from a `tokenizer.json` as Hugging Face's `tokenizers` writes it, with ids 0 for padding and 1 for the end of
-/// the text.
+/// A tokenizer with ids 0 for padding and 1 for the end of the text: from a `tokenizer.json` as Hugging Face's `tokenizers` writes
+/// it, or from a SentencePiece `.model`, whose ids change places where it has padding or the end elsewhere. The id of the mask is
+/// the model's: the one after its vocabulary.
 #[derive(Clone)]
 pub struct Tokenizer {
-    inner: tokenizers::Tokenizer,
+    inner: Inner,
     digest: String,
+}
+
+#[derive(Clone)]
+enum Inner {
+    HuggingFace(Box<tokenizers::Tokenizer>),
+    SentencePiece(SentencePiece),
 }
 
 /// Why a tokenizer can't be used or made.
@@ -36,8 +47,14 @@ pub enum TokenizerError {
     /// The file is no tokenizer.
     #[error("not a tokenizer.json; make one with `cappactl tokenizer train`")]
     Format(#[source] tokenizers::Error),
-    /// Ids 0 and 1 are not there.
-    #[error("the tokenizer has no tokens with ids 0 (padding) and 1 (end of text)")]
+    /// The file is of neither format.
+    #[error("neither a tokenizer.json nor a SentencePiece .model; make one with `cappactl tokenizer train`")]
+    UnknownFormat,
+    /// The SentencePiece model is damaged, or of a kind that is not supported.
+    #[error("the SentencePiece model can't be used: {0}")]
+    Model(String),
+    /// The tokens that every text needs are not there.
+    #[error("the tokenizer has no tokens for padding (id 0) and the end of the text (id 1); use one that has them")]
     NoSpecialTokens,
     /// Some ids have no row in the model's embedding.
     #[error(
@@ -66,7 +83,7 @@ pub enum TokenizerError {
 }
 
 impl Tokenizer {
-    /// Reads a `tokenizer.json`.
+    /// Reads a `tokenizer.json` or a `.model`; its content says which it is.
     ///
     /// # Errors
     /// When it can't be read, or is no tokenizer with the ids that the model needs.
@@ -76,18 +93,14 @@ impl Tokenizer {
         Self::from_bytes(&document)
     }
 
-    /// A tokenizer from the content of a `tokenizer.json`.
+    /// A tokenizer from the content of a `tokenizer.json` or a `.model`.
     ///
     /// # Errors
     /// When it is no tokenizer with the ids that the model needs.
     pub fn from_bytes(document: &[u8]) -> Result<Self, TokenizerError> {
-        let mut inner = tokenizers::Tokenizer::from_bytes(document).map_err(TokenizerError::Format)?;
-        // Length is ours to fix, and a caption that spells `</s>` must not end there.
-        inner.with_padding(None).with_truncation(None).map_err(TokenizerError::Format)?;
-        inner.set_encode_special_tokens(true);
-        if inner.id_to_token(0).is_none() || inner.id_to_token(1).is_none() {
-            return Err(TokenizerError::NoSpecialTokens);
-        }
+        let json = document.trim_ascii_start().starts_with(b"{");
+        let inner =
+            if json { hugging_face(document)? } else { Inner::SentencePiece(SentencePiece::from_bytes(document)?) };
         Ok(Self { inner, digest: hex::encode(Sha256::digest(document)) })
     }
 
@@ -116,9 +129,15 @@ impl Tokenizer {
     /// # Errors
     /// [`TokenizerError::Text`] when the tokenizer fails.
     pub fn encode(&self, text: &str, length: usize) -> Result<Vec<i64>, TokenizerError> {
-        let encoding = self.inner.encode_fast(text.to_lowercase(), false).map_err(TokenizerError::Text)?;
+        let text = text.to_lowercase();
+        let ids = match &self.inner {
+            Inner::HuggingFace(inner) => {
+                inner.encode_fast(text, false).map_err(TokenizerError::Text)?.get_ids().to_vec()
+            }
+            Inner::SentencePiece(inner) => inner.encode(&text)?,
+        };
         let room = length.saturating_sub(1);
-        let mut tokens: Vec<i64> = encoding.get_ids().iter().take(room).map(|&id| i64::from(id)).collect();
+        let mut tokens: Vec<i64> = ids.into_iter().take(room).map(i64::from).collect();
         tokens.push(END_OF_TEXT);
         tokens.resize(length, PAD);
         Ok(tokens)
@@ -135,12 +154,29 @@ impl Tokenizer {
             .filter(|&&token| token != PAD)
             .filter_map(|&token| u32::try_from(token).ok())
             .collect();
-        self.inner.decode(&ids, true).map_err(TokenizerError::Text)
+        match &self.inner {
+            Inner::HuggingFace(inner) => inner.decode(&ids, true).map_err(TokenizerError::Text),
+            Inner::SentencePiece(inner) => Ok(inner.decode(&ids)),
+        }
     }
 
     fn largest_id(&self) -> u32 {
-        self.inner.get_vocab(true).into_values().max().unwrap_or(0)
+        match &self.inner {
+            Inner::HuggingFace(inner) => inner.get_vocab(true).into_values().max().unwrap_or(0),
+            Inner::SentencePiece(inner) => u32::try_from(inner.vocabulary() - 1).expect("bounded when it was read"),
+        }
     }
+}
+
+fn hugging_face(document: &[u8]) -> Result<Inner, TokenizerError> {
+    let mut inner = tokenizers::Tokenizer::from_bytes(document).map_err(TokenizerError::Format)?;
+    // Length is ours to fix, and a caption that spells `</s>` must not end there.
+    inner.with_padding(None).with_truncation(None).map_err(TokenizerError::Format)?;
+    inner.set_encode_special_tokens(true);
+    if inner.id_to_token(0).is_none() || inner.id_to_token(1).is_none() {
+        return Err(TokenizerError::NoSpecialTokens);
+    }
+    Ok(Inner::HuggingFace(Box::new(inner)))
 }
 
 #[cfg(test)]
@@ -204,6 +240,9 @@ mod tests {
     #[test]
     fn what_is_no_tokenizer_is_refused() {
         assert!(matches!(Tokenizer::from_bytes(b"{}"), Err(TokenizerError::Format(_))));
+        for content in [&b""[..], b"a text", b"\x0a\x00", &[0xFF; 100]] {
+            assert!(Tokenizer::from_bytes(content).is_err());
+        }
         assert!(matches!(train(std::iter::empty::<&str>(), 512), Err(TokenizerError::NoCaptions)));
         assert!(matches!(train(CAPTIONS.iter(), 3), Err(TokenizerError::VocabularySize(3))));
     }
