@@ -14,7 +14,7 @@ use cappa_shared::manifest::{DataManifest, ManifestError};
 use cappa_shared::order::{OrderError, SampleOrder, lanes_of_rank};
 use cappa_shared::spec::JobSpec;
 use cappa_shared::storage::{self, Location, StorageError};
-use tch::Tensor;
+use tch::{Device, Tensor};
 use thiserror::Error;
 
 use crate::context::Context;
@@ -22,8 +22,6 @@ use crate::train::outcome::Departure;
 
 /// Steps made ahead of the one in training.
 const DEPTH: usize = 4;
-/// Shards fetched at a time.
-const FETCHES: usize = 2;
 /// How often a wait for data looks whether it is in vain.
 const PATIENCE: Duration = Duration::from_millis(50);
 
@@ -141,9 +139,10 @@ impl<'a> Batches<'a> {
             parallel_fraction: spec.objective.parallel_fraction(),
             cache_folder: context.cache.clone(),
             cache_bytes: context.cache_bytes,
-            decode_threads: context.data_threads,
-            fetch_threads: FETCHES,
+            decode_threads: context.decode_threads(assignment.members_on_host()),
+            fetch: context.fetch,
             depth: DEPTH,
+            stats: context.metrics.data(),
         })?;
         Ok(Self { loader, assignment, context })
     }
@@ -152,24 +151,36 @@ impl<'a> Batches<'a> {
     pub(crate) fn next(&mut self) -> Result<RankBatch, Departure> {
         loop {
             if let Some(batch) = self.loader.next_batch_within(PATIENCE)? {
-                return Ok(to_tensors(
-                    batch,
-                    self.assignment.spec.data.image_size,
-                    self.assignment.spec.data.text_length.longest(),
-                ));
+                return Ok(self.context.metrics.data().copy.of(|| {
+                    to_tensors(
+                        batch,
+                        self.context.device,
+                        self.assignment.spec.data.image_size,
+                        self.assignment.spec.data.text_length.longest(),
+                    )
+                }));
             }
             self.context.interrupt.check(&self.assignment.job, self.assignment.generation)?;
         }
     }
 }
 
-fn to_tensors(batch: DataBatch, image_size: u32, text_length: u32) -> RankBatch {
+/// The bulk of a batch, on its way to the device: from pinned memory a copy runs beside what the device computes, and whoever uses the
+/// tensor waits for it on the device, not here.
+fn placed(tensor: Tensor, device: Device) -> Tensor {
+    match device {
+        Device::Cuda(_) => tensor.pin_memory(device).to_device_(device, tensor.kind(), true, false),
+        _ => tensor,
+    }
+}
+
+fn to_tensors(batch: DataBatch, device: Device, image_size: u32, text_length: u32) -> RankBatch {
     let (size, length) = (i64::from(image_size), i64::from(text_length));
     RankBatch {
         weight: batch.weight.iter().map(|&weight| f64::from(weight)).sum(),
         seen: batch.samples() as f64,
         examples: Examples {
-            images: Tensor::from_slice(&batch.images).view([-1, size, size, 3]),
+            images: placed(Tensor::from_slice(&batch.images), device).view([-1, size, size, 3]),
             tokens: Tensor::from_slice(&batch.tokens).view([-1, length]),
             weights: Tensor::from_slice(&batch.weight),
             parallel: batch.parallel,

@@ -51,9 +51,12 @@ pub(crate) struct RunArgs {
     /// Threads of tensor operations; 0: as many as there are cores.
     #[arg(long, default_value_t = 0)]
     pub threads: usize,
-    /// Threads that decode samples; 0: half the cores, at least one.
+    /// Threads that decode samples; 0: this worker's share of the machine's cores, half of it where there is no GPU.
     #[arg(long, default_value_t = 0)]
     pub data_threads: usize,
+    /// How long a data store may deliver nothing before the job fails; until then training waits.
+    #[arg(long, default_value_t = 600)]
+    pub data_patience_seconds: u64,
     /// Peak of the device's matrix products in TFLOP/s, from its data sheet; without it there is no MFU metric.
     #[arg(long, env = "CAPPA_PEAK_TFLOPS")]
     pub peak_tflops: Option<f64>,

@@ -1,11 +1,13 @@
 //! What the parts of one worker process share.
 
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use cappa_collective::{AbortHandle, Cuda, Group, Member, Store, Timeouts};
+use cappa_data::shards::FetchConfig;
 use cappa_session::{Assignment, Barred};
 use tch::Device;
 
@@ -35,8 +37,10 @@ pub(crate) struct Context {
     pub cache: PathBuf,
     /// The cache's bound in bytes.
     pub cache_bytes: u64,
-    /// Threads that decode samples.
-    pub data_threads: usize,
+    /// How shards are fetched.
+    pub fetch: FetchConfig,
+    /// Threads that decode samples, where somebody decided; else the machine's cores do.
+    pub data_threads: Option<NonZero<usize>>,
     /// Peak of the device's matrix products in FLOP/s, where it was told.
     pub peak_flops: Option<f64>,
 }
@@ -56,6 +60,21 @@ impl Context {
                 self.interrupt.check(&assignment.job, assignment.generation)?;
             }
         })
+    }
+
+    /// Threads that decode, where `processes` members of the group share this machine.
+    pub(crate) fn decode_threads(&self, processes: usize) -> usize {
+        let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+        self.data_threads.map_or_else(|| decode_threads(cores, processes, self.device), NonZero::get)
+    }
+}
+
+/// Each process gets its share of the cores; where there is no GPU, training itself needs half of it.
+fn decode_threads(cores: usize, processes: usize, device: Device) -> usize {
+    let share = cores / processes.max(1);
+    match device {
+        Device::Cuda(_) => share.max(1),
+        _ => share.div_ceil(2).max(1),
     }
 }
 
@@ -101,5 +120,18 @@ impl Backend {
             Self::Gloo => Group::gloo(store, member, timeouts, abort),
             Self::Nccl { cuda, device } => cuda.nccl(store, member, *device, timeouts, abort),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processes_of_a_machine_share_its_cores() {
+        assert_eq!(decode_threads(16, 1, Device::Cuda(0)), 16);
+        assert_eq!(decode_threads(16, 8, Device::Cuda(0)), 2);
+        assert_eq!(decode_threads(16, 2, Device::Cpu), 4);
+        assert_eq!(decode_threads(2, 4, Device::Cpu), 1);
     }
 }

@@ -1,9 +1,12 @@
 //! What Prometheus is told by a worker, at `/metrics` of its HTTP port.
 
+mod data;
+
 use std::time::Duration;
 
 use axum::Router;
 use axum::routing::get;
+use cappa_data::stats::PipelineStats;
 use cappa_proto as wire;
 use parking_lot::Mutex;
 use prometheus_client::encoding::text::encode;
@@ -46,6 +49,7 @@ pub(crate) struct Metrics {
     loss: Gauge<f64, AtomicU64>,
     straggler: Family<Label, Gauge<f64, AtomicU64>>,
     mfu: Gauge<f64, AtomicU64>,
+    data: Arc<PipelineStats>,
 }
 
 impl Default for Metrics {
@@ -62,6 +66,7 @@ impl Default for Metrics {
             loss: Gauge::default(),
             straggler: Family::default(),
             mfu: Gauge::default(),
+            data: Arc::default(),
             registry: Mutex::default(),
         };
         registry.register("cappa_step_duration_seconds", "Time of each phase of a step", metrics.step.clone());
@@ -94,11 +99,17 @@ impl Default for Metrics {
             "Model FLOP/s of a device by its peak; 0 where --peak-tflops is not given",
             metrics.mfu.clone(),
         );
+        registry.register_collector(Box::new(data::DataCollector(metrics.data.clone())));
         Self { registry: Mutex::new(registry), ..metrics }
     }
 }
 
 impl Metrics {
+    /// What the data pipelines of this process count, one after the other.
+    pub(crate) fn data(&self) -> Arc<PipelineStats> {
+        self.data.clone()
+    }
+
     /// A step is done.
     pub(crate) fn step<'a>(
         &self,

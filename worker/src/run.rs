@@ -1,10 +1,12 @@
 //! A serving worker: parse, build, wait for a signal, drain under a deadline.
 
+use std::num::NonZero;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use cappa_collective::{Cuda, Store};
+use cappa_data::shards::FetchConfig;
 use cappa_session::{Identity, Order};
 use cappa_shared::telemetry::{LogFormat, Telemetry};
 use tokio::net::TcpListener;
@@ -89,7 +91,8 @@ async fn serve(args: RunArgs, backend: Backend) -> Result<()> {
         runtime: tokio::runtime::Handle::current(),
         cache: args.cache.clone(),
         cache_bytes: args.cache_mib << 20,
-        data_threads: data_threads(args.data_threads),
+        fetch: FetchConfig { patience: Duration::from_secs(args.data_patience_seconds), ..FetchConfig::default() },
+        data_threads: NonZero::new(args.data_threads),
         peak_flops: args.peak_tflops.map(|tera| tera * 1e12),
     };
     let writer = Writer::start(ledger.clone(), metrics.clone(), context.runtime.clone())?;
@@ -148,13 +151,6 @@ async fn drained(ledger: &Ledger) {
     };
     while is_busy() {
         tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
-fn data_threads(asked: usize) -> usize {
-    match asked {
-        0 => std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2)),
-        some => some,
     }
 }
 

@@ -10,6 +10,7 @@
 
 pub mod bad;
 mod blocking;
+pub mod bottleneck;
 pub mod image;
 pub mod index;
 pub mod loader;
@@ -17,6 +18,7 @@ mod manifest;
 pub mod records;
 pub mod sample;
 pub mod shards;
+pub mod stats;
 pub mod synth;
 pub mod text;
 

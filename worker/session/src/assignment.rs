@@ -58,6 +58,13 @@ impl Assignment {
         self.members.len()
     }
 
+    /// Members that share this one's machine, itself among them.
+    pub fn members_on_host(&self) -> usize {
+        let host = |peer: &Peer| peer.store_address.rsplit_once(':').map(|(host, _)| host.to_owned());
+        let ours = host(&self.members[self.rank.0 as usize]);
+        self.members.iter().filter(|peer| host(peer) == ours).count()
+    }
+
     /// The lead's store, as host and port.
     ///
     /// # Errors

@@ -31,9 +31,6 @@ use crate::train::state::TrainState;
 pub(crate) use caption::{caption_of, read_image};
 use samples::Samples;
 
-/// Shards of an evaluation set that are fetched at a time.
-const FETCHES: usize = 2;
-
 /// What all tasks work with.
 struct Evaluator<'a> {
     assignment: &'a Assignment,
@@ -104,7 +101,8 @@ impl Evaluator<'_> {
                 origin,
                 cache_folder: self.context.cache.clone(),
                 cache_bytes: self.context.cache_bytes,
-                fetch_threads: FETCHES,
+                fetch: self.context.fetch,
+                stats: self.context.metrics.data(),
             },
             self.assignment.spec.data.image_size as usize,
         )?;

@@ -2,6 +2,7 @@
 
 use cappa_collective::Error as CollectiveError;
 use cappa_data::loader::DataError;
+use cappa_data::shards::FetchError;
 use cappa_model::ModelError;
 use cappa_proto as wire;
 use cappa_session::{BadForm, Barred};
@@ -98,6 +99,7 @@ impl Departure {
             Self::Collective(_) => (Code::CollectiveFailed, false),
             Self::Torch(error) if is_out_of_memory(error) => (Code::OutOfMemory, true),
             Self::Torch(_) | Self::Model(_) | Self::Order(_) => (Code::Internal, true),
+            Self::Data(DataError::Shard(error)) => (shard_code(error), true),
             Self::Data(_) | Self::Open(_) | Self::Unsuitable(_) => (Code::DataUnreadable, true),
             Self::TooManyBad { .. } => (Code::TooManyBadSamples, true),
             Self::Diverged { .. } => (Code::NumericDivergence, true),
@@ -108,6 +110,14 @@ impl Departure {
             }
         };
         Some(wire::Failure { code: code.as_str().into(), message: with_causes(self), permanent })
+    }
+}
+
+/// What people look up: an absent store is another matter than an absent shard.
+fn shard_code(error: &FetchError) -> Code {
+    match error {
+        FetchError::Remote { source, .. } => source.code(),
+        _ => Code::DataUnreadable,
     }
 }
 

@@ -44,6 +44,9 @@ impl Decoder {
             let outcome = catch_unwind(AssertUnwindSafe(|| self.make(&task, &mut fetching)))
                 .unwrap_or(Outcome::Failed(DataError::Panicked));
             let decoding = begin.elapsed().saturating_sub(fetching);
+            self.maker.stats.network.add(fetching);
+            self.maker.stats.rows.add(decoding);
+            self.maker.stats.samples.add(u64::from(task.slot.sample.is_some()));
             let row = Event::Row { step: task.step, row: task.row, outcome, fetching, decoding };
             if self.events.send(row).is_err() {
                 return;

@@ -1,5 +1,7 @@
 //! From a slot to a row of a batch: read, decode, resize, choose the caption, tokenise.
 
+use std::sync::Arc;
+
 use cappa_shared::order::{Draws, Purpose, SampleRef, Slot};
 use cappa_shared::spec::{CaptionChoice, Captions};
 
@@ -7,6 +9,7 @@ use crate::bad::{BadReason, BadSample};
 use crate::image::{DecodeError, decode, resize_exact};
 use crate::sample::RawSample;
 use crate::shards::Shard;
+use crate::stats::PipelineStats;
 use crate::text::Tokenizer;
 
 /// How examples are made; the same for every slot of a job.
@@ -18,6 +21,7 @@ pub(super) struct ExampleMaker {
     pub(super) tokenizer: Tokenizer,
     pub(super) captions: Captions,
     pub(super) parallel_fraction: f64,
+    pub(super) stats: Arc<PipelineStats>,
 }
 
 /// What a model sees of a sample.
@@ -44,9 +48,11 @@ impl ExampleMaker {
         let image = decode(&raw.image()?).map_err(bad_image)?;
         let captions = raw.captions(&self.captions.source)?;
         let caption = &captions[self.choose(captions.len(), slot, sample)];
+        let encode = || self.tokenizer.encode(caption, self.text_length);
         let tokens = self
-            .tokenizer
-            .encode(caption, self.text_length)
+            .stats
+            .tokenize
+            .of(encode)
             .map_err(|error| BadSample::new(BadReason::CaptionDamaged, format!("{error}: {caption:?}")))?;
         Ok(Example { image: resize_exact(image, self.image_size, self.image_size).pixels, tokens })
     }

@@ -6,6 +6,9 @@
 //! ```
 //!
 //! Every channel is bounded, and at most `depth` steps are under way: who is slow holds up those before it.
+//!
+//! **Memory.** At most `depth + 1` batches of B × (3 × H × W + 8 × L) bytes, one image being decoded for every decoding thread, and
+//! the parts of shards on their way to the disk ([`FetchConfig::memory_bytes`]).
 
 mod assemble;
 mod batch;
@@ -32,7 +35,8 @@ pub use batch::{Batch, BatchTiming, Quarantined};
 pub use error::DataError;
 pub(crate) use example::bad_image;
 
-use crate::shards::{PoolConfig, ShardPool};
+use crate::shards::{FetchConfig, PoolConfig, ShardPool};
+use crate::stats::PipelineStats;
 use crate::text::Tokenizer;
 use assemble::Assembler;
 use decode::Decoder;
@@ -72,10 +76,12 @@ pub struct LoaderConfig {
     pub cache_bytes: u64,
     /// Threads that decode.
     pub decode_threads: usize,
-    /// Shards fetched at the same time.
-    pub fetch_threads: usize,
-    /// Steps made ahead.
+    /// How shards are fetched.
+    pub fetch: FetchConfig,
+    /// Steps made ahead. The batches under way, made and being made, are at most one more.
     pub depth: usize,
+    /// What is counted.
+    pub stats: Arc<PipelineStats>,
 }
 
 /// Gives the batches of a rank. Dropping it stops and joins its threads.
@@ -84,6 +90,7 @@ pub struct Loader {
     /// One message lets one more step be planned.
     permits: Sender<()>,
     remaining: Option<u64>,
+    stats: Arc<PipelineStats>,
     /// Waited in vain for the batch that comes next.
     waited: Duration,
     stop: Arc<AtomicBool>,
@@ -104,7 +111,8 @@ impl Loader {
             origin: config.origin.clone(),
             cache_folder: config.cache_folder.clone(),
             cache_bytes: config.cache_bytes,
-            fetch_threads: config.fetch_threads,
+            fetch: config.fetch,
+            stats: Arc::clone(&config.stats),
         });
         let pool = Arc::new(pool.map_err(|error| DataError::Shard(Arc::new(error)))?);
         let maker = ExampleMaker {
@@ -114,6 +122,7 @@ impl Loader {
             tokenizer: config.tokenizer.clone(),
             captions: config.captions.clone(),
             parallel_fraction: config.parallel_fraction,
+            stats: Arc::clone(&config.stats),
         };
         let decode_threads = config.decode_threads.max(1);
         let depth = config.depth.max(1);
@@ -126,8 +135,16 @@ impl Loader {
         }
         let remaining = config.end_step.map(|end| end.0.saturating_sub(config.first_step.0));
         let stop = Arc::new(AtomicBool::new(false));
-        let mut loader =
-            Self { batches, permits: permit, remaining, waited: Duration::ZERO, stop, pool, threads: Vec::new() };
+        let mut loader = Self {
+            batches,
+            permits: permit,
+            remaining,
+            stats: Arc::clone(&config.stats),
+            waited: Duration::ZERO,
+            stop,
+            pool,
+            threads: Vec::new(),
+        };
 
         let planner = Planner {
             order: Arc::clone(&config.order),
@@ -177,15 +194,15 @@ impl Loader {
             return Err(DataError::Finished);
         }
         let begin = Instant::now();
-        let mut batch = match self.batches.recv_timeout(limit) {
+        let received = self.batches.recv_timeout(limit);
+        self.waited += begin.elapsed();
+        self.stats.waited.add(begin.elapsed());
+        let mut batch = match received {
             Ok(batch) => batch?,
-            Err(RecvTimeoutError::Timeout) => {
-                self.waited += begin.elapsed();
-                return Ok(None);
-            }
+            Err(RecvTimeoutError::Timeout) => return Ok(None),
             Err(RecvTimeoutError::Disconnected) => return Err(DataError::Panicked),
         };
-        batch.timing.waited = std::mem::take(&mut self.waited) + begin.elapsed();
+        batch.timing.waited = std::mem::take(&mut self.waited);
         self.remaining = self.remaining.map(|remaining| remaining - 1);
         // After the last step nobody takes permits any more.
         let _ = self.permits.try_send(());

@@ -9,7 +9,7 @@ use crossbeam_channel::{Receiver, Sender};
 
 use super::assemble::Event;
 use super::decode::Task;
-use crate::shards::{Lease, ShardPool};
+use crate::shards::{Lease, Schedule, ShardPool};
 
 /// Hands out the tasks of step after step, one permit a step.
 pub(super) struct Planner {
@@ -48,7 +48,10 @@ impl Planner {
         for step in self.range.clone().map(Step) {
             self.permits.recv().map_err(|_| Closed)?;
             let position = self.steps.position(step);
-            epochs.enter(&self.order, position.epoch);
+            if epochs.enter(&self.order, position.epoch) && self.pool.downloads() {
+                self.pool.plan(self.schedule(&mut epochs, step));
+            }
+            self.pool.arrived_at(step.0);
             let slots: Vec<Slot> = self.steps.batch(&epochs.current, position, self.lanes.clone()).collect();
             self.events.send(Event::Begin { step, slots: slots.clone() }).map_err(|_| Closed)?;
             let first = self.steps.slots(position).start;
@@ -64,6 +67,29 @@ impl Planner {
             }
         }
         Ok(())
+    }
+
+    /// When the rank's lanes want which shards, in this epoch and the next.
+    fn schedule(&self, epochs: &mut Epochs, now: Step) -> Schedule {
+        let epoch = epochs.current.epoch();
+        let mut uses = self.uses(&epochs.current, epoch);
+        uses.extend(self.uses(epochs.following(&self.order), epoch + 1));
+        Schedule::new(uses, now.0)
+    }
+
+    /// Shards and steps of the windows of an epoch.
+    fn uses(&self, order: &EpochOrder, epoch: u64) -> Vec<(u32, Range<u64>)> {
+        let (first, per_step) = (epoch * self.steps.per_epoch(), self.steps.slots_per_step());
+        let mut uses = Vec::new();
+        for lane in self.lanes.clone() {
+            let mut index = 0;
+            while let Some(window) = order.window(lane, index) {
+                index = window.slots.end;
+                let steps = first + window.slots.start / per_step..first + window.slots.end.div_ceil(per_step);
+                uses.extend(window.shards.into_iter().map(|shard| (shard, steps.clone())));
+            }
+        }
+        uses
     }
 
     /// The lease of the shard that a slot's sample lies in; nothing for a null slot.
@@ -98,18 +124,22 @@ impl Planner {
 struct Epochs {
     current: EpochOrder,
     following: Option<EpochOrder>,
+    entered: bool,
 }
 
 impl Epochs {
     fn at(order: &SampleOrder, epoch: u64) -> Self {
-        Self { current: order.epoch(epoch), following: None }
+        Self { current: order.epoch(epoch), following: None, entered: false }
     }
 
-    fn enter(&mut self, order: &SampleOrder, epoch: u64) {
+    /// Goes to an epoch; whether that is news.
+    fn enter(&mut self, order: &SampleOrder, epoch: u64) -> bool {
         if epoch != self.current.epoch() {
+            self.entered = false;
             let known = self.following.take().filter(|following| following.epoch() == epoch);
             self.current = known.unwrap_or_else(|| order.epoch(epoch));
         }
+        !std::mem::replace(&mut self.entered, true)
     }
 
     fn following(&mut self, order: &SampleOrder) -> &EpochOrder {

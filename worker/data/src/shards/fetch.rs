@@ -1,29 +1,29 @@
 //! Brings a shard to this machine and checks that it is the one that the manifest records.
 
-use std::collections::{HashMap, HashSet};
 use std::fs::File;
-use std::hash::{BuildHasher, Hasher, RandomState};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use cappa_shared::manifest::{FoundShard, Identity, Shard as ManifestShard};
 use cappa_shared::storage::{Location, StorageError};
 use futures::StreamExt;
-use object_store::ObjectStoreExt;
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
-use super::cache::Cache;
+use super::cache::{Cache, Claim, NextUse, Partial};
+use super::download::{Means, Source};
 use super::file::{FileState, ShardFile};
+use super::verified::Verified;
 use super::{Damage, Shard};
 
-/// How often a download is tried before it is given up.
+/// How often a shard is downloaded as a whole when its content is not the recorded one.
 const ATTEMPTS: u32 = 5;
-/// The pause after the first failure; it doubles with every further one.
-const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// Local shards are hashed in pieces of this size; between pieces a stop is noticed.
 const PIECE: usize = 1 << 20;
+/// How often one looks whether another process has finished a download.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// Why a shard can't be had.
 #[derive(Debug, thiserror::Error)]
@@ -37,11 +37,13 @@ pub enum FetchError {
         #[source]
         source: io::Error,
     },
-    /// The store has no such shard or does not let us read it, or it failed again and again.
-    #[error("shard {location} cannot be downloaded; restore it, or index the corpus again without it")]
+    /// The store has no such shard or does not let us read it, or it delivered nothing for as long as was waited.
+    #[error("shard {location} cannot be downloaded (waited {} s for the store); check the store, restore the shard, or index the corpus again without it", waited.as_secs())]
     Remote {
         /// The shard's URL.
         location: String,
+        /// How long nothing came.
+        waited: Duration,
         /// What the store said last.
         #[source]
         source: StorageError,
@@ -72,36 +74,32 @@ pub enum FetchError {
 /// What a shard must be, from the manifest.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Expected<'a> {
-    pub(super) bytes: u64,
-    pub(super) sha256: &'a str,
+    /// What it is called in the cache.
+    pub(super) key: &'a str,
+    pub(super) shard: &'a ManifestShard,
 }
 
 /// Fetches shards one after another; every fetching thread has its own.
 pub(super) struct Fetcher {
-    runtime: tokio::runtime::Runtime,
-    cache: Arc<Cache>,
-    stop: watch::Receiver<bool>,
-    /// Local shards whose digest was found right, with what they were then.
-    verified: HashMap<PathBuf, FileState>,
+    pub(super) runtime: tokio::runtime::Handle,
+    pub(super) cache: Arc<Cache>,
+    pub(super) means: Arc<Means>,
+    pub(super) verified: Arc<Verified>,
+    pub(super) stop: watch::Receiver<bool>,
 }
 
 impl Fetcher {
-    pub(super) fn new(cache: Arc<Cache>, stop: watch::Receiver<bool>) -> Result<Self, FetchError> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(FetchError::Cache)?;
-        Ok(Self { runtime, cache, stop, verified: HashMap::new() })
-    }
-
     /// The shard at `location`, on this machine and scanned. One that is not what the manifest records has no samples and
-    /// says so in its damage. `leased` are the digests that must stay in the cache.
+    /// says so in its damage. `next_use` tells what may leave the cache for it.
     pub(super) fn fetch(
-        &mut self,
+        &self,
         location: &Location,
         expected: Expected<'_>,
-        leased: &HashSet<String>,
+        next_use: &dyn Fn(&str) -> NextUse,
     ) -> Result<Shard, FetchError> {
         let Fetched { file, changed } = match local_path(location) {
             Some(path) => self.open_local(&path, expected)?,
-            None => self.download(location, expected, leased)?,
+            None => self.cached(location, expected, next_use)?,
         };
         match changed {
             Some(message) => Ok(Shard::unusable(file, Damage::Changed { message })),
@@ -109,32 +107,32 @@ impl Fetcher {
         }
     }
 
-    fn open_local(&mut self, path: &Path, expected: Expected<'_>) -> Result<Fetched, FetchError> {
+    fn open_local(&self, path: &Path, expected: Expected<'_>) -> Result<Fetched, FetchError> {
         let failed = |source| FetchError::Local { path: path.display().to_string(), source };
         let mut opened = File::open(path).map_err(failed)?;
         let state = FileState::of(&opened).map_err(failed)?;
         let file = ShardFile::InPlace { path: path.to_owned(), state };
-        if self.verified.get(path) == Some(&state) {
-            return Ok(Fetched { file, changed: None });
+        let found = FoundShard { bytes: Some(state.bytes), ..FoundShard::default() };
+        if let Some(changed) = expected.shard.difference(&found) {
+            return Ok(Fetched { file, changed: Some(changed) });
         }
-        if state.bytes != expected.bytes {
-            return Ok(Fetched { file, changed: Some(size_changed(state.bytes, expected.bytes)) });
-        }
-        let digest = self.digest(&mut opened, failed)?;
-        let changed = digest_changed(&digest, expected.sha256);
-        if changed.is_none() {
-            self.verified.insert(path.to_owned(), state);
-        }
-        Ok(Fetched { file, changed })
+        let digest = match self.verified.digest(&state) {
+            Some(digest) => digest,
+            None => {
+                let digest = self.digest(&mut opened, failed)?;
+                // Where it can't be remembered it is hashed again.
+                let _ = self.verified.remember(&state, &digest);
+                digest
+            }
+        };
+        Ok(Fetched { file, changed: expected.shard.difference(&FoundShard { sha256: Some(&digest), ..found }) })
     }
 
     fn digest(&self, file: &mut File, failed: impl Fn(io::Error) -> FetchError) -> Result<String, FetchError> {
         let mut hasher = Sha256::new();
         let mut piece = vec![0; PIECE];
         loop {
-            if *self.stop.borrow() {
-                return Err(FetchError::Stopped);
-            }
+            self.check_stop()?;
             match file.read(&mut piece).map_err(&failed)? {
                 0 => return Ok(hex::encode(hasher.finalize())),
                 count => hasher.update(&piece[..count]),
@@ -142,59 +140,65 @@ impl Fetcher {
         }
     }
 
-    fn download(
-        &mut self,
+    /// The shard from the cache, into which it is downloaded by us or by another process.
+    fn cached(
+        &self,
         location: &Location,
         expected: Expected<'_>,
-        leased: &HashSet<String>,
+        next_use: &dyn Fn(&str) -> NextUse,
     ) -> Result<Fetched, FetchError> {
-        if let Some(file) = self.cache.find(expected.sha256, expected.bytes) {
-            return Ok(Fetched { file: ShardFile::Held(file), changed: None });
-        }
-        let _room = self.cache.make_room(expected.bytes, leased).map_err(FetchError::Cache)?;
-        let unfinished = Unfinished(self.cache.unfinished(expected.sha256));
-        let mut changed = None;
-        for attempt in 1..=ATTEMPTS {
-            match self.download_once(location, &unfinished.0, expected) {
-                Ok(fetched @ Fetched { changed: None, .. }) => {
-                    self.cache.keep(&unfinished.0, expected.sha256).map_err(FetchError::Cache)?;
-                    return Ok(fetched);
-                }
-                // A proxy may have spoiled the transfer, so other content is believed only when it comes twice.
-                Ok(fetched) if changed == fetched.changed => return Ok(fetched),
-                Ok(fetched) => changed = fetched.changed,
-                Err(FetchError::Remote { source, .. }) if source.is_transient() && attempt < ATTEMPTS => {
-                    tracing::warn!(shard = %location, attempt, error = %source, "download failed, trying again");
-                    self.pause(attempt)?;
-                }
-                Err(error) => return Err(error),
+        loop {
+            self.check_stop()?;
+            match self.cache.claim(expected.key, expected.shard.bytes, next_use).map_err(FetchError::Cache)? {
+                Claim::Ready(file) => return Ok(Fetched { file: ShardFile::Held(file), changed: None }),
+                Claim::Ours(partial) => return self.download(location, expected, partial),
+                Claim::Busy => std::thread::sleep(LOOK),
             }
         }
+    }
+
+    fn download(
+        &self,
+        location: &Location,
+        expected: Expected<'_>,
+        mut partial: Partial,
+    ) -> Result<Fetched, FetchError> {
+        let mut before = None;
+        for attempt in 1..=ATTEMPTS {
+            let changed = self.until_stopped(download(&self.means, location, expected, &mut partial.file))?;
+            match changed {
+                None => {
+                    let file = partial.keep().map_err(FetchError::Cache)?;
+                    return Ok(Fetched { file: ShardFile::Held(file), changed: None });
+                }
+                // A proxy may have spoiled the transfer, so other content is believed only when it comes twice.
+                Some(_) if changed == before => {
+                    let file = partial.discard().map_err(FetchError::Cache)?;
+                    return Ok(Fetched { file: ShardFile::Held(file), changed });
+                }
+                Some(_) => {
+                    tracing::warn!(shard = %location, attempt, "other content than the manifest records; downloading again");
+                    partial.file.set_len(0).map_err(FetchError::Cache)?;
+                    before = changed;
+                }
+            }
+        }
+        partial.discard().map_err(FetchError::Cache)?;
         Err(FetchError::Unstable { location: location.to_string() })
     }
 
-    fn download_once(&self, location: &Location, target: &Path, expected: Expected<'_>) -> Result<Fetched, FetchError> {
+    fn until_stopped<T>(&self, work: impl Future<Output = Result<T, FetchError>>) -> Result<T, FetchError> {
         let mut stop = self.stop.clone();
         self.runtime.block_on(async {
             tokio::select! {
-                outcome = download(location, target, expected) => outcome,
+                outcome = work => outcome,
                 _ = stop.wait_for(|stop| *stop) => Err(FetchError::Stopped),
             }
         })
     }
 
-    /// Waits before the next attempt, with jitter so that workers that failed together don't return together.
-    fn pause(&self, attempt: u32) -> Result<(), FetchError> {
-        let longest = FIRST_PAUSE * 2u32.pow(attempt - 1);
-        let jitter = (RandomState::new().build_hasher().finish() % 1000) as u32;
-        let pause = longest / 2 + longest * jitter / 2000;
-        let mut stop = self.stop.clone();
-        self.runtime.block_on(async {
-            match tokio::time::timeout(pause, stop.wait_for(|stop| *stop)).await {
-                Ok(_) => Err(FetchError::Stopped),
-                Err(_elapsed) => Ok(()),
-            }
-        })
+    fn check_stop(&self) -> Result<(), FetchError> {
+        if *self.stop.borrow() { Err(FetchError::Stopped) } else { Ok(()) }
     }
 }
 
@@ -205,52 +209,55 @@ struct Fetched {
     changed: Option<String>,
 }
 
-async fn download(location: &Location, target: &Path, expected: Expected<'_>) -> Result<Fetched, FetchError> {
-    let failed = |error: object_store::Error| FetchError::Remote {
-        location: location.to_string(),
-        source: StorageError::at(location.url(), &error),
-    };
-    let object = location.store.get(&location.prefix).await.map_err(failed)?;
-    let mut file =
-        File::options().read(true).write(true).create(true).truncate(true).open(target).map_err(FetchError::Cache)?;
-    if object.meta.size != expected.bytes {
-        return Ok(Fetched {
-            file: ShardFile::Held(file),
-            changed: Some(size_changed(object.meta.size, expected.bytes)),
-        });
+/// Downloads what is missing of a shard; tells how the whole differs from what is expected.
+async fn download(
+    means: &Means,
+    location: &Location,
+    expected: Expected<'_>,
+    file: &mut File,
+) -> Result<Option<String>, FetchError> {
+    let bytes = expected.shard.bytes;
+    let mut source = Source { location, means, etag: None };
+    let meta = source.meta().await?;
+    let found = FoundShard { bytes: Some(meta.size), sha256: None, etag: meta.e_tag.as_deref() };
+    if let Some(changed) = expected.shard.difference(&found) {
+        return Ok(Some(changed));
+    }
+    if matches!(expected.shard.identity, Identity::Tag { .. }) {
+        source.etag = meta.e_tag.clone();
     }
     let mut hasher = Sha256::new();
-    let mut content = object.into_stream();
-    while let Some(piece) = content.next().await {
-        let piece = piece.map_err(failed)?;
-        hasher.update(&piece);
-        file.write_all(&piece).map_err(FetchError::Cache)?;
+    let begin = begun(file, bytes, &mut hasher).map_err(FetchError::Cache)?;
+    let mut parts = std::pin::pin!(source.read(begin..bytes));
+    while let Some(part) = parts.next().await {
+        let part = part?;
+        hasher.update(&part.content);
+        file.write_all(&part.content).map_err(FetchError::Cache)?;
     }
-    file.sync_data().map_err(FetchError::Cache)?;
     let digest = hex::encode(hasher.finalize());
-    Ok(Fetched { file: ShardFile::Held(file), changed: digest_changed(&digest, expected.sha256) })
+    Ok(expected.shard.difference(&FoundShard { sha256: Some(&digest), ..found }))
+}
+
+/// Hashes what an earlier download left and tells how much that is; the file stands at its end.
+fn begun(file: &mut File, bytes: u64, hasher: &mut Sha256) -> io::Result<u64> {
+    if file.metadata()?.len() > bytes {
+        file.set_len(0)?;
+    }
+    file.rewind()?;
+    let mut piece = vec![0; PIECE];
+    let mut hashed = 0;
+    loop {
+        match file.read(&mut piece)? {
+            0 => return Ok(hashed),
+            count => {
+                hasher.update(&piece[..count]);
+                hashed += count as u64;
+            }
+        }
+    }
 }
 
 /// The file that a location names, where it is one of this machine.
 pub(crate) fn local_path(location: &Location) -> Option<PathBuf> {
     location.url().starts_with("file://").then(|| Path::new("/").join(location.prefix.as_ref()))
-}
-
-fn size_changed(found: u64, expected: u64) -> String {
-    format!("the shard has {found} bytes where the manifest records {expected}; index it again")
-}
-
-fn digest_changed(found: &str, expected: &str) -> Option<String> {
-    (found != expected)
-        .then(|| format!("the shard's sha256 is {found} where the manifest records {expected}; index it again"))
-}
-
-/// A download that is removed unless it was renamed.
-struct Unfinished(PathBuf);
-
-impl Drop for Unfinished {
-    fn drop(&mut self) {
-        // Gone already when the download was kept; otherwise a leftover that the next sweep finds.
-        let _ = std::fs::remove_file(&self.0);
-    }
 }

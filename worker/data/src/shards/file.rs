@@ -1,10 +1,14 @@
 //! The file of a shard that is at hand.
 
+use std::fmt;
 use std::fs::File;
 use std::io;
+use std::num::ParseIntError;
 use std::ops::Deref;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::str::FromStr;
+use std::time::{Duration, SystemTime};
 
 /// The file of a shard.
 #[derive(Debug)]
@@ -21,17 +25,57 @@ pub(crate) enum ShardFile {
 }
 
 /// What tells that a file was not written since it was last looked at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct FileState {
     pub(crate) bytes: u64,
-    modified: SystemTime,
+    device: u64,
+    inode: u64,
+    /// Nanoseconds since 1970: last written, and last changed in any way.
+    modified: i128,
+    changed: i128,
 }
 
 impl FileState {
     /// The state of an open file.
     pub(crate) fn of(file: &File) -> io::Result<Self> {
         let metadata = file.metadata()?;
-        Ok(Self { bytes: metadata.len(), modified: metadata.modified()? })
+        let nanos = |seconds: i64, nanos: i64| i128::from(seconds) * 1_000_000_000 + i128::from(nanos);
+        Ok(Self {
+            bytes: metadata.len(),
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            modified: nanos(metadata.mtime(), metadata.mtime_nsec()),
+            changed: nanos(metadata.ctime(), metadata.ctime_nsec()),
+        })
+    }
+
+    /// Whether nothing happened to the file in the time before `now`.
+    pub(super) fn is_older_than(&self, age: Duration, now: SystemTime) -> bool {
+        let now = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_nanos());
+        let then = i128::try_from(now.saturating_sub(age.as_nanos())).unwrap_or(i128::MAX);
+        self.modified < then && self.changed < then
+    }
+}
+
+impl fmt::Display for FileState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {} {} {}", self.bytes, self.device, self.inode, self.modified, self.changed)
+    }
+}
+
+impl FromStr for FileState {
+    type Err = ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, ParseIntError> {
+        let mut fields = text.split(' ');
+        let mut next = || fields.next().unwrap_or_default();
+        Ok(Self {
+            bytes: next().parse()?,
+            device: next().parse()?,
+            inode: next().parse()?,
+            modified: next().parse()?,
+            changed: next().parse()?,
+        })
     }
 }
 

@@ -1,12 +1,21 @@
 //! Shards: tar files of samples, fetched whole, checked, scanned once and then read by offset.
+//!
+//! A shard of a store comes in ranges, several at a time, into a cache folder that the processes of a host share; a range that
+//! breaks off is continued, a slow one asked for twice, and the content counts only when its digest is the recorded one. A store that is
+//! away is waited for, within [`FetchConfig::patience`].
 
 mod cache;
+mod config;
+mod download;
 mod fetch;
 mod file;
 mod folder;
+mod pace;
 mod pool;
 mod scan;
+mod schedule;
 mod unpack;
+mod verified;
 
 use std::fs::File;
 use std::io;
@@ -14,12 +23,14 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use cappa_shared::manifest::Kept;
+pub use config::FetchConfig;
 pub use fetch::FetchError;
 pub(crate) use fetch::local_path;
 pub(crate) use file::ShardFile;
 pub(crate) use folder::Folder;
 pub use pool::{Lease, PoolConfig, ShardPool};
 pub use scan::{Damage, FileEntry, SampleEntry, Scan, scan_bytes, scan_tar};
+pub(crate) use schedule::Schedule;
 pub use unpack::{MAX_UNPACKED_BYTES, packing, unpack, unpack_limit};
 
 /// The largest file of a sample that is read into memory.

@@ -1,5 +1,7 @@
 //! Shards on lease: fetched ahead by background threads, shared by those who hold a lease, let go with the last lease.
 
+use std::cell::OnceCell;
+use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
@@ -9,9 +11,15 @@ use cappa_shared::manifest::{self, DataManifest, Format, FoundShard};
 use cappa_shared::storage::Location;
 use tokio::sync::watch;
 
-use super::cache::Cache;
+use super::cache::{Cache, NextUse};
+use super::download::Means;
 use super::fetch::{Expected, Fetcher, local_path};
-use super::{Damage, FetchError, Folder, Shard};
+use super::verified::Verified;
+use super::{Damage, FetchConfig, FetchError, Folder, Schedule, Shard};
+use crate::stats::PipelineStats;
+
+/// Threads that serve connections; the work on what arrives is done by the fetching threads.
+const CONNECTION_THREADS: usize = 2;
 
 /// What a pool serves and with which means.
 #[derive(Debug, Clone)]
@@ -24,8 +32,10 @@ pub struct PoolConfig {
     pub cache_folder: PathBuf,
     /// How much the folder may hold. Exceeded only where the shards needed at once are larger.
     pub cache_bytes: u64,
-    /// Shards fetched at the same time.
-    pub fetch_threads: usize,
+    /// How shards are fetched.
+    pub fetch: FetchConfig,
+    /// What is counted.
+    pub stats: Arc<PipelineStats>,
 }
 
 /// The shards of a corpus, on lease.
@@ -33,6 +43,8 @@ pub struct ShardPool {
     shared: Arc<Shared>,
     stop: watch::Sender<bool>,
     threads: Vec<JoinHandle<()>>,
+    /// One for all threads: a connection that one of them left open can be used by another only while its runtime runs.
+    runtime: Option<tokio::runtime::Runtime>,
 }
 
 struct Shared {
@@ -45,6 +57,10 @@ struct Shared {
 struct State {
     leases: HashMap<u32, Weak<Lease>>,
     queue: VecDeque<Weak<Lease>>,
+    /// Keys of the shards that this pool had.
+    had: HashSet<String>,
+    /// What comes next, where somebody has a plan.
+    schedule: Schedule,
     stopped: bool,
 }
 
@@ -94,18 +110,34 @@ impl ShardPool {
     /// # Errors
     /// [`FetchError::Cache`] when the folder or the threads can't be made.
     pub fn start(config: PoolConfig) -> Result<Self, FetchError> {
-        let cache = Cache::open(&config.cache_folder, config.cache_bytes).map_err(FetchError::Cache)?;
-        let cache = Arc::new(cache);
+        let stats = Arc::clone(&config.stats);
+        let cache = Cache::open(&config.cache_folder, config.cache_bytes, Arc::clone(&stats));
+        let cache = Arc::new(cache.map_err(FetchError::Cache)?);
+        let verified = Arc::new(Verified::open(&config.cache_folder));
+        let means = Arc::new(Means::new(config.fetch, stats));
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(CONNECTION_THREADS)
+            .thread_name("storage")
+            .enable_all()
+            .build()
+            .map_err(FetchError::Cache)?;
         let (stop, stopped) = watch::channel(false);
-        let fetch_threads = config.fetch_threads.max(1);
+        let handle = runtime.handle().clone();
+        let fetch_threads = config.fetch.threads.max(1);
         let shared = Arc::new(Shared { config, state: Mutex::new(State::default()), queued: Condvar::new() });
-        let mut pool = Self { shared, stop, threads: Vec::new() };
+        let mut pool = Self { shared, stop, threads: Vec::new(), runtime: Some(runtime) };
         for number in 0..fetch_threads {
-            let fetcher = Fetcher::new(Arc::clone(&cache), stopped.clone())?;
+            let fetcher = Fetcher {
+                runtime: handle.clone(),
+                cache: Arc::clone(&cache),
+                means: Arc::clone(&means),
+                verified: Arc::clone(&verified),
+                stop: stopped.clone(),
+            };
             let shared = Arc::clone(&pool.shared);
             let thread = std::thread::Builder::new()
                 .name(format!("shards-{number}"))
-                .spawn(move || shared.serve(fetcher))
+                .spawn(move || shared.serve(&fetcher))
                 .map_err(FetchError::Cache)?;
             pool.threads.push(thread);
         }
@@ -142,6 +174,21 @@ impl ShardPool {
         held + wanted <= self.shared.config.cache_bytes
     }
 
+    /// Tells what is wanted next; the cache lets go first of what is wanted last.
+    pub(crate) fn plan(&self, schedule: Schedule) {
+        lock(&self.shared.state).schedule = schedule;
+    }
+
+    /// Tells that the plan has come to a step.
+    pub(crate) fn arrived_at(&self, step: u64) {
+        lock(&self.shared.state).schedule.arrived_at(step);
+    }
+
+    /// Whether shards come from a store, so that the cache's plan matters.
+    pub(crate) fn downloads(&self) -> bool {
+        local_path(&self.shared.config.origin).is_none()
+    }
+
     /// Stops fetching and wakes everybody who waits for a lease.
     pub fn stop(&self) {
         self.stop.send_replace(true);
@@ -161,14 +208,18 @@ impl Drop for ShardPool {
             // A panic of the thread was reported by the panic hook.
             let _ = thread.join();
         }
+        if let Some(runtime) = self.runtime.take() {
+            // Without waiting: a pool may be dropped inside of another runtime.
+            runtime.shutdown_background();
+        }
     }
 }
 
 impl Shared {
     /// The life of a fetching thread.
-    fn serve(&self, mut fetcher: Fetcher) {
+    fn serve(&self, fetcher: &Fetcher) {
         while let Some(lease) = self.next() {
-            lease.settle(self.fetch(&mut fetcher, lease.shard).map(Arc::new).map_err(Arc::new));
+            lease.settle(self.fetch(fetcher, lease.shard).map(Arc::new).map_err(Arc::new));
         }
     }
 
@@ -190,7 +241,7 @@ impl Shared {
         }
     }
 
-    fn fetch(&self, fetcher: &mut Fetcher, number: u32) -> Result<Shard, FetchError> {
+    fn fetch(&self, fetcher: &Fetcher, number: u32) -> Result<Shard, FetchError> {
         let shard = &self.config.manifest.shards()[number as usize];
         let location = self
             .config
@@ -201,23 +252,40 @@ impl Shared {
             return folder(&location, shard);
         }
         let key = shard.content_key(location.url());
-        let expected = Expected { bytes: shard.bytes, sha256: &key };
-        let fetched = fetcher.fetch(&location, expected, &self.leased())?;
+        let expected = Expected { key: &key, shard };
+        let fetched = fetcher.fetch(&location, expected, &self.next_use())?;
+        lock(&self.state).had.insert(key);
         if let Some(damage) = fetched.damage() {
             tracing::warn!(shard = %location, usable = fetched.samples().len(), promised = shard.all_samples(), %damage, "damaged shard");
         }
         Ok(fetched.with_kept(shard.kept.as_ref()))
     }
 
-    /// Digests of the shards that somebody holds a lease of.
-    fn leased(&self) -> HashSet<String> {
-        let manifest = self.config.manifest.shards();
-        let of = |shard: &manifest::Shard| {
-            // Where the location is unusable nothing was fetched.
-            let location = self.config.origin.sibling(&shard.path).ok()?;
-            Some(shard.content_key(location.url()))
-        };
-        lock(&self.state).held().filter_map(|shard| of(&manifest[shard as usize])).collect()
+    /// When a shard is wanted next, by its key; looked up only if somebody asks.
+    fn next_use(&self) -> impl Fn(&str) -> NextUse {
+        let known = OnceCell::new();
+        move |key| known.get_or_init(|| self.next_uses()).get(key).copied().unwrap_or(NextUse::Unknown)
+    }
+
+    /// What a shard is called in the cache.
+    fn key(&self, shard: u32) -> Option<String> {
+        let shard = &self.config.manifest.shards()[shard as usize];
+        let location = self.config.origin.sibling(&shard.path).ok()?;
+        Some(shard.content_key(location.url()))
+    }
+
+    fn next_uses(&self) -> HashMap<String, NextUse> {
+        // Where the location is unusable nothing was fetched.
+        let key = |shard: u32| self.key(shard).unwrap_or_default();
+        let state = lock(&self.state);
+        let mut known: HashMap<String, NextUse> = state.had.iter().map(|key| (key.clone(), NextUse::Never)).collect();
+        for (shard, step) in state.schedule.next_uses() {
+            known.insert(key(shard), NextUse::Step(Reverse(step)));
+        }
+        for shard in state.held() {
+            known.insert(key(shard), NextUse::Leased);
+        }
+        known
     }
 }
 

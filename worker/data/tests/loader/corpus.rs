@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use cappa_data::shards::FetchConfig;
 use cappa_data::text::{Tokenizer, train};
 use cappa_data::{Batch, Loader, LoaderConfig};
 use cappa_shared::ids::Step;
@@ -98,8 +99,9 @@ impl Corpus {
             cache_folder: self.folder.path().join("cache"),
             cache_bytes: 1 << 30,
             decode_threads: 3,
-            fetch_threads: 2,
+            fetch: FetchConfig::default(),
             depth: 3,
+            stats: Arc::default(),
         }
     }
 

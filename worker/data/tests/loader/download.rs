@@ -25,7 +25,8 @@ fn all_good(batches: &[Batch]) -> bool {
 
 fn cached(corpus: &Corpus) -> Vec<u64> {
     let files = fs::read_dir(corpus.folder.path().join("cache")).unwrap();
-    files.map(|file| file.unwrap().metadata().unwrap().len()).collect()
+    let shards = files.map(|file| file.unwrap()).filter(|file| file.path().extension().is_some_and(|e| e == "tar"));
+    shards.map(|file| file.metadata().unwrap().len()).collect()
 }
 
 #[test]

@@ -7,13 +7,14 @@ mod damage;
 mod download;
 mod formats;
 mod index;
+mod s3;
 
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cappa_data::records::{Records, records_of_rank};
-use cappa_data::shards::PoolConfig;
+use cappa_data::shards::{FetchConfig, PoolConfig};
 use cappa_data::{Batch, DataError, Loader, LoaderConfig};
 use cappa_shared::ids::{Rank, Step};
 use cappa_shared::order::lanes_of_rank;
@@ -154,7 +155,8 @@ fn records_come_by_number_with_their_facts() {
         origin: corpus.origin(),
         cache_folder: corpus.folder.path().join("cache"),
         cache_bytes: 1 << 20,
-        fetch_threads: 1,
+        fetch: FetchConfig::default(),
+        stats: Arc::default(),
     };
     let records = Records::open(config, IMAGE_SIZE).unwrap();
     assert_eq!(records.len(), 7);
