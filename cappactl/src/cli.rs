@@ -3,8 +3,8 @@
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    audit, caption, change, checkpoints, completion, data, describe, events, explain, list, local, logs, report,
-    submit, tokenizer, validate, wait, workers,
+    audit, caption, change, checkpoints, completion, data, describe, events, explain, list, local, logs, priority,
+    queue, report, submit, tokenizer, validate, wait, workers,
 };
 use crate::output::Format;
 
@@ -59,6 +59,12 @@ pub(crate) enum Command {
     Pause(change::Arguments),
     /// Queue a paused job again.
     Resume(change::Arguments),
+    /// Queue a job again that failed, was cancelled or pre-empted; it goes on from its newest checkpoint.
+    Requeue(change::Arguments),
+    /// Show why each waiting job waits, what would end that, and what the namespaces use.
+    Queue(queue::Arguments),
+    /// Change a job's priority.
+    Priority(priority::Arguments),
     /// Look at a job's checkpoints.
     #[command(subcommand)]
     Checkpoints(checkpoints::Command),

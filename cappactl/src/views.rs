@@ -21,6 +21,7 @@ pub(crate) enum State {
     Succeeded,
     Failed,
     Cancelled,
+    Preempted,
     /// A state that a newer coordinator has and this program doesn't know.
     #[value(skip)]
     Unknown,
@@ -38,6 +39,7 @@ impl State {
             Self::Succeeded => "succeeded",
             Self::Failed => "failed",
             Self::Cancelled => "cancelled",
+            Self::Preempted => "preempted",
             Self::Unknown => "unknown",
         }
     }
@@ -48,6 +50,7 @@ impl State {
             Self::Succeeded => Some(Exit::Ok),
             Self::Failed => Some(Exit::JobFailed),
             Self::Cancelled => Some(Exit::Cancelled),
+            Self::Preempted => Some(Exit::Preempted),
             _ => None,
         }
     }
@@ -63,6 +66,7 @@ impl State {
             Self::Succeeded => wire::JobState::Succeeded,
             Self::Failed => wire::JobState::Failed,
             Self::Cancelled => wire::JobState::Cancelled,
+            Self::Preempted => wire::JobState::Preempted,
             Self::Unknown => wire::JobState::Unspecified,
         }
     }
@@ -80,6 +84,7 @@ impl From<wire::JobState> for State {
             wire::JobState::Succeeded => Self::Succeeded,
             wire::JobState::Failed => Self::Failed,
             wire::JobState::Cancelled => Self::Cancelled,
+            wire::JobState::Preempted => Self::Preempted,
             wire::JobState::Unspecified => Self::Unknown,
         }
     }
@@ -92,6 +97,9 @@ pub(crate) struct Job {
     pub(crate) name: String,
     pub(crate) namespace: String,
     pub(crate) state: State,
+    /// Higher runs first.
+    #[serde(default)]
+    pub(crate) priority: i32,
     /// Why it waits, or how it ended.
     pub(crate) message: String,
     pub(crate) error_code: Option<String>,
@@ -188,6 +196,7 @@ impl From<wire::Job> for Job {
         job.members.sort_by_key(|member| member.rank);
         Self {
             state: job.state().into(),
+            priority: job.priority,
             id: job.id,
             name: job.name,
             namespace: job.namespace,

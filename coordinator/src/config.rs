@@ -9,6 +9,8 @@ use cappa_shared::timing::{InvalidSpan, Span, Timings};
 use clap::Parser;
 use thiserror::Error;
 
+use crate::policy::ClusterPolicy;
+
 /// The settings as they are given.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "cappa-coordinator", version, about = "Plans and watches CapPa training jobs")]
@@ -31,6 +33,9 @@ pub struct Args {
     /// URL prefix below which specs may name data; may be repeated. Without any, everything may be named.
     #[arg(long, env = "CAPPA_ALLOW_STORE", value_name = "PREFIX", value_delimiter = ',')]
     pub allow_store: Vec<String>,
+    /// YAML file with namespaces, quotas and priority classes; without one everybody may use everything.
+    #[arg(long, env = "CAPPA_POLICY", value_name = "PATH")]
+    pub policy: Option<PathBuf>,
 }
 
 /// The settings, each checked by itself and against the others.
@@ -48,6 +53,8 @@ pub struct Config {
     pub address_file: Option<PathBuf>,
     /// What specs may name.
     pub allowed: AllowList,
+    /// Who may use how much.
+    pub policy: ClusterPolicy,
 }
 
 /// Every mistake of the settings, each with its flag and what to do.
@@ -82,9 +89,14 @@ impl TryFrom<Args> for Config {
             errors.push(format!("--allow-store: {error}"));
             AllowList::everything()
         });
+        let policy = args.policy.as_deref().map(ClusterPolicy::read).unwrap_or_else(|| Ok(ClusterPolicy::default()));
+        let policy = policy.unwrap_or_else(|mistakes| {
+            errors.extend(mistakes.into_iter().map(|mistake| format!("--policy: {mistake}")));
+            ClusterPolicy::default()
+        });
         match (listen, http, timings, errors.is_empty()) {
             (Some(listen), Some(http), Some(timings), true) => {
-                Ok(Self { store: args.store, listen, http, timings, address_file: args.address_file, allowed })
+                Ok(Self { store: args.store, listen, http, timings, address_file: args.address_file, allowed, policy })
             }
             _ => Err(ConfigErrors(errors)),
         }

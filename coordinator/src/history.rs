@@ -52,8 +52,10 @@ impl History {
         if let Some(state) = state_after(change) {
             history.ledger.enter(*at, state);
         }
-        if matches!(change, Change::Ended { .. }) {
-            history.ended_at = Some(*at);
+        match change {
+            Change::Ended { .. } => history.ended_at = Some(*at),
+            Change::Revived { .. } => history.ended_at = None,
+            _ => {}
         }
         if let Some((kind, message)) = describe(change) {
             if history.events.len() == KEPT {
@@ -119,7 +121,12 @@ pub(crate) fn unix_ms(at: Time) -> i64 {
 /// What the job's time counts as from here on.
 fn state_after(change: &Change) -> Option<State> {
     match change {
-        Change::Submitted { .. } | Change::Requeued { .. } | Change::Resumed => Some(State::Queued),
+        Change::Submitted { .. }
+        | Change::Requeued { .. }
+        | Change::Retried { .. }
+        | Change::Revived { .. }
+        | Change::Preempted { .. }
+        | Change::Resumed => Some(State::Queued),
         Change::GroupFormed { .. } => Some(State::Forming),
         Change::GroupRunning { .. } => Some(State::Running),
         Change::EvaluationStarted { .. } => Some(State::Evaluating),
@@ -134,9 +141,10 @@ fn state_after(change: &Change) -> Option<State> {
 fn describe(change: &Change) -> Option<(&'static str, String)> {
     Some(match change {
         Change::Submitted { .. } => ("submitted", "queued".to_owned()),
-        Change::GroupFormed { generation, members, lead, step } => {
-            let members = list(members);
-            ("group_formed", format!("generation {generation} of {members} from step {step}, lead is rank {lead}"))
+        Change::GroupFormed { generation, members, lead, step, is_loan } => {
+            let (members, loan) = (list(members), if *is_loan { ", on workers lent by the queue's head" } else { "" });
+            let text = format!("generation {generation} of {members} from step {step}, lead is rank {lead}{loan}");
+            ("group_formed", text)
         }
         Change::GroupRunning { generation } => {
             ("group_running", format!("every member of generation {generation} has made its first step"))
@@ -148,10 +156,18 @@ fn describe(change: &Change) -> Option<(&'static str, String)> {
                 BreakCause::Failure { .. } => "group_failed",
                 BreakCause::Departure { .. } => "worker_leaves",
                 BreakCause::Growth { .. } => "group_grows",
+                BreakCause::Shrink { .. } => "group_shrinks",
             };
             (kind, format!("generation {generation} at step {step}: {cause}"))
         }
         Change::Requeued { reason } => ("requeued", reason.clone()),
+        Change::Retried { class, code, message, attempt, .. } => {
+            ("retried", format!("{class} failure, new try {attempt}: {code}: {message}"))
+        }
+        Change::Revived { reason } => ("revived", reason.clone()),
+        Change::PriorityChanged { priority } => ("priority_changed", format!("to {priority}")),
+        Change::StopRequested { cause } => ("stop_requested", cause.to_string()),
+        Change::Preempted { by } => ("preempted", format!("gave its workers to {by}; queued again")),
         Change::PauseRequested { reason } => ("pause_requested", reason.clone()),
         Change::Paused { reason } => ("paused", reason.clone()),
         Change::Resumed => ("resumed", "queued again".to_owned()),
@@ -173,6 +189,7 @@ fn describe_ending(ending: &Ending) -> (&'static str, String) {
         Ending::Succeeded { step, .. } => ("succeeded", format!("finished at step {step}")),
         Ending::Failed { code, message } => ("failed", format!("{code}: {message}")),
         Ending::Cancelled { reason } => ("cancelled", reason.clone()),
+        Ending::Preempted { by } => ("preempted", format!("gave its workers to {by}, and was to end then")),
     }
 }
 

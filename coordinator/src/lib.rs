@@ -17,10 +17,12 @@ mod http;
 mod log;
 mod logs;
 mod metrics;
+mod policy;
 mod server;
 mod services;
 mod sessions;
 
 pub use config::{Args, Config, ConfigErrors};
 pub use log::LogError;
+pub use policy::ClusterPolicy;
 pub use server::{Coordinator, ServerError};

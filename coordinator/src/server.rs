@@ -117,7 +117,7 @@ impl Coordinator {
         let grpc = listen(config.listen).await?;
         let http = listen(config.http).await?;
         let (log, entries) = EventLog::open(&store).await?;
-        let recovered = driver::recover(log, &entries, core_timings(&timings));
+        let recovered = driver::recover(log, &entries, core_timings(&timings), config.policy.core);
         tracing::info!(entries = entries.len(), store = %store, "event log read");
         let (handle, mailbox) = driver::mailbox();
         let shared = Shared {
@@ -144,7 +144,7 @@ impl Coordinator {
         let driver = Driver::new(recovered, mailbox, reconciler, durations);
         let driver = tokio::spawn(driver.run(driver_stop.clone()));
         let addresses = (local(&grpc, config.listen), local(&http, config.http));
-        let admission = Admission::new(store.url().to_owned(), config.allowed);
+        let admission = Admission::new(store.url().to_owned(), config.allowed, config.policy.classes);
         serve_grpc(&shared, grpc, &sessions, admission, &timings)?;
         http::serve(&shared, http);
         shared.tasks.spawn(save_curves(shared.clone()));

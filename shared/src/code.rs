@@ -83,11 +83,22 @@ codes! {
         "nothing, if that was meant; its checkpoints stay, and `cappactl events JOB` says who cancelled it and why";
     /// The job gave its workers to a more important one.
     Preempted = "PREEMPTED", Grpc::Aborted, Exit::Preempted,
-        "it is queued again and goes on from its checkpoint; raise its priority if it must not wait";
+        "its state is in its newest checkpoint: `cappactl requeue JOB` goes on from there; with on_preemption: requeue it would wait \
+         by itself, and with a higher priority it would not have to give way";
     /// The job failed for a reason without a code of its own.
     JobFailed = "JOB_FAILED", Grpc::FailedPrecondition, Exit::JobFailed,
         "`cappactl describe JOB` names the first rank that failed and its error, and `cappactl logs JOB --rank N` shows the \
          lines before it";
+    /// The job had workers for as long as its spec allows.
+    TimeLimitReached = "TIME_LIMIT_REACHED", Grpc::DeadlineExceeded, Exit::JobFailed,
+        "its last state is in its newest checkpoint; submit it with a longer time_limit, or `cappactl requeue JOB` for the same \
+         time again";
+    /// The job did not start before its deadline.
+    QueueDeadlineMissed = "QUEUE_DEADLINE_MISSED", Grpc::DeadlineExceeded, Exit::JobFailed,
+        "`cappactl queue` shows what comes first; submit it with a later queue_deadline, a higher priority or fewer workers";
+    /// A job that was to come first did not end as asked for.
+    DependencyFailed = "DEPENDENCY_FAILED", Grpc::FailedPrecondition, Exit::JobFailed,
+        "look at the named job; requeue it, and then this one, with `cappactl requeue JOB`";
     /// A manifest, shard or tokenizer can't be read.
     DataUnreadable = "DATA_UNREADABLE", Grpc::FailedPrecondition, Exit::JobFailed,
         "check that the named file exists and that the workers may read it; after shards were changed, write the manifest again \

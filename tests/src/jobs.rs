@@ -127,7 +127,7 @@ impl Cluster {
 }
 
 fn is_over(job: &wire::Job) -> bool {
-    matches!(job.state(), JobState::Succeeded | JobState::Failed | JobState::Cancelled)
+    matches!(job.state(), JobState::Succeeded | JobState::Failed | JobState::Cancelled | JobState::Preempted)
 }
 
 /// Loss by step.

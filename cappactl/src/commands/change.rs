@@ -1,4 +1,4 @@
-//! `cappactl cancel`, `pause` and `resume`.
+//! `cappactl cancel`, `pause`, `resume` and `requeue`.
 
 use cappa_proto::ChangeRequest;
 use clap::Args;
@@ -24,6 +24,7 @@ pub(crate) enum Change {
     Cancel,
     Pause,
     Resume,
+    Requeue,
 }
 
 pub(crate) async fn run(global: &Global, arguments: &Arguments, change: Change) -> anyhow::Result<Exit> {
@@ -35,6 +36,7 @@ pub(crate) async fn run(global: &Global, arguments: &Arguments, change: Change) 
         Change::Cancel => jobs.cancel(request).await,
         Change::Pause => jobs.pause(request).await,
         Change::Resume => jobs.resume(request).await,
+        Change::Requeue => jobs.requeue(request).await,
     };
     let job = Job::from(reply.map_err(|status| client.failure(&status))?.into_inner());
     match global.output {

@@ -49,6 +49,7 @@ pub(crate) fn facts(job: &Job) -> Vec<(String, String)> {
         ("Job", Some(job.id.clone())),
         ("Namespace", Some(job.namespace.clone())),
         ("State", Some(job.state.name().to_owned())),
+        ("Priority", Some(job.priority.to_string()).filter(|_| job.priority != 0)),
         ("Message", Some(job.message.clone()).filter(|message| !message.is_empty())),
         ("Error", job.error_code.clone()),
         ("Steps", Some(format!("{} of {}", units::grouped(job.step), units::grouped(job.total_steps)))),

@@ -12,6 +12,8 @@ pub(crate) mod explain;
 pub(crate) mod list;
 pub(crate) mod local;
 pub(crate) mod logs;
+pub(crate) mod priority;
+pub(crate) mod queue;
 pub(crate) mod report;
 pub(crate) mod schema;
 pub(crate) mod submit;
@@ -54,6 +56,9 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Cancel(arguments) => change::run(global, &arguments, change::Change::Cancel).await,
         Command::Pause(arguments) => change::run(global, &arguments, change::Change::Pause).await,
         Command::Resume(arguments) => change::run(global, &arguments, change::Change::Resume).await,
+        Command::Requeue(arguments) => change::run(global, &arguments, change::Change::Requeue).await,
+        Command::Queue(arguments) => queue::run(global, &arguments).await,
+        Command::Priority(arguments) => priority::run(global, &arguments).await,
         Command::Checkpoints(command) => checkpoints::run(global, &command).await,
         Command::Audit(arguments) => audit::run(global, &arguments).await,
         Command::Workers(command) => workers::run(global, &command).await,

@@ -31,9 +31,9 @@ pub(crate) struct Arguments {
     /// Repeating a submission with the same key gives the same job.
     #[arg(long, value_name = "KEY")]
     idempotency_key: Option<String>,
-    /// Whose quota the job counts against.
-    #[arg(short, long, default_value = "default", value_name = "NAME")]
-    namespace: Namespace,
+    /// Whose quota the job counts against [default: the spec's, else default].
+    #[arg(short, long, value_name = "NAME")]
+    namespace: Option<Namespace>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -55,7 +55,7 @@ pub(crate) async fn run(global: &Global, arguments: &Arguments) -> anyhow::Resul
         spec: spec.to_json(),
         dry_run: arguments.dry_run.is_some(),
         idempotency_key: arguments.idempotency_key.clone().unwrap_or_default(),
-        namespace: arguments.namespace.to_string(),
+        namespace: arguments.namespace.as_ref().map(ToString::to_string).unwrap_or_default(),
     };
     if arguments.dry_run.is_some() {
         let response = send(&client, request, &origin).await?;

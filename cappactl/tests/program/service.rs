@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use crate::support::{Script, World, event, job, now, serve};
-use cappa_proto::JobState::{Cancelled, Failed, Running, Succeeded};
+use cappa_proto::JobState::{Cancelled, Failed, Preempted, Running, Succeeded};
 
 const SPEC: &str = r#"
 apiVersion: cappa.dev/v1
@@ -67,7 +67,7 @@ async fn a_dry_run_queues_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_exit_code_of_a_followed_job_is_how_it_ended() {
-    for (state, code) in [(Succeeded, 0), (Failed, 100), (Cancelled, 103)] {
+    for (state, code) in [(Succeeded, 0), (Failed, 100), (Cancelled, 103), (Preempted, 104)] {
         let updates = vec![event(1, "group_formed"), now(job("demo-a", Running, 50)), now(job("demo-a", state, 100))];
         let server = serve(watched(vec![whole(updates)])).await;
         let (_dir, path) = spec_file(SPEC);
@@ -160,4 +160,30 @@ async fn logs_go_on_after_the_coordinator_went_away_and_repeat_no_line() {
     let ended = server.cappactl(&["logs", "-f", "demo-a", "-o", "name"]).await;
     assert_eq!((ended.code, ended.stdout.as_str()), (Some(0), "a\nb\nb\nc\nd\n"), "{ended:?}");
     assert!(ended.stderr.contains("does not answer; trying again"), "{}", ended.stderr);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_queue_is_data_for_programs_and_a_table_for_people() {
+    let server = serve(watched(vec![])).await;
+    let ended = server.cappactl(&["queue", "-o", "json"]).await;
+    let queue: serde_json::Value = serde_json::from_str(&ended.stdout).unwrap();
+    let job = &queue["jobs"][0];
+    assert_eq!(
+        (&job["job"], &job["reason"], &job["jobs"][0]),
+        (&"demo-a".into(), &"dependency".into(), &"pretrain-a".into())
+    );
+    let ended = server.cappactl(&["queue", "-n", "default"]).await;
+    assert!(ended.stdout.contains("waits for job pretrain-a to succeed  pretrain-a succeeds"), "{}", ended.stdout);
+    assert_eq!(server.cappactl(&["queue", "-n", "other", "-o", "name"]).await.stdout.trim(), "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn priority_and_requeue_say_what_became_of_the_job() {
+    let server = serve(watched(vec![])).await;
+    let ended = server.cappactl(&["priority", "demo-a", "-5"]).await;
+    assert_eq!((ended.code, ended.stdout.as_str()), (Some(0), "job demo-a has priority -5\n"), "{ended:?}");
+    assert_eq!(server.cappactl(&["priority", "demo-a", "urgent"]).await.code, Some(2));
+    let ended = server.cappactl(&["requeue", "demo-a", "--reason", "disk is free again"]).await;
+    assert_eq!((ended.code, ended.stdout.as_str()), (Some(0), "job demo-a is queued\n"), "{ended:?}");
+    assert_eq!(server.cappactl(&["requeue", "nobody"]).await.code, Some(102));
 }

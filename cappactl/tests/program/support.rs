@@ -201,6 +201,34 @@ impl Jobs for Fake {
         Err(refusal(Code::FailedPrecondition, "WRONG_STATE", &format!("job `{id}` is not paused")))
     }
 
+    async fn requeue(&self, request: Request<wire::ChangeRequest>) -> Reply<Job> {
+        self.find(&request.into_inner().job_id)?;
+        Ok(Response::new(job("demo-a", wire::JobState::Queued, 50)))
+    }
+
+    async fn set_priority(&self, request: Request<wire::SetPriorityRequest>) -> Reply<Job> {
+        let wire::SetPriorityRequest { job_id, priority } = request.into_inner();
+        let priority = priority.parse().map_err(|_| refusal(Code::InvalidArgument, "USAGE", "no such class"))?;
+        Ok(Response::new(Job { priority, ..self.find(&job_id)? }))
+    }
+
+    async fn queue(&self, request: Request<wire::QueueRequest>) -> Reply<wire::QueueResponse> {
+        let queued = |(place, job): (u32, &Job)| wire::QueuedJob {
+            place,
+            job_id: job.id.clone(),
+            namespace: job.namespace.clone(),
+            reason: "dependency".into(),
+            explanation: "waits for job pretrain-a to succeed".into(),
+            ends_when: "pretrain-a succeeds".into(),
+            jobs: vec!["pretrain-a".into()],
+            ..wire::QueuedJob::default()
+        };
+        let namespace = request.into_inner().namespace;
+        let jobs = (1..).zip(&self.0.lock().unwrap().jobs).map(queued).collect::<Vec<_>>();
+        let jobs = jobs.into_iter().filter(|job| namespace.is_empty() || job.namespace == namespace).collect();
+        Ok(Response::new(wire::QueueResponse { jobs, ..wire::QueueResponse::default() }))
+    }
+
     type WatchStream = Streamed<JobUpdate>;
 
     async fn watch(&self, request: Request<wire::WatchRequest>) -> Reply<Self::WatchStream> {

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{Generation, Incarnation, JobId, Link, Rank, Step, WorkerId};
 use crate::job::{Outcome, RankParts};
+use crate::policy::Scheduling;
 use crate::presence::Holding;
 use crate::work::Work;
 
@@ -35,6 +36,20 @@ pub enum Command {
     Resume {
         /// Which.
         job: JobId,
+    },
+    /// Queue a job again that has ended, but not with success; it goes on from its newest checkpoint.
+    Requeue {
+        /// Which.
+        job: JobId,
+        /// Why.
+        reason: String,
+    },
+    /// Change a job's priority.
+    SetPriority {
+        /// Whose.
+        job: JobId,
+        /// To what.
+        priority: i32,
     },
     /// A worker says something.
     Worker(WorkerReport),
@@ -114,6 +129,9 @@ pub struct Submission {
     pub folder: String,
     /// The same key gives the same job.
     pub idempotency_key: Option<String>,
+    /// When and how long it runs.
+    #[serde(default)]
+    pub scheduling: Scheduling,
 }
 
 impl Submission {

@@ -4,8 +4,10 @@ use crate::command::Command;
 use crate::config::Timings;
 use crate::decide;
 use crate::ids::{Generation, JobId, Time};
+use crate::policy::{Bound, Policy};
 use crate::presence::Presence;
 use crate::record::{Event, Record};
+use crate::schedule::{self, Plan};
 use crate::state::State;
 use crate::work::{self, Work};
 
@@ -13,6 +15,7 @@ use crate::work::{self, Work};
 #[derive(Debug, Clone)]
 pub struct Core {
     timings: Timings,
+    policy: Policy,
     state: State,
     presence: Presence,
 }
@@ -28,6 +31,19 @@ pub enum Refusal {
     JobIdTaken(JobId),
     /// The job is over.
     Ended(JobId),
+    /// Only a job that has ended without success can be requeued.
+    NotRequeueable(JobId),
+    /// A job is to come after one that there is not.
+    UnknownDependency(JobId),
+    /// The namespace would use more than it may.
+    OverQuota {
+        /// Whose quota.
+        namespace: String,
+        /// Which bound of it.
+        bound: Bound,
+        /// What is allowed.
+        limit: u32,
+    },
     /// Only a paused job can be resumed.
     NotPaused(JobId),
     /// It is still on its way to being paused.
@@ -50,7 +66,13 @@ impl Core {
             state.apply(record);
         }
         let presence = Presence::new(now);
-        Self { timings, state, presence }
+        Self { timings, policy: Policy::default(), state, presence }
+    }
+
+    /// The same core under the operator's rules.
+    #[must_use]
+    pub fn with_policy(self, policy: Policy) -> Self {
+        Self { policy, ..self }
     }
 
     /// What the command leads to. Changes nothing.
@@ -63,13 +85,17 @@ impl Core {
 
     /// Folds an event in.
     pub fn apply(&mut self, event: &Event) {
+        #[cfg(debug_assertions)]
+        let before: std::collections::BTreeMap<String, crate::usage::Usage> =
+            self.state.usages().map(|(namespace, usage)| (namespace.to_owned(), *usage)).collect();
         match event {
             Event::Record(record) => self.state.apply(record),
             Event::Observation(observation) => self.presence.apply(observation),
         }
         #[cfg(debug_assertions)]
         {
-            let found = crate::invariants::violations(&self.state);
+            let mut found = crate::invariants::violations(&self.state);
+            found.extend(crate::invariants::quota_violations(&self.policy, &before, &self.state));
             debug_assert!(found.is_empty(), "{event:?} broke {found:?}");
         }
     }
@@ -111,9 +137,9 @@ impl Core {
         work::outstanding(self, now)
     }
 
-    /// For each queued job, in the order in which they are served, why it waits.
-    pub fn waiting(&self, now: Time) -> Vec<(JobId, decide::Waiting)> {
-        decide::waiting(self, now)
+    /// Who is about to get which workers, and why the others wait.
+    pub fn plan(&self, now: Time) -> Plan {
+        schedule::plan(self, now)
     }
 
     /// The fold of the log.
@@ -124,6 +150,17 @@ impl Core {
     /// What is seen of the workers.
     pub fn presence(&self) -> &Presence {
         &self.presence
+    }
+
+    /// How many workers are free, and how many are connected.
+    pub fn workers_free(&self, now: Time) -> (usize, usize) {
+        let supply = schedule::Supply::of(self, now);
+        (supply.free.len(), supply.connected)
+    }
+
+    /// The operator's rules.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
     }
 
     /// The durations that decisions depend on.

@@ -4,8 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ids::{Generation, JobId, WorkerId};
 use crate::job::{Job, Phase};
-use crate::record::{Change, Record};
+#[cfg(debug_assertions)]
+use crate::policy::Policy;
 use crate::state::State;
+#[cfg(debug_assertions)]
+use crate::usage::Usage;
 
 /// An invariant that does not hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +33,16 @@ pub enum Violation {
     CommittedStaysCommitted(JobId),
     /// Something happened to a job after its end that must not.
     EndedStaysEnded(JobId),
+    /// A group is larger than its job may be, or started from the queue smaller.
+    GangsAreWithinBounds(JobId),
+    /// The counts of a namespace are not those of its jobs.
+    UsageCountsAddUp(String),
+    /// A namespace came to use more than it may.
+    QuotaIsNeverExceeded(String),
+    /// A job gave way to one that has no right to that.
+    VictimsYieldToTheirBetters(JobId),
+    /// A job started before one that it is to come after had ended as asked for.
+    DependenciesComeFirst(JobId),
 }
 
 /// Everything that is wrong with a state.
@@ -46,7 +59,26 @@ pub fn violations(state: &State) -> Vec<Violation> {
             }
         }
     }
+    for (namespace, usage) in state.usages() {
+        let jobs = state.live_jobs().filter(|job| job.submission.namespace == namespace);
+        if !usage.counts(jobs) {
+            found.push(Violation::UsageCountsAddUp(namespace.to_owned()));
+        }
+    }
     found
+}
+
+/// Namespaces that an event has brought over their quota. One whose quota was lowered keeps what it has.
+#[cfg(debug_assertions)]
+pub(crate) fn quota_violations(policy: &Policy, before: &BTreeMap<String, Usage>, after: &State) -> Vec<Violation> {
+    let over = after.usages().filter(|(namespace, usage)| {
+        let quota = policy.quota(namespace);
+        let before = before.get(*namespace).copied().unwrap_or_default();
+        let exceeds = |limit: Option<u32>, before, now| now > before && limit.is_some_and(|limit| now > limit);
+        exceeds(quota.max_workers, before.workers, usage.workers)
+            || exceeds(quota.max_running, before.running, usage.running)
+    });
+    over.map(|(namespace, _)| Violation::QuotaIsNeverExceeded(namespace.to_owned())).collect()
 }
 
 fn check_job(job: &Job, found: &mut Vec<Violation>) {
@@ -58,13 +90,14 @@ fn check_job(job: &Job, found: &mut Vec<Violation>) {
     let steps = job.checkpoints.windows(2);
     require(steps.into_iter().all(|pair| pair[0].step < pair[1].step), Violation::CheckpointsAreOrdered);
     let Phase::Active(group) = &job.phase else {
-        require(job.pause.is_none(), Violation::PauseNeedsAGroup);
+        require(job.pause.is_none() && job.stopping.is_none(), Violation::PauseNeedsAGroup);
         return;
     };
     require(group.generation == job.generation, Violation::ActiveGenerationIsNewest);
     let workers: BTreeSet<_> = group.members.iter().map(|member| &member.worker).collect();
     require(!workers.is_empty() && workers.len() == group.members.len(), Violation::MembersAreDistinct);
     require(group.members.len() <= job.submission.lanes as usize, Violation::EveryRankOwnsALane);
+    require(group.members.len() <= job.submission.max_world_size(), Violation::GangsAreWithinBounds);
     let lead = group.members.get(group.lead.0 as usize);
     let highest = group.members.iter().filter(|m| m.has_state).map(|m| m.step).max();
     let leads = lead.is_some_and(|lead| match highest {
@@ -72,49 +105,4 @@ fn check_job(job: &Job, found: &mut Vec<Violation>) {
         None => group.step <= job.submission.total_steps,
     });
     require(leads, Violation::LeadHasTheHighestStep);
-}
-
-/// Everything that is wrong with a log: what only shows over time.
-pub fn log_violations(records: &[Record]) -> Vec<Violation> {
-    let mut found = Vec::new();
-    let mut generations: BTreeMap<&JobId, Generation> = BTreeMap::new();
-    let mut ended: BTreeSet<&JobId> = BTreeSet::new();
-    let mut kept: BTreeMap<&JobId, BTreeSet<_>> = BTreeMap::new();
-    for Record { job, change, .. } in records {
-        let kept = kept.entry(job).or_default();
-        let storage = matches!(
-            change,
-            Change::CheckpointCommitted { .. }
-                | Change::CheckpointFailed { .. }
-                | Change::CheckpointRetired { .. }
-                | Change::CheckpointDeleted { .. }
-                | Change::Swept
-        );
-        if ended.contains(job) && !storage {
-            found.push(Violation::EndedStaysEnded(job.clone()));
-        }
-        match change {
-            Change::GroupFormed { generation, .. } => {
-                let before = generations.insert(job, *generation);
-                if before.is_some_and(|before| before >= *generation) {
-                    let violation = Violation::GenerationsAreNeverReused;
-                    found.push(violation(job.clone(), *generation));
-                }
-            }
-            Change::CheckpointCommitted { step, generation } => {
-                kept.insert((*step, *generation));
-            }
-            Change::CheckpointRetired { step, generation } => {
-                let is_newest = kept.last() == Some(&(*step, *generation));
-                if is_newest || !kept.remove(&(*step, *generation)) {
-                    found.push(Violation::CommittedStaysCommitted(job.clone()));
-                }
-            }
-            Change::Ended { .. } => {
-                ended.insert(job);
-            }
-            _ => {}
-        }
-    }
-    found
 }

@@ -1,11 +1,13 @@
 //! A job as the log tells it: what survives a restart of the coordinator.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::command::Submission;
 use crate::ids::{Generation, Incarnation, JobId, Rank, Step, Time, WorkerId};
+use crate::policy::{FailureClass, StopCause};
 
 /// A job and everything durable about it.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,8 +28,28 @@ pub struct Job {
     pub generation: Generation,
     /// Every group that it had, for the account that its checkpoints keep.
     pub groups: Vec<GroupStart>,
+    /// Higher runs first: as submitted, or as someone has changed it since.
+    pub priority: i32,
     /// Someone asked for a pause, for this reason.
     pub pause: Option<String>,
+    /// It is to checkpoint and give its workers back, for this reason.
+    pub stopping: Option<StopCause>,
+    /// Its group is breaking up so that only so many of its workers stay.
+    pub shrink_to: Option<u32>,
+    /// When it last grew or shrank on purpose.
+    pub reshaped_at: Option<Time>,
+    /// When it last got workers after waiting in the queue.
+    pub admitted_at: Option<Time>,
+    /// The workers are on loan: reserved for a job that was there before and could not use them yet.
+    pub is_loan: bool,
+    /// How long it has had workers, up to the last time that it gave them back.
+    pub active: Duration,
+    /// Failures after which it was tried again, by class.
+    pub retries: BTreeMap<FailureClass, u32>,
+    /// It failed and is not tried again before a time.
+    pub backoff: Option<Backoff>,
+    /// State in workers' memory from this generation or before is not gone on from: it led to a failure, or to the end.
+    pub discarded: Generation,
     /// Weights of the groups that ended, in a row, without a step of progress.
     pub fruitless: u32,
     /// Groups that broke because of a loss or failure.
@@ -44,6 +66,17 @@ pub struct Job {
     pub litter_since: Option<Time>,
     /// Parts of this generation and of those before it are gone, unless a manifest names them.
     pub swept: Generation,
+}
+
+/// The wait between a failure and the next try.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Backoff {
+    /// When it is over.
+    pub until: Time,
+    /// Whose fault the failure was.
+    pub class: FailureClass,
+    /// The number of the try that follows, from 1.
+    pub attempt: u32,
 }
 
 /// Where a job is in its life.
@@ -84,6 +117,11 @@ pub enum Ending {
     Cancelled {
         /// Why.
         reason: String,
+    },
+    /// It had to give its workers to another job, and was submitted to end then.
+    Preempted {
+        /// To which.
+        by: JobId,
     },
 }
 
@@ -255,6 +293,14 @@ impl Job {
     /// Whether it is over.
     pub fn has_ended(&self) -> bool {
         matches!(self.phase, Phase::Ended(_))
+    }
+
+    /// How long it has had workers altogether.
+    pub fn active_for(&self, now: Time) -> Duration {
+        match &self.phase {
+            Phase::Active(_) => self.active + now.since(self.admitted_at.unwrap_or(now)),
+            _ => self.active,
+        }
     }
 
     /// The newest committed checkpoint.

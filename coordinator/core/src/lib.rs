@@ -12,21 +12,31 @@ mod decide;
 mod ids;
 mod invariants;
 mod job;
+mod log_invariants;
+mod policy;
 mod presence;
 mod record;
+mod schedule;
 mod state;
+mod usage;
 mod work;
 
 pub use command::{Command, Failure, Report, Submission, WorkerReport};
 pub use config::Timings;
 pub use core::{Core, Refusal};
-pub use decide::Waiting;
 pub use ids::{Generation, Incarnation, JobId, Link, Rank, Step, Time, WorkerId};
-pub use invariants::{Violation, log_violations, violations};
+pub use invariants::{Violation, violations};
 pub use job::{
-    Attempt, Checkpoint, Ending, Group, GroupStart, Job, Member, Outcome, Part, Phase, Quarantined, RankParts, Stage,
+    Attempt, Backoff, Checkpoint, Ending, Group, GroupStart, Job, Member, Outcome, Part, Phase, Quarantined, RankParts,
+    Stage,
+};
+pub use log_invariants::log_violations;
+pub use policy::{
+    Bound, Condition, Dependency, FailureClass, OnPreemption, OnUnmet, Policy, Quota, Retry, Scheduling, StopCause,
 };
 pub use presence::{Holding, Observation, Presence, Seen, WorkerPresence};
 pub use record::{BreakCause, Change, Event, Record};
+pub use schedule::{Admission, EndsWhen, Growth, Plan, Preemption, Reason, Shrink, Wait};
 pub use state::State;
+pub use usage::Usage;
 pub use work::Work;

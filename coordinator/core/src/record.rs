@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::command::Submission;
 use crate::ids::{Generation, JobId, Rank, Step, Time, WorkerId};
 use crate::job::{Ending, Member, Outcome, RankParts};
+use crate::policy::{FailureClass, StopCause};
 use crate::presence::Observation;
 
 /// What a command leads to.
@@ -47,6 +48,9 @@ pub enum Change {
         lead: Rank,
         /// The step it starts from.
         step: Step,
+        /// Its workers are reserved for another job and lent to this one.
+        #[serde(default, skip_serializing_if = "is_false")]
+        is_loan: bool,
     },
     /// Every member has finished its first step.
     GroupRunning {
@@ -84,6 +88,39 @@ pub enum Change {
     Requeued {
         /// Why.
         reason: String,
+    },
+    /// It failed, and its retry policy has another try for that: it waits for workers again.
+    Retried {
+        /// Whose fault it was.
+        class: FailureClass,
+        /// Class of the failure, as reported.
+        code: String,
+        /// The error.
+        message: String,
+        /// The number of the try that follows, from 1.
+        attempt: u32,
+        /// It does not start before.
+        not_before: Time,
+    },
+    /// It had ended, and someone has queued it again.
+    Revived {
+        /// Why.
+        reason: String,
+    },
+    /// Someone has changed its priority.
+    PriorityChanged {
+        /// To what.
+        priority: i32,
+    },
+    /// It is to checkpoint and give its workers back.
+    StopRequested {
+        /// Why.
+        cause: StopCause,
+    },
+    /// It has given its workers to another job and waits again.
+    Preempted {
+        /// To which.
+        by: JobId,
     },
     /// Someone asked for a pause.
     PauseRequested {
@@ -145,6 +182,10 @@ pub enum Change {
     },
 }
 
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
 /// Why a group was broken up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "by", rename_all = "snake_case")]
@@ -177,6 +218,13 @@ pub enum BreakCause {
         /// How many join.
         joining: u32,
     },
+    /// Workers that the job can do without go to one that waits.
+    Shrink {
+        /// How many stay.
+        to: u32,
+        /// Who gets the others.
+        waiting: JobId,
+    },
 }
 
 impl std::fmt::Display for BreakCause {
@@ -193,6 +241,7 @@ impl std::fmt::Display for BreakCause {
                 write!(f, "rank {rank} ({worker}) failed: {code}: {message}")
             }
             BreakCause::Departure { worker, reason } => write!(f, "{worker} ends on purpose: {reason}"),
+            BreakCause::Shrink { to, waiting } => write!(f, "shrinks to {to} workers so that {waiting} can start"),
             BreakCause::Growth { joining } => write!(f, "grows by {joining} free workers"),
         }
     }

@@ -1,12 +1,14 @@
 //! Durable state: the fold of the log.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use crate::command::Submission;
 use crate::config::{FRUITLESS_FAILURE, FRUITLESS_LOSS};
 use crate::ids::{Generation, JobId, Step, Time, WorkerId};
-use crate::job::{Attempt, Checkpoint, Ending, Group, GroupStart, Job, Phase, Stage};
+use crate::job::{Attempt, Backoff, Checkpoint, Ending, Group, GroupStart, Job, Phase, Stage};
 use crate::record::{BreakCause, Change, Record};
+use crate::usage::{Load, Usage};
 
 /// All jobs and who belongs to which group. A function of the records alone.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -15,6 +17,7 @@ pub struct State {
     live: BTreeSet<JobId>,
     membership: BTreeMap<WorkerId, JobId>,
     keys: BTreeMap<(String, String), JobId>,
+    usage: BTreeMap<String, Usage>,
 }
 
 impl State {
@@ -36,6 +39,21 @@ impl State {
     /// The job whose group the worker belongs to.
     pub fn job_of(&self, worker: &WorkerId) -> Option<&Job> {
         self.membership.get(worker).and_then(|id| self.jobs.get(id))
+    }
+
+    /// What a namespace's jobs use.
+    pub fn usage(&self, namespace: &str) -> Usage {
+        self.usage.get(namespace).copied().unwrap_or_default()
+    }
+
+    /// Every namespace that ever had a job, with what its jobs use.
+    pub fn usages(&self) -> impl Iterator<Item = (&str, &Usage)> {
+        self.usage.iter().map(|(namespace, usage)| (namespace.as_str(), usage))
+    }
+
+    /// The workers that belong to a group, by id.
+    pub(crate) fn members(&self) -> impl Iterator<Item = &WorkerId> {
+        self.membership.keys()
     }
 
     /// The job that was submitted with this key.
@@ -60,7 +78,11 @@ impl State {
             return;
         };
         let before = members_of(job);
+        // A job that is new counted for nothing before.
+        let load = if matches!(record.change, Change::Submitted { .. }) { Load::default() } else { Load::of(job) };
         job.apply(record.at, &record.change);
+        let usage = self.usage.entry(job.submission.namespace.clone()).or_default();
+        usage.shift(record.at, load, Load::of(job));
         for worker in before {
             self.membership.remove(&worker);
         }
@@ -93,7 +115,17 @@ impl Job {
     fn new(id: JobId, submission: Submission, at: Time) -> Self {
         Self {
             id,
+            priority: submission.priority,
             submission,
+            stopping: None,
+            shrink_to: None,
+            reshaped_at: None,
+            admitted_at: None,
+            is_loan: false,
+            active: Duration::ZERO,
+            retries: BTreeMap::new(),
+            backoff: None,
+            discarded: Generation(0),
             submitted_at: at,
             started_at: None,
             phase_since: at,
@@ -117,8 +149,17 @@ impl Job {
     }
 
     fn enter(&mut self, at: Time, phase: Phase) {
-        if matches!(self.phase, Phase::Active(_)) && !matches!(phase, Phase::Active(_)) {
+        let (had, has) = (matches!(self.phase, Phase::Active(_)), matches!(phase, Phase::Active(_)));
+        if had && !has {
             self.litter_since = Some(at);
+            self.active = self.active_for(at);
+            self.stopping = None;
+            self.shrink_to = None;
+            self.is_loan = false;
+        }
+        if !had && has {
+            self.admitted_at = Some(at);
+            self.backoff = None;
         }
         self.phase = phase;
         self.phase_since = at;
@@ -144,7 +185,19 @@ impl Job {
                 }
             }
             Change::GroupBroken { cause, step, .. } => self.break_up(at, cause, *step),
-            Change::Requeued { .. } => self.enter(at, Phase::Queued),
+            Change::Requeued { .. } | Change::Preempted { .. } => self.enter(at, Phase::Queued),
+            Change::Retried { class, attempt, not_before, .. } => {
+                self.retries.insert(*class, *attempt);
+                self.start_over(at);
+                self.backoff = Some(Backoff { until: *not_before, class: *class, attempt: *attempt });
+            }
+            Change::Revived { .. } => {
+                self.retries.clear();
+                self.active = Duration::ZERO;
+                self.start_over(at);
+            }
+            Change::PriorityChanged { priority } => self.priority = *priority,
+            Change::StopRequested { cause } => self.stopping = Some(cause.clone()),
             Change::PauseRequested { reason } => self.pause = Some(reason.clone()),
             Change::Paused { reason } => {
                 let reason = reason.clone();
@@ -163,12 +216,14 @@ impl Job {
     }
 
     fn form(&mut self, at: Time, change: &Change) {
-        let Change::GroupFormed { generation, members, lead, step } = change else {
+        let Change::GroupFormed { generation, members, lead, step, is_loan } = change else {
             return;
         };
         self.generation = *generation;
         let world_size = u32::try_from(members.len()).unwrap_or(u32::MAX);
         self.groups.push(GroupStart { generation: *generation, world_size, step: *step });
+        self.is_loan |= is_loan;
+        self.shrink_to = None;
         self.started_at.get_or_insert(at);
         self.enter(
             at,
@@ -185,6 +240,14 @@ impl Job {
         );
     }
 
+    /// It is queued again, and goes on from its newest checkpoint rather than from what workers still hold.
+    fn start_over(&mut self, at: Time) {
+        self.pause = None;
+        self.fruitless = 0;
+        self.discarded = self.generation;
+        self.enter(at, Phase::Queued);
+    }
+
     fn set_stage(&mut self, stage: Stage) {
         if let Some(group) = self.group_mut() {
             group.stage = stage;
@@ -199,7 +262,16 @@ impl Job {
             self.fruitless = 0;
         }
         let weight = match cause {
-            BreakCause::Growth { .. } | BreakCause::Departure { .. } => return,
+            BreakCause::Growth { .. } => {
+                self.reshaped_at = Some(at);
+                return;
+            }
+            BreakCause::Shrink { to, .. } => {
+                self.reshaped_at = Some(at);
+                self.shrink_to = Some(*to);
+                return;
+            }
+            BreakCause::Departure { .. } => return,
             BreakCause::Failure { .. } => FRUITLESS_FAILURE,
             BreakCause::Lost { .. } => FRUITLESS_LOSS,
         };

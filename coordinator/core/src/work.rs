@@ -131,7 +131,7 @@ fn members_work<'a>(core: &'a Core, job: &'a Job) -> impl Iterator<Item = Work> 
                 Some(Work::Form { worker, link, job: id, generation })
             }
             Stage::Running { .. } | Stage::Evaluating { .. } if !is_done => {
-                let reason = job.pause.clone()?;
+                let reason = job.stopping.as_ref().map(ToString::to_string).or_else(|| job.pause.clone())?;
                 Some(Work::Stop { worker, link, job: id, generation, reason })
             }
             _ => None,

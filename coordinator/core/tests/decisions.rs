@@ -5,8 +5,8 @@
 use std::time::Duration;
 
 use cappa_core::{
-    Change, Command, Core, Generation, Holding, Incarnation, JobId, Link, Phase, Record, Refusal, Report, Step,
-    Submission, Time, Timings, Waiting, Work, WorkerId, WorkerReport,
+    Change, Command, Core, EndsWhen, Generation, Holding, Incarnation, JobId, Link, Phase, Reason, Record, Refusal,
+    Report, Scheduling, Step, Submission, Time, Timings, Wait, Work, WorkerId, WorkerReport,
 };
 
 const TIMINGS: Timings = Timings {
@@ -78,6 +78,7 @@ impl Bench {
             data_digest: String::new(),
             folder: String::new(),
             idempotency_key: None,
+            scheduling: Scheduling::default(),
         };
         self.perform(Command::Submit { job: JobId::from(job), submission }).unwrap();
     }
@@ -125,9 +126,12 @@ fn a_large_job_is_not_starved_by_small_ones() {
     bench.submit("large", 0, 2, 2);
     bench.wait(0.1, &[1, 2]);
     bench.submit("small", 0, 1, 1);
-    let waiting = bench.core.waiting(bench.now);
-    assert_eq!(waiting[0], (JobId::from("large"), Waiting::Workers { free: 1, needed: 2, connected: 2 }));
-    assert_eq!(waiting[1], (JobId::from("small"), Waiting::Behind(JobId::from("large"))));
+    let (large, small) = (JobId::from("large"), JobId::from("small"));
+    let waits = bench.core.plan(bench.now).waits;
+    let reason = Reason::Workers { free: 1, needed: 2 };
+    assert_eq!(waits[0], Wait { job: large.clone(), reason, ends_when: EndsWhen::WorkersFree { more: 1 } });
+    let reason = Reason::Behind { head: large.clone() };
+    assert_eq!(waits[1], Wait { job: small, reason, ends_when: EndsWhen::Starts(large) });
     // One that needs more workers than there are holds nobody back.
     bench.perform(Command::Cancel { job: JobId::from("large"), reason: String::new() }).unwrap();
     bench.submit("huge", 9, 3, 3);

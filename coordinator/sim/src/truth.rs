@@ -71,7 +71,7 @@ impl World<'_> {
     /// A record is about to be durable.
     pub(crate) fn logged(&mut self, id: usize, record: &Record) {
         match &record.change {
-            Change::GroupFormed { step, members, generation, lead } => {
+            Change::GroupFormed { step, members, generation, lead, .. } => {
                 self.summary.groups += 1;
                 let lead = members.get(lead.0 as usize).map(|lead| lead.worker.clone());
                 let names = || members.iter().map(|m| m.worker.to_string()).collect::<Vec<_>>().join(" ");

@@ -155,6 +155,7 @@ impl<'t> World<'t> {
             data_digest: String::new(),
             folder: format!("memory:///jobs/job-{number}"),
             idempotency_key: None,
+            scheduling: cappa_core::Scheduling::default(),
         };
         self.jobs.push(job.clone());
         self.ask(Command::Submit { job, submission });

@@ -3,13 +3,16 @@
 
 mod references;
 
-use cappa_core::{JobId, Step, Submission};
+use std::collections::BTreeMap;
+
+use cappa_core::{Condition, Dependency, JobId, OnPreemption, OnUnmet, Retry, Scheduling, Step, Submission};
 use cappa_shared::checkpoint::data_digest;
-use cappa_shared::spec::{Decode, JobSpec, SpecBase};
+use cappa_shared::spec::{self, Decode, JobSpec, Priority, SpecBase};
 use cappa_shared::storage::AllowList;
 use uuid::Uuid;
 
 use crate::driver::job_folder;
+use crate::policy::ClusterPolicy;
 use references::{ManifestFacts, References};
 
 /// Letters of the suffix of a job id: lower-case base32.
@@ -23,6 +26,7 @@ const SUFFIX: usize = 5;
 pub(crate) struct Admission {
     store: String,
     allowed: AllowList,
+    classes: BTreeMap<String, i32>,
 }
 
 /// One mistake of a spec.
@@ -44,9 +48,26 @@ pub(crate) enum Rejected {
 }
 
 impl Admission {
-    /// Jobs' folders are made below `store`; specs may name what `allowed` permits.
-    pub(crate) fn new(store: String, allowed: AllowList) -> Self {
-        Self { store, allowed }
+    /// Jobs' folders are made below `store`; specs may name what `allowed` permits, and priorities by these classes.
+    pub(crate) fn new(store: String, allowed: AllowList, classes: BTreeMap<String, i32>) -> Self {
+        Self { store, allowed, classes }
+    }
+
+    /// The number of a priority, or what is wrong with its class.
+    pub(crate) fn priority(&self, priority: &Priority) -> Result<i32, String> {
+        ClusterPolicy::number(&self.classes, priority)
+    }
+
+    /// The namespace of a submission: what the request says, else the spec, else `default`.
+    pub(crate) fn namespace(&self, request: &str, spec: &str) -> Result<String, Rejected> {
+        let spec = JobSpec::parse(spec, &SpecBase::none()).ok().and_then(|spec| spec.namespace);
+        match (request, spec) {
+            ("", spec) => Ok(spec.map_or_else(|| "default".to_owned(), |namespace| namespace.to_string())),
+            (request, Some(spec)) if spec.as_str() != request => Err(Rejected::Usage(format!(
+                "the request is for namespace `{request}`, the spec for `{spec}`; name one"
+            ))),
+            (request, _) => Ok(request.to_owned()),
+        }
     }
 
     /// Checks everything about a spec; its folder is still to be set.
@@ -70,10 +91,17 @@ impl Admission {
         let new: Vec<Mistake> = found.mistakes.into_iter().filter(is_new).collect();
         mistakes.extend(new);
         mistakes.extend(parsed.iter().flat_map(unsupported));
+        let mut priority = 0;
+        if let Ok(spec) = &parsed {
+            match self.priority(&spec.priority) {
+                Ok(number) => priority = number,
+                Err(message) => mistakes.push(Mistake { path: "priority".to_owned(), message }),
+            }
+        }
         let (Ok(spec), true) = (parsed, mistakes.is_empty()) else {
             return Err(Rejected::Spec(mistakes));
         };
-        Ok(submission(&spec, namespace, key, &found.train))
+        Ok(Submission { priority, ..submission(&spec, namespace, key, &found.train) })
     }
 
     /// A new id for a job of this name.
@@ -121,7 +149,7 @@ fn submission(spec: &JobSpec, namespace: &str, key: &str, train: &[ManifestFacts
     Submission {
         name: spec.name.clone(),
         namespace: namespace.to_owned(),
-        priority: spec.priority,
+        priority: 0,
         min_workers: spec.workers.min,
         max_workers: spec.workers.max,
         lanes: spec.data.lanes,
@@ -132,5 +160,32 @@ fn submission(spec: &JobSpec, namespace: &str, key: &str, train: &[ManifestFacts
         data_digest: data_digest(&digests),
         folder: String::new(),
         idempotency_key: (!key.is_empty()).then(|| key.to_owned()),
+        scheduling: scheduling(spec),
+    }
+}
+
+/// The core's form of what the spec says about when the job runs.
+fn scheduling(spec: &JobSpec) -> Scheduling {
+    let after = spec.after.iter().map(|before| Dependency {
+        job: JobId(before.job.clone()),
+        condition: match before.condition {
+            spec::Condition::Succeeded => Condition::Succeeded,
+            spec::Condition::Ended => Condition::Ended,
+        },
+    });
+    let spec::Retry { data, user, infrastructure, backoff } = spec.retry;
+    Scheduling {
+        on_preemption: match spec.on_preemption {
+            spec::OnPreemption::Requeue => OnPreemption::Requeue,
+            spec::OnPreemption::Cancel => OnPreemption::Cancel,
+        },
+        retry: Retry { data, user, infrastructure, backoff: backoff.0 },
+        after: after.collect(),
+        on_unmet: match spec.on_failed_dependency {
+            spec::OnFailedDependency::Fail => OnUnmet::Fail,
+            spec::OnFailedDependency::Wait => OnUnmet::Wait,
+        },
+        time_limit: spec.time_limit.map(|limit| limit.0),
+        queue_deadline: spec.queue_deadline.map(|deadline| deadline.0),
     }
 }

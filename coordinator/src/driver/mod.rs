@@ -6,9 +6,10 @@
 mod reconciler;
 mod storage_work;
 
+use std::cell::OnceCell;
 use std::time::Duration;
 
-use cappa_core::{Command, Core, JobId, Record, Refusal, Report, Time, WorkerReport};
+use cappa_core::{Command, Core, JobId, Plan, Policy, Record, Refusal, Report, Time, WorkerReport};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -36,12 +37,19 @@ pub(crate) struct View {
     /// What happened to each job.
     pub(crate) history: History,
     clock: Clock,
+    /// The plan of this turn, made when a reader first asks for it.
+    plan: OnceCell<Plan>,
 }
 
 impl View {
     /// Now.
     pub(crate) fn now(&self) -> Time {
         self.clock.now()
+    }
+
+    /// Who is about to start and why the others wait.
+    pub(crate) fn plan(&self) -> &Plan {
+        self.plan.get_or_init(|| self.core.plan(self.now()))
     }
 }
 
@@ -118,15 +126,15 @@ pub(crate) struct Recovered {
 }
 
 /// Rebuilds the state from the log.
-pub(crate) fn recover(log: EventLog, entries: &[Entry], timings: cappa_core::Timings) -> Recovered {
+pub(crate) fn recover(log: EventLog, entries: &[Entry], timings: cappa_core::Timings, policy: Policy) -> Recovered {
     let earliest = entries.last().map_or(Time(0), |entry| entry.record.at);
     let clock = Clock::starting_after(earliest);
     let records = entries.iter().map(|entry| &entry.record);
-    let core = Core::recover(timings, clock.now(), records);
+    let core = Core::recover(timings, clock.now(), records).with_policy(policy);
     let mut history = History::default();
     entries.iter().for_each(|entry| history.apply(entry));
     let last = entries.last().map_or(0, |entry| entry.sequence);
-    Recovered { view: View { core, history, clock }, log, last }
+    Recovered { view: View { core, history, clock, plan: OnceCell::new() }, log, last }
 }
 
 /// The mailbox of a loop that is yet to be built.
@@ -172,6 +180,7 @@ impl Driver {
     }
 
     async fn turn(&mut self, batch: impl Iterator<Item = Request>) -> Result<(), LogError> {
+        self.view.plan.take();
         let mut records: Vec<Record> = Vec::new();
         let (mut replies, mut reads, mut is_idle_talk) = (Vec::new(), Vec::new(), true);
         for request in batch {

@@ -4,12 +4,13 @@ use cappa_core::{Command, Job, JobId, Refusal, Submission};
 use cappa_proto as proto;
 use cappa_proto::jobs_server::Jobs;
 use cappa_shared::code::Code;
+use cappa_shared::spec::Priority;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::status::{bad_request, not_found, refused, status};
-use super::{follow, views};
+use super::{follow, queue, views};
 use crate::admission::{Admission, Rejected};
 use crate::server::Shared;
 
@@ -45,7 +46,7 @@ impl JobsService {
         }
     }
 
-    async fn queue(&self, submission: Submission) -> Result<JobId, Status> {
+    async fn enqueue(&self, submission: Submission) -> Result<JobId, Status> {
         loop {
             let id = self.admission.new_id(&submission.name);
             let folder = self.admission.folder_of(&id);
@@ -85,7 +86,8 @@ fn rejected(rejected: Rejected) -> Status {
 impl Jobs for JobsService {
     async fn submit(&self, request: Request<proto::SubmitRequest>) -> Result<Response<proto::SubmitResponse>, Status> {
         let request = request.into_inner();
-        let namespace = if request.namespace.is_empty() { "default" } else { &request.namespace };
+        let namespace = self.admission.namespace(&request.namespace, &request.spec).map_err(rejected)?;
+        let namespace = namespace.as_str();
         let key = &request.idempotency_key;
         if !key.is_empty()
             && !request.dry_run
@@ -106,7 +108,7 @@ impl Jobs for JobsService {
                 ..proto::Job::default()
             }
         } else {
-            let id = self.queue(admitted).await?;
+            let id = self.enqueue(admitted).await?;
             self.view(&id).await?
         };
         Ok(Response::new(proto::SubmitResponse { job: Some(job), spec_json }))
@@ -153,6 +155,25 @@ impl Jobs for JobsService {
     async fn resume(&self, request: Request<proto::ChangeRequest>) -> Result<Response<proto::Job>, Status> {
         let (job, _) = reasoned(request, "resumed");
         self.change(&job.clone(), Command::Resume { job }).await
+    }
+
+    async fn requeue(&self, request: Request<proto::ChangeRequest>) -> Result<Response<proto::Job>, Status> {
+        let (job, reason) = reasoned(request, "requeued");
+        self.change(&job.clone(), Command::Requeue { job, reason }).await
+    }
+
+    async fn set_priority(&self, request: Request<proto::SetPriorityRequest>) -> Result<Response<proto::Job>, Status> {
+        let proto::SetPriorityRequest { job_id, priority } = request.into_inner();
+        let given = priority.parse().map_or(Priority::Class(priority), Priority::Number);
+        let priority = self.admission.priority(&given).map_err(|message| status(Code::Usage, message))?;
+        let job = JobId(job_id);
+        self.change(&job.clone(), Command::SetPriority { job, priority }).await
+    }
+
+    async fn queue(&self, request: Request<proto::QueueRequest>) -> Result<Response<proto::QueueResponse>, Status> {
+        let namespace = request.into_inner().namespace;
+        let queue = self.shared.handle.read(move |view| queue::queue(view, &namespace)).await?;
+        Ok(Response::new(queue))
     }
 
     type WatchStream = ReceiverStream<Result<proto::JobUpdate, Status>>;

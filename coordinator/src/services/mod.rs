@@ -2,6 +2,7 @@
 
 mod follow;
 mod jobs;
+mod queue;
 pub(crate) mod status;
 pub(crate) mod views;
 mod workers;

@@ -8,6 +8,7 @@ use cappa_shared::code::Code;
 use tonic::Status;
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
+use super::queue;
 use crate::driver::Stopped;
 
 /// Whose codes they are.
@@ -38,6 +39,19 @@ pub(crate) fn refused(refusal: &Refusal) -> Status {
         Refusal::Ended(job) => status(Code::AlreadyEnded, format!("job {job} is over")),
         Refusal::NotPaused(job) => {
             status(Code::WrongState, format!("job {job} is not paused; only a paused job can be resumed"))
+        }
+        Refusal::NotRequeueable(job) => {
+            let message =
+                format!("job {job} has not failed, been cancelled or pre-empted; only such a job can be requeued");
+            status(Code::WrongState, message)
+        }
+        Refusal::UnknownDependency(job) => {
+            let mistakes = vec![("after".to_owned(), format!("there is no job `{job}`"))];
+            bad_request(Code::InvalidSpec, "the spec has 1 mistake", mistakes)
+        }
+        Refusal::OverQuota { namespace, bound, limit } => {
+            let message = format!("namespace {namespace} may have {limit} {} at most", queue::noun(*bound));
+            status(Code::OverQuota, message)
         }
         Refusal::StillPausing(job) => {
             status(Code::WrongState, format!("job {job} is still saving its state; resume it when it is paused"))

@@ -1,9 +1,10 @@
 //! Jobs and workers as the wire shows them.
 
-use cappa_core::{Checkpoint, Ending, Holding, Job, Member, Phase, Stage, Time, Waiting, WorkerId, WorkerPresence};
+use cappa_core::{Checkpoint, Ending, Holding, Job, Member, Phase, Stage, Time, WorkerId, WorkerPresence};
 use cappa_proto as proto;
 use cappa_proto::JobState;
 
+use super::queue;
 use crate::accounting::BUCKETS;
 use crate::checkpoints::manifest_path;
 use crate::curves::{Curves, Summary};
@@ -38,6 +39,7 @@ pub(crate) fn job(view: &View, curves: &Curves, job: &Job) -> proto::Job {
         spec_json: submission.spec_json.clone(),
         quarantined: summary.quarantined,
         recoveries: job.recoveries,
+        priority: job.priority,
     }
 }
 
@@ -55,6 +57,7 @@ pub(crate) fn state(job: &Job) -> JobState {
         Phase::Ended(Ending::Succeeded { .. }) => JobState::Succeeded,
         Phase::Ended(Ending::Failed { .. }) => JobState::Failed,
         Phase::Ended(Ending::Cancelled { .. }) => JobState::Cancelled,
+        Phase::Ended(Ending::Preempted { .. }) => JobState::Preempted,
     }
 }
 
@@ -92,12 +95,16 @@ fn message(view: &View, job: &Job) -> (String, String) {
         Phase::Queued => plain(waiting(view, job)),
         Phase::Active(group) => match &group.stage {
             Stage::Breaking { reason, .. } => plain(format!("re-forming: {reason}")),
-            _ => plain(String::new()),
+            _ => plain(job.stopping.as_ref().map(ToString::to_string).unwrap_or_default()),
         },
         Phase::Paused { reason } => plain(reason.clone()),
         Phase::Ended(Ending::Succeeded { .. }) => plain(String::new()),
         Phase::Ended(Ending::Failed { code, message }) => (message.clone(), error_code(code).to_owned()),
         Phase::Ended(Ending::Cancelled { reason }) => plain(reason.clone()),
+        Phase::Ended(Ending::Preempted { by }) => {
+            let code = cappa_shared::code::Code::Preempted;
+            (format!("gave its workers to {by}"), code.as_str().to_owned())
+        }
     }
 }
 
@@ -112,23 +119,18 @@ fn error_code(class: &str) -> &'static str {
         "storage" => Code::StoreUnreachable,
         "checkpoint" => Code::CheckpointDamaged,
         "memory" => Code::OutOfMemory,
+        "time_limit" => Code::TimeLimitReached,
+        "queue_deadline" => Code::QueueDeadlineMissed,
+        "dependency" => Code::DependencyFailed,
         class => class.parse().unwrap_or(Code::JobFailed),
     };
     code.as_str()
 }
 
 fn waiting(view: &View, job: &Job) -> String {
-    let waiting = view.core.waiting(view.now());
-    match waiting.into_iter().find(|(id, _)| *id == job.id) {
-        None | Some((_, Waiting::Starting)) => "is about to start".to_owned(),
-        Some((_, Waiting::Settling { free })) => {
-            format!("{free} workers are free; waits a moment for more to arrive")
-        }
-        Some((_, Waiting::Workers { free, needed, connected })) => {
-            format!("needs {needed} free workers; {free} of {connected} connected ones are free")
-        }
-        Some((_, Waiting::Behind(first))) => format!("job {first} comes first"),
-    }
+    let plan = view.plan();
+    let wait = plan.waits.iter().find(|wait| wait.job == job.id);
+    wait.map_or_else(|| "is about to start".to_owned(), |wait| queue::explanation(&wait.reason))
 }
 
 fn members(members: &[Member]) -> Vec<proto::Member> {

@@ -7,7 +7,7 @@ mod worker;
 
 use std::time::Duration;
 
-use cappa_coordinator::{Args, Config, Coordinator};
+use cappa_coordinator::{Args, ClusterPolicy, Config, Coordinator};
 use cappa_proto::jobs_client::JobsClient;
 use cappa_proto::{ChangeRequest, GetRequest, Job, JobState, SubmitRequest};
 use cappa_shared::manifest::{DataManifest, Shard};
@@ -67,7 +67,13 @@ impl Fixture {
 
     /// Starts a coordinator.
     pub async fn start(&self) -> Running {
-        let coordinator = Coordinator::start(self.config()).await.unwrap();
+        self.start_with("").await
+    }
+
+    /// Starts a coordinator with a policy file of this text.
+    pub async fn start_with(&self, policy: &str) -> Running {
+        let policy = ClusterPolicy::parse(policy).unwrap();
+        let coordinator = Coordinator::start(Config { policy, ..self.config() }).await.unwrap();
         let address = format!("http://{}", coordinator.grpc_address());
         let jobs = JobsClient::connect(address.clone()).await.unwrap();
         Running { coordinator, jobs, address }

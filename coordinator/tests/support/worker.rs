@@ -9,7 +9,7 @@ use cappa_proto::worker_message::Message;
 use cappa_proto::workers_client::WorkersClient;
 use cappa_proto::{
     Abort, Completed, CoordinatorMessage, Entered, Form, Heartbeat, Hello, Holding, Left, Outcome, Part, PartsWritten,
-    Progress, StepMetrics, Welcome, WorkerMessage,
+    Progress, StepMetrics, Stop, Welcome, WorkerMessage,
 };
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
@@ -178,6 +178,17 @@ impl FakeWorker {
             ..Completed::default()
         }))
         .await;
+    }
+
+    /// Is told to save its state and stop, and does at the step it is at.
+    pub async fn stop(&mut self, form: &Form) -> Stop {
+        let stop = match self.next().await {
+            FromCoordinator::Stop(stop) => stop,
+            other => panic!("{} was told {other:?} instead of to stop", self.id),
+        };
+        let step = self.place.lock().step;
+        self.complete_as(form, step, Outcome::Stopped).await;
+        stop
     }
 
     /// Is told to drop the job's state, and does.

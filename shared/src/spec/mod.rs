@@ -12,6 +12,7 @@ mod places;
 mod preset;
 mod raw;
 mod scalar;
+mod scheduling;
 mod shape;
 mod suggest;
 mod validate;
@@ -19,11 +20,15 @@ mod validate;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::ids::Namespace;
+use crate::timing::Span;
+
 pub use data::{CaptionChoice, CaptionSource, Captions, Data, Decode, Source, Sources, TextLengths, is_manifest};
 pub use error::{Mistake, Position, SpecError, SpecErrors};
 pub use load::SpecBase;
 pub use overrides::apply_overrides;
 pub use places::Places;
+pub use scheduling::{Condition, Dependency, OnFailedDependency, OnPreemption, Priority, Retry};
 
 /// A job as it runs. Built from a document only; see the module's text.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -48,12 +53,37 @@ pub struct JobSpec {
     pub precision: Precision,
     /// How many workers the job starts with at least, and uses at most.
     pub workers: Workers,
+    /// Whose quota and share the job counts against; the submission's when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<Namespace>,
     /// Higher runs first.
-    pub priority: i32,
+    pub priority: Priority,
+    /// What becomes of the job when a more important one needs its workers.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub on_preemption: OnPreemption,
+    /// How often it is tried again after a failure, by class.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub retry: Retry,
+    /// Jobs that come before it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub after: Vec<Dependency>,
+    /// What becomes of it when one of those ends otherwise than asked for.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub on_failed_dependency: OnFailedDependency,
+    /// How long it may have workers altogether.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time_limit: Option<Span>,
+    /// How soon after its submission it must have started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue_deadline: Option<Span>,
     /// When state is saved, and what is kept.
     pub checkpoint: Checkpoint,
     /// What is measured, and when.
     pub evaluate: Vec<Evaluation>,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// What the decoder predicts (paper section 3).

@@ -7,7 +7,10 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{CaptionChoice, Decode, OptimizerName, PositionEmbedding, Precision, ScheduleName};
+use super::{
+    CaptionChoice, Condition, Decode, OnFailedDependency, OnPreemption, OptimizerName, PositionEmbedding, Precision,
+    ScheduleName,
+};
 
 /// A CapPa job: a vision encoder trained by captioning.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -44,8 +47,22 @@ pub(super) struct RawSpec {
     pub(super) precision: Option<Precision>,
     /// How many workers the job uses: a number, or bounds. Default: 1.
     pub(super) workers: Option<Short<u32, RawWorkers>>,
-    /// Higher runs first. Default: 0.
-    pub(super) priority: Option<i32>,
+    /// Whose quota and share the job counts against. Default: the one given on submission, else default.
+    pub(super) namespace: Option<String>,
+    /// Higher runs first: a number, or one of the coordinator's classes. Default: 0.
+    pub(super) priority: Option<Short<i32, String>>,
+    /// What becomes of the job, after a checkpoint, when a more important one needs its workers. Default: requeue.
+    pub(super) on_preemption: Option<OnPreemption>,
+    /// How often the job is tried again after a failure. Default: never, beyond forming its group again.
+    pub(super) retry: Option<RawRetry>,
+    /// Jobs that must have ended before this one starts.
+    pub(super) after: Option<Vec<RawDependency>>,
+    /// What becomes of the job when one of those ends otherwise than asked for. Default: fail.
+    pub(super) on_failed_dependency: Option<OnFailedDependency>,
+    /// How long the job may have workers altogether, e.g. 12h; it checkpoints before it ends. Default: no limit.
+    pub(super) time_limit: Option<String>,
+    /// How soon after its submission the job must have started, e.g. 30m. Default: no deadline.
+    pub(super) queue_deadline: Option<String>,
     /// When state is saved, and what is kept.
     pub(super) checkpoint: Option<RawCheckpoint>,
     /// What is measured when training is complete.
@@ -236,6 +253,31 @@ pub(super) struct RawDuration {
     pub(super) epochs: Option<u64>,
     /// Examples seen, rounded up to whole updates.
     pub(super) examples: Option<u64>,
+}
+
+/// New tries after failures, by whose fault they are.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawRetry {
+    /// Tries after unreadable data or too many bad samples. Default: 0.
+    pub(super) data: Option<u32>,
+    /// Tries after divergence or too little memory. Default: 0.
+    pub(super) user: Option<u32>,
+    /// Tries after failures of collectives, stores or machines that forming again did not help. Default: 0.
+    pub(super) infrastructure: Option<u32>,
+    /// The wait before the first new try; it doubles with each, up to an hour. Default: 10s.
+    pub(super) backoff: Option<String>,
+}
+
+/// A job that comes before.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawDependency {
+    /// Its id.
+    #[schemars(required)]
+    pub(super) job: Option<String>,
+    /// How it must have ended. Default: succeeded.
+    pub(super) condition: Option<Condition>,
 }
 
 /// Bounds of the gang.

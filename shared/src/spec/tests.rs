@@ -367,6 +367,25 @@ fn the_schema_describes_every_key_and_names_every_required_one() {
     }
 }
 
+#[test]
+fn scheduling_is_checked_key_by_key() {
+    let good = "priority: high\nnamespace: vision\non_preemption: cancel\nretry: {infrastructure: 3, backoff: 1m}\n\
+                after: [{job: pretrain-abcde}]\non_failed_dependency: wait\ntime_limit: 12h\nqueue_deadline: 30m";
+    let spec = spec(good);
+    assert_eq!(spec.priority, Priority::Class("high".into()));
+    assert_eq!((spec.retry.infrastructure, spec.retry.backoff.to_string()), (3, "1m".into()));
+    assert_eq!(spec.after, [Dependency { job: "pretrain-abcde".into(), condition: Condition::Succeeded }]);
+    assert_eq!(spec.time_limit.map(|limit| limit.0.as_secs()), Some(43_200));
+    let bad = "priority: Very High\nnamespace: a b\nretry: {data: 5000, backoff: soon}\n\
+               after: [{job: x}, {job: x}]\ntime_limit: 0s\nqueue_deadline: tomorrow";
+    let errors = parse(&format!("{}{bad}\n", MINIMAL)).unwrap_err();
+    let paths: Vec<&str> = errors.errors().iter().map(|error| error.path.as_str()).collect();
+    for path in ["priority", "namespace", "retry.data", "retry.backoff", "after[1].job", "time_limit", "queue_deadline"]
+    {
+        assert!(paths.contains(&path), "{path} is not among {paths:?}");
+    }
+}
+
 fn any_task() -> impl Strategy<Value = Task> {
     prop_oneof![
         Just(Task::Caption),
@@ -404,7 +423,9 @@ prop_compose! {
         length in prop_oneof![(1..1u64 << 40).prop_map(Length::Steps), (1..1000u64).prop_map(Length::Epochs), (1..1u64 << 40).prop_map(Length::Examples)],
         learning_rate in 1e-12..1e6f64,
         beta1 in 0.0..1.0f64,
-        priority in any::<i32>(),
+        priority in prop_oneof![any::<i32>().prop_map(Priority::Number), "[a-z]{1,9}".prop_map(Priority::Class)],
+        (retry, limit) in ((0..9u32, 0..9u32, 1..99_999u64), prop::option::of(1..u64::MAX / 4_000_000)),
+        after in prop::collection::btree_set("[a-z]{1,9}", 0..3),
         tasks in prop::collection::vec((any_task(), prop::option::of(1..u64::MAX)), 0..3),
         bf16 in any::<bool>(),
         train in any_sources(),
@@ -424,6 +445,10 @@ prop_compose! {
         (spec.optimizer.learning_rate, spec.optimizer.beta1, spec.priority) = (learning_rate, beta1, priority);
         spec.precision = if bf16 { Precision::Bf16 } else { Precision::Fp32 };
         spec.workers = Workers { min: 1, max: lanes };
+        let backoff = Span(std::time::Duration::from_millis(retry.2));
+        spec.retry = Retry { data: retry.0, user: retry.1, infrastructure: retry.0, backoff };
+        spec.time_limit = limit.map(|limit| Span(std::time::Duration::from_millis(limit)));
+        spec.after = after.into_iter().map(|job| Dependency { job, condition: Condition::Ended }).collect();
         spec.evaluate = tasks.into_iter().enumerate().map(|(n, (task, limit))| {
             Evaluation { name: format!("e{n}"), data: "s3://bucket/d.json".into(), task, limit }
         }).collect();

@@ -1,33 +1,13 @@
-//! Which workers a job gets: all-or-nothing gangs, by priority, then by age.
+//! Which workers a job gets: the plan says how many, this says who, and in which ranks.
+
+use std::collections::BTreeMap;
 
 use super::At;
 use crate::core::Core;
 use crate::ids::{JobId, Rank, Step, Time, WorkerId};
-use crate::job::{Job, Member, Phase, Stage};
+use crate::job::{Job, Member, Phase};
 use crate::record::{BreakCause, Change, Event};
-
-/// Why a queued job waits.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Waiting {
-    /// It is about to start.
-    Starting,
-    /// Workers are still arriving: it starts when no more come, or when it has all it can use.
-    Settling {
-        /// Free workers.
-        free: usize,
-    },
-    /// Not enough workers are free.
-    Workers {
-        /// Free workers.
-        free: usize,
-        /// What it needs at least.
-        needed: usize,
-        /// Connected workers, busy ones included.
-        connected: usize,
-    },
-    /// This job comes first.
-    Behind(JobId),
-}
+use crate::schedule::{Plan, Supply};
 
 /// A worker that a group may be formed with.
 #[derive(Debug, Clone)]
@@ -48,110 +28,117 @@ impl Candidate {
     }
 }
 
-/// Starts the first queued job that can start.
-pub(super) fn start(core: &Core, at: At) -> Option<Event> {
-    let (job, _) = queue(core, at.0).into_iter().find(|(_, waiting)| *waiting == Waiting::Starting)?;
-    let candidates = free_workers(core, at.0).map(Candidate::joiner).collect();
-    Some(at.record(&job.id, form(core, job, candidates)))
+/// Does what the plan says: admissions first, and when there are none, what makes room or uses it.
+pub(super) fn carry_out(core: &Core, at: At) -> Vec<Event> {
+    let plan = core.plan(at.0);
+    let admissions = admissions(core, at, &plan);
+    if !admissions.is_empty() {
+        return admissions;
+    }
+    let mut events = Vec::new();
+    for preemption in plan.preemptions {
+        let cause = preemption.cause;
+        events.push(at.record(&preemption.victim, Change::StopRequested { cause }));
+    }
+    let shrinks = plan.shrinks.into_iter().map(|shrink| {
+        let to = u32::try_from(shrink.to).unwrap_or(u32::MAX);
+        (shrink.job, BreakCause::Shrink { to, waiting: shrink.by })
+    });
+    let growth = plan.growth.into_iter().map(|growth| {
+        let joining = u32::try_from(growth.joining).unwrap_or(u32::MAX);
+        (growth.job, BreakCause::Growth { joining })
+    });
+    for (id, cause) in shrinks.chain(growth) {
+        let job = core.state().job(&id);
+        let Some((job, group)) = job.and_then(|job| Some((job, job.group()?))) else { continue };
+        let step = super::group::heard_step(core, &job.id, group);
+        events.push(at.record(&id, Change::GroupBroken { generation: group.generation, cause, step }));
+    }
+    events
 }
 
-/// Breaks up a running group that free workers can join.
-pub(super) fn grow(core: &Core, at: At) -> Option<Event> {
-    let settle = core.timings().settle;
-    if at.0.since(core.presence().arrival_at) < settle {
-        return None;
+/// A group for each job that the plan admits.
+fn admissions(core: &Core, at: At, plan: &Plan) -> Vec<Event> {
+    if plan.admissions.is_empty() {
+        return Vec::new();
     }
-    core.state().live_jobs().find_map(|job| {
-        let group = job.group()?;
-        let Stage::Running { since } = group.stage else {
-            return None;
-        };
-        let joining = joiners(core, at, job).len();
-        let room = job.submission.max_world_size().saturating_sub(group.members.len());
-        let joining = joining.min(room);
-        let untouched = job.pause.is_none() && group.completed.is_empty();
-        if joining == 0 || !untouched || at.0.since(since) < settle {
-            return None;
+    let mut pool = Pool::of(core, at.0);
+    let events = plan.admissions.iter().filter_map(|admission| {
+        let job = core.state().job(&admission.job)?;
+        let candidates = pool.take(core, job, admission.workers);
+        let mut change = form(core, job, candidates);
+        if let Change::GroupFormed { is_loan, .. } = &mut change {
+            *is_loan = admission.is_loan;
         }
-        let change = Change::GroupBroken {
-            generation: group.generation,
-            cause: BreakCause::Growth { joining: u32::try_from(joining).unwrap_or(u32::MAX) },
-            step: super::group::heard_step(core, &job.id, group),
-        };
         Some(at.record(&job.id, change))
-    })
+    });
+    events.collect()
 }
 
-/// For each queued job, in the order in which they are served, why it waits.
-pub(crate) fn waiting(core: &Core, now: Time) -> Vec<(JobId, Waiting)> {
-    let queue = queue(core, now).into_iter();
-    queue.map(|(job, waiting)| (job.id.clone(), waiting)).collect()
+/// Free workers, host by host. Those that hold state which another job may still need come last.
+struct Pool<'a> {
+    workers: Vec<Option<&'a WorkerId>>,
+    /// Where the workers are that hold a job's state.
+    holders: BTreeMap<&'a JobId, Vec<usize>>,
+    next: usize,
 }
 
-/// The queue in its order. A job that could run with the workers there are holds back those after
-/// it, so that a large one is not starved by small ones; one that needs more than there are does not.
-fn queue(core: &Core, now: Time) -> Vec<(&Job, Waiting)> {
-    let queued = core.state().live_jobs().filter(|job| job.phase == Phase::Queued);
-    let mut queued: Vec<&Job> = queued.collect();
-    if queued.is_empty() {
-        return Vec::new();
-    }
-    queued.sort_by_key(|job| (-i64::from(job.submission.priority), job.submitted_at, &job.id));
-    let free = free_workers(core, now).count();
-    let connected = live_workers(core, now).count();
-    let is_settled = now.since(core.presence().arrival_at) >= core.timings().settle;
-    let mut first: Option<&JobId> = None;
-    let mut verdict = |job| {
-        let waiting = match first {
-            Some(first) => Waiting::Behind(first.clone()),
-            None => alone(job, free, connected, is_settled),
-        };
-        let needs_more_than_there_are =
-            matches!(waiting, Waiting::Workers { needed, connected, .. } if needed > connected);
-        if first.is_none() && !needs_more_than_there_are {
-            first = Some(&job.id);
+impl<'a> Pool<'a> {
+    fn of(core: &'a Core, now: Time) -> Self {
+        let free = Supply::of(core, now).free;
+        let mut keyed: Vec<_> = free
+            .into_iter()
+            .filter_map(|worker| {
+                let presence = core.presence().worker(worker)?;
+                let holding = presence.holding.as_ref().map(|holding| &holding.job).filter(|id| {
+                    let job = core.state().job(id);
+                    job.is_some_and(|job| job.phase == Phase::Queued && holds_useful_state(core, job, worker))
+                });
+                Some((holding.is_some(), presence.host.as_str(), worker, holding))
+            })
+            .collect();
+        keyed.sort_unstable();
+        let mut holders: BTreeMap<&JobId, Vec<usize>> = BTreeMap::new();
+        for (place, (_, _, _, holding)) in keyed.iter().enumerate() {
+            if let Some(job) = holding {
+                holders.entry(job).or_default().push(place);
+            }
         }
-        (job, waiting)
-    };
-    queued.into_iter().map(&mut verdict).collect()
-}
+        Self { workers: keyed.into_iter().map(|(_, _, worker, _)| Some(worker)).collect(), holders, next: 0 }
+    }
 
-/// Why a job would wait if it were the first.
-fn alone(job: &Job, free: usize, connected: usize, is_settled: bool) -> Waiting {
-    let (needed, usable) = (job.submission.min_world_size(), job.submission.max_world_size());
-    match free {
-        free if free < needed => Waiting::Workers { free, needed, connected },
-        free if free < usable && !is_settled => Waiting::Settling { free },
-        _ => Waiting::Starting,
+    /// So many workers for a job: those with its state at the highest steps, then neighbours.
+    fn take(&mut self, core: &Core, job: &Job, count: usize) -> Vec<Candidate> {
+        let mut holders = self.holders.remove(&job.id).unwrap_or_default();
+        let step = |place: &usize| self.workers[*place].and_then(|worker| useful_step(core, job, worker));
+        holders.sort_by_key(|place| std::cmp::Reverse(step(place)));
+        let mut taken: Vec<&WorkerId> =
+            holders.into_iter().filter_map(|place| self.workers[place].take()).take(count).collect();
+        while taken.len() < count
+            && let Some(worker) = self.workers.get_mut(self.next)
+        {
+            taken.extend(worker.take());
+            self.next += 1;
+        }
+        taken.into_iter().map(Candidate::joiner).collect()
     }
 }
 
-/// Free workers that may join this job: none while a queued job waits for them.
-pub(super) fn joiners(core: &Core, at: At, job: &Job) -> Vec<Candidate> {
-    let is_contended = queue(core, at.0)
-        .iter()
-        .any(|(_, waiting)| !matches!(waiting, Waiting::Workers { needed, connected, .. } if needed > connected));
-    let has_room = job.pause.is_none();
-    if is_contended || !has_room {
+/// Free workers that may join this job, which has `survivors` left: none while a queued job waits for them.
+pub(super) fn joiners(core: &Core, at: At, job: &Job, survivors: usize) -> Vec<Candidate> {
+    let lost = job.group().map_or(0, |group| group.members.len()).saturating_sub(survivors);
+    let usage = core.state().usage(&job.submission.namespace).workers as usize;
+    let allowed = core.policy().quota(&job.submission.namespace).max_workers.map_or(usize::MAX, |limit| limit as usize);
+    let room = job
+        .submission
+        .max_world_size()
+        .saturating_sub(survivors)
+        .min(allowed.saturating_add(lost).saturating_sub(usage));
+    let is_leaving = job.pause.is_some() || job.stopping.is_some() || job.shrink_to.is_some();
+    if is_leaving || room == 0 || core.plan(at.0).is_contended {
         return Vec::new();
     }
-    free_workers(core, at.0).map(Candidate::joiner).collect()
-}
-
-/// Workers that can be talked to, belong to no group and are at work in none that is over.
-fn free_workers(core: &Core, now: Time) -> impl Iterator<Item = &WorkerId> {
-    live_workers(core, now).filter(|worker| {
-        let is_at_work = core.presence().worker(worker).is_some_and(|presence| presence.at_work().is_some());
-        core.state().job_of(worker).is_none() && !is_at_work
-    })
-}
-
-fn live_workers(core: &Core, now: Time) -> impl Iterator<Item = &WorkerId> {
-    let detection = core.timings().detection;
-    core.presence()
-        .workers()
-        .filter(move |(_, presence)| presence.is_live(now, detection) && presence.leaving.is_none())
-        .map(|(worker, _)| worker)
+    Pool::of(core, at.0).take(core, job, room)
 }
 
 /// Whether the worker holds parameters of the job that are newer than any committed checkpoint.
@@ -161,7 +148,8 @@ pub(crate) fn holds_useful_state(core: &Core, job: &Job, worker: &WorkerId) -> b
 
 fn useful_step(core: &Core, job: &Job, worker: &WorkerId) -> Option<Step> {
     let holding = core.presence().worker(worker)?.holding_of(&job.id)?;
-    (holding.has_state && holding.step >= job.restore_step()).then_some(holding.step)
+    let is_good = holding.has_state && holding.generation > job.discarded;
+    (is_good && holding.step >= job.restore_step()).then_some(holding.step)
 }
 
 /// The next group of the job, with as many of the candidates as it can use: those with state
@@ -172,7 +160,8 @@ pub(super) fn form(core: &Core, job: &Job, mut candidates: Vec<Candidate>) -> Ch
         let step = useful_step(core, job, &candidate.worker);
         (step.is_none(), candidate.former_rank, host, candidate.worker.clone())
     });
-    candidates.truncate(job.submission.max_world_size());
+    let most = job.submission.max_world_size();
+    candidates.truncate(job.shrink_to.map_or(most, |to| most.min(to as usize)));
     let members: Vec<Member> = candidates.iter().filter_map(|candidate| member(core, job, &candidate.worker)).collect();
     // The lowest rank among those at the highest step: `max_by_key` would give the last.
     let lead = (0..)
@@ -186,6 +175,7 @@ pub(super) fn form(core: &Core, job: &Job, mut candidates: Vec<Candidate>) -> Ch
         lead: lead.map_or(Rank(0), |(rank, _)| rank),
         step,
         members,
+        is_loan: false,
     }
 }
 

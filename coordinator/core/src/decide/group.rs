@@ -1,11 +1,12 @@
 //! The active group of a job: who is lost, when it runs, when it is done, who survives.
 
 use super::At;
-use super::gang;
+use super::{gang, limits};
 use crate::config::FRUITLESS_LIMIT;
 use crate::core::Core;
 use crate::ids::{JobId, Step, WorkerId};
 use crate::job::{Ending, Group, Job, Member, Outcome, Stage};
+use crate::policy::{OnPreemption, StopCause};
 use crate::record::{BreakCause, Change, Event};
 
 /// The next transition of the job's group, if there is one.
@@ -15,12 +16,14 @@ pub(super) fn review(core: &Core, at: At, job: &Job) -> Option<Event> {
         finish(job, group)
     } else if let Stage::Breaking { since, reason } = &group.stage {
         if job.fruitless >= FRUITLESS_LIMIT {
-            no_progress(reason)
+            no_progress(at, job, reason)
         } else {
             let patience = *since + core.timings().detection;
             let deadline = if in_grace(core, at, group) { patience.max(core.grace_ends()) } else { patience };
             reform(core, at, job, group, deadline)?
         }
+    } else if let Some(change) = limits::overdue(core, at, job) {
+        change
     } else if let Some(cause) = departure(core, job, group).or_else(|| loss(core, at, job, group)) {
         Change::GroupBroken { generation: group.generation, cause, step: heard_step(core, &job.id, group) }
     } else if matches!(group.stage, Stage::Forming) && is_running(core, job, group) {
@@ -61,18 +64,27 @@ fn finish(job: &Job, group: &Group) -> Change {
         let ending = Ending::Succeeded { step: job.submission.total_steps, summary: group.summary.clone() };
         return Change::Ended { ending };
     }
-    match &job.pause {
-        Some(reason) => Change::Paused { reason: reason.clone() },
-        None => Change::Requeued { reason: "its workers stopped after a checkpoint".to_owned() },
+    without_workers(job, "its workers stopped after a checkpoint")
+}
+
+/// What becomes of a job that has given its workers back, or lost them.
+fn without_workers(job: &Job, reason: &str) -> Change {
+    let scheduling = &job.submission.scheduling;
+    match (&job.stopping, &job.pause) {
+        (Some(StopCause::TimeLimit), _) => limits::time_is_up(job),
+        (_, Some(reason)) => Change::Paused { reason: reason.clone() },
+        (Some(StopCause::Preemption { by }), _) if scheduling.on_preemption == OnPreemption::Cancel => {
+            let ending = Ending::Preempted { by: by.clone() };
+            Change::Ended { ending }
+        }
+        (Some(StopCause::Preemption { by } | StopCause::Reclaim { by }), _) => Change::Preempted { by: by.clone() },
+        (None, None) => Change::Requeued { reason: reason.to_owned() },
     }
 }
 
-fn no_progress(reason: &str) -> Change {
-    let ending = Ending::Failed {
-        code: "no_progress".to_owned(),
-        message: format!("several groups in a row made no step; the last: {reason}"),
-    };
-    Change::Ended { ending }
+fn no_progress(at: At, job: &Job, reason: &str) -> Change {
+    let message = format!("several groups in a row made no step; the last: {reason}");
+    limits::failed(at, job, "no_progress", message)
 }
 
 fn is_running(core: &Core, job: &Job, group: &Group) -> bool {
@@ -190,14 +202,10 @@ fn reform(core: &Core, at: At, job: &Job, group: &Group, deadline: crate::ids::T
         }
     }
     let has_state = survivors.iter().any(|survivor| gang::holds_useful_state(core, job, &survivor.worker));
-    let free = gang::joiners(core, at, job);
+    let free = gang::joiners(core, at, job, survivors.len());
     if has_state || survivors.len() + free.len() >= job.submission.min_world_size() {
         survivors.extend(free);
         return Some(gang::form(core, job, survivors));
     }
-    let reason = "too few of its workers are left".to_owned();
-    match &job.pause {
-        Some(reason) => Some(Change::Paused { reason: reason.clone() }),
-        None => Some(Change::Requeued { reason }),
-    }
+    Some(without_workers(job, "too few of its workers are left"))
 }

@@ -3,11 +3,10 @@
 mod checkpoint;
 mod gang;
 mod group;
+mod limits;
 mod people;
 mod review;
 mod session;
-
-pub use gang::Waiting;
 
 use crate::command::{Command, Report};
 use crate::core::{Core, Refusal};
@@ -17,7 +16,7 @@ use crate::record::{Change, Event, Record};
 use crate::work::Work;
 
 pub(crate) use checkpoint::sweep_is_due;
-pub(crate) use gang::{holds_useful_state, waiting};
+pub(crate) use gang::holds_useful_state;
 
 pub(crate) fn decide(core: &Core, now: Time, command: &Command) -> Result<Vec<Event>, Refusal> {
     let at = At(now);
@@ -26,6 +25,8 @@ pub(crate) fn decide(core: &Core, now: Time, command: &Command) -> Result<Vec<Ev
         Command::Cancel { job, reason } => people::cancel(core, at, job, reason),
         Command::Pause { job, reason } => people::pause(core, at, job, reason),
         Command::Resume { job } => people::resume(core, at, job),
+        Command::Requeue { job, reason } => people::requeue(core, at, job, reason),
+        Command::SetPriority { job, priority } => people::set_priority(core, at, job, *priority),
         Command::Worker(said) => match &said.report {
             Report::Hello { .. } => session::hello(core, at, said),
             _ => session::report(core, at, said),

@@ -5,6 +5,7 @@ use crate::command::Submission;
 use crate::core::{Core, Refusal};
 use crate::ids::JobId;
 use crate::job::{Ending, Job, Phase};
+use crate::policy::Bound;
 use crate::record::{Change, Event};
 
 type Decision = Result<Vec<Event>, Refusal>;
@@ -16,8 +17,51 @@ pub(super) fn submit(core: &Core, at: At, job: &JobId, submission: &Submission) 
     if core.state().job(job).is_some() {
         return Err(Refusal::JobIdTaken(job.clone()));
     }
+    let mut before = submission.scheduling.after.iter();
+    if let Some(unknown) = before.find(|before| core.state().job(&before.job).is_none()) {
+        return Err(Refusal::UnknownDependency(unknown.job.clone()));
+    }
+    expect_quota(core, submission)?;
     let submission = submission.clone();
     Ok(vec![at.record(job, Change::Submitted { submission })])
+}
+
+/// The namespace may queue one more job, and such a one could ever run.
+fn expect_quota(core: &Core, submission: &Submission) -> Result<(), Refusal> {
+    let namespace = &submission.namespace;
+    let quota = core.policy().quota(namespace);
+    let queued = core.state().usage(namespace).queued;
+    let over = |bound, limit| Err(Refusal::OverQuota { namespace: namespace.clone(), bound, limit });
+    match (quota.max_workers, quota.max_running, quota.max_queued) {
+        (Some(limit), ..) if submission.min_workers > limit => over(Bound::Workers, limit),
+        (_, Some(0), _) => over(Bound::Running, 0),
+        (.., Some(limit)) if queued >= limit => over(Bound::Queued, limit),
+        _ => Ok(()),
+    }
+}
+
+/// Queues a job again that has failed, was cancelled or pre-empted.
+pub(super) fn requeue(core: &Core, at: At, id: &JobId, reason: &str) -> Decision {
+    let job = find(core, id)?;
+    match &job.phase {
+        Phase::Ended(Ending::Succeeded { .. }) | Phase::Queued | Phase::Active(_) | Phase::Paused { .. } => {
+            Err(Refusal::NotRequeueable(id.clone()))
+        }
+        Phase::Ended(_) => {
+            expect_quota(core, &job.submission)?;
+            let reason = reason.to_owned();
+            Ok(vec![at.record(id, Change::Revived { reason })])
+        }
+    }
+}
+
+pub(super) fn set_priority(core: &Core, at: At, id: &JobId, priority: i32) -> Decision {
+    let job = find(core, id)?;
+    match job.phase {
+        Phase::Ended(_) => Err(Refusal::Ended(id.clone())),
+        _ if job.priority == priority => Ok(Vec::new()),
+        _ => Ok(vec![at.record(id, Change::PriorityChanged { priority })]),
+    }
 }
 
 pub(super) fn cancel(core: &Core, at: At, id: &JobId, reason: &str) -> Decision {

@@ -1,10 +1,10 @@
 //! What workers say.
 
-use super::{At, checkpoint};
+use super::{At, checkpoint, limits};
 use crate::command::{Failure, Report, WorkerReport};
 use crate::core::{Core, Refusal};
 use crate::ids::{Generation, JobId, Link, Step, WorkerId};
-use crate::job::{Ending, Group, Stage};
+use crate::job::{Group, Stage};
 use crate::presence::{Holding, Seen};
 use crate::record::{BreakCause, Change, Event};
 
@@ -88,15 +88,16 @@ fn left(core: &Core, at: At, worker: &WorkerId, holding: Holding, failure: Optio
     let (Some(group), Some(failure)) = (group, failure) else {
         return events;
     };
-    if let Some(change) = failure_change(core, group, worker, &job, step, failure) {
+    if let Some(change) = failure_change(core, at, group, worker, &job, step, failure) {
         events.push(at.record(&job, change));
     }
     events
 }
 
-/// A permanent failure ends the job with it as the cause, even when its fallout was heard first.
+/// A permanent failure ends the job, or this try of it, with it as the cause, even when its fallout was heard first.
 fn failure_change(
     core: &Core,
+    at: At,
     group: &Group,
     worker: &WorkerId,
     job: &JobId,
@@ -105,10 +106,9 @@ fn failure_change(
 ) -> Option<Change> {
     let (rank, _) = group.member(worker)?;
     if failure.permanent {
-        let code = failure.code.clone();
         let message = format!("rank {rank} ({worker}): {}", failure.message);
-        let ending = Ending::Failed { code, message };
-        return Some(Change::Ended { ending });
+        let job = core.state().job(job)?;
+        return Some(limits::failed(at, job, &failure.code, message));
     }
     if group.is_breaking() || group.completed.contains_key(worker) {
         return None;

@@ -6,6 +6,7 @@ mod checker;
 mod data;
 mod evaluation;
 mod model;
+mod scheduling;
 mod training;
 
 use std::collections::BTreeSet;
@@ -54,7 +55,14 @@ pub(super) fn validate(
         duration,
         precision: raw.precision.unwrap_or(super::Precision::Fp32),
         workers: training::workers(raw.workers.as_ref(), lanes, &mut checker),
-        priority: raw.priority.unwrap_or(0),
+        namespace: scheduling::namespace(raw.namespace, &mut checker),
+        priority: scheduling::priority(raw.priority, &mut checker),
+        on_preemption: raw.on_preemption.unwrap_or_default(),
+        retry: scheduling::retry(&raw.retry.unwrap_or_default(), &mut checker),
+        after: scheduling::after(raw.after.unwrap_or_default(), &mut checker),
+        on_failed_dependency: raw.on_failed_dependency.unwrap_or_default(),
+        time_limit: scheduling::limit("time_limit", raw.time_limit.as_deref(), &mut checker),
+        queue_deadline: scheduling::limit("queue_deadline", raw.queue_deadline.as_deref(), &mut checker),
         checkpoint: training::checkpoint(&raw.checkpoint.unwrap_or_default(), &mut checker),
         evaluate: evaluation::evaluations(raw.evaluate.unwrap_or_default(), &mut checker),
     }

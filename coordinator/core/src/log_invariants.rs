@@ -1,0 +1,107 @@
+//! What must hold of every log: what only shows over time.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::ids::{Generation, JobId, Step};
+use crate::invariants::Violation;
+use crate::job::Phase;
+use crate::policy::StopCause;
+use crate::record::{Change, Record};
+use crate::schedule;
+use crate::state::State;
+
+/// Everything that is wrong with a log.
+pub fn log_violations(records: &[Record]) -> Vec<Violation> {
+    let mut check = Check::default();
+    for record in records {
+        check.history(record);
+        check.decision(record);
+        check.state.apply(record);
+    }
+    check.found
+}
+
+/// The state before a record, and what it doesn't remember.
+#[derive(Default)]
+struct Check<'a> {
+    state: State,
+    generations: BTreeMap<&'a JobId, Generation>,
+    ended: BTreeSet<&'a JobId>,
+    kept: BTreeMap<&'a JobId, BTreeSet<(Step, Generation)>>,
+    found: Vec<Violation>,
+}
+
+impl<'a> Check<'a> {
+    /// What a record must not do to what came before it.
+    fn history(&mut self, record: &'a Record) {
+        let Record { job, change, .. } = record;
+        let kept = self.kept.entry(job).or_default();
+        let housekeeping = matches!(
+            change,
+            Change::CheckpointCommitted { .. }
+                | Change::CheckpointFailed { .. }
+                | Change::CheckpointRetired { .. }
+                | Change::CheckpointDeleted { .. }
+                | Change::Swept
+        );
+        match change {
+            Change::Revived { .. } if self.ended.remove(job) => {}
+            _ if self.ended.contains(job) && !housekeeping => {
+                self.found.push(Violation::EndedStaysEnded(job.clone()));
+            }
+            _ => {}
+        }
+        match change {
+            Change::GroupFormed { generation, .. } => {
+                let before = self.generations.insert(job, *generation);
+                if before.is_some_and(|before| before >= *generation) {
+                    let violation = Violation::GenerationsAreNeverReused;
+                    self.found.push(violation(job.clone(), *generation));
+                }
+            }
+            Change::CheckpointCommitted { step, generation } => {
+                kept.insert((*step, *generation));
+            }
+            Change::CheckpointRetired { step, generation } => {
+                let is_newest = kept.last() == Some(&(*step, *generation));
+                if is_newest || !kept.remove(&(*step, *generation)) {
+                    self.found.push(Violation::CommittedStaysCommitted(job.clone()));
+                }
+            }
+            Change::Ended { .. } => {
+                self.ended.insert(job);
+            }
+            _ => {}
+        }
+    }
+
+    /// What a decision must be, given the state that it was made in.
+    fn decision(&mut self, record: &Record) {
+        let Some(job) = self.state.job(&record.job) else {
+            return;
+        };
+        match &record.change {
+            Change::GroupFormed { members, .. } if job.phase == Phase::Queued => {
+                if members.len() < job.submission.min_world_size() {
+                    self.found.push(Violation::GangsAreWithinBounds(job.id.clone()));
+                }
+                if schedule::unmet(&self.state, job).is_some() {
+                    self.found.push(Violation::DependenciesComeFirst(job.id.clone()));
+                }
+            }
+            Change::StopRequested { cause } => {
+                let by = cause.by().and_then(|by| self.state.job(by));
+                let is_right = match (cause, by) {
+                    (StopCause::TimeLimit, _) => true,
+                    (StopCause::Preemption { .. }, Some(by)) => by.priority > job.priority,
+                    (StopCause::Reclaim { .. }, Some(by)) => job.is_loan && by.priority >= job.priority,
+                    (_, None) => false,
+                };
+                if !is_right {
+                    self.found.push(Violation::VictimsYieldToTheirBetters(job.id.clone()));
+                }
+            }
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! The order in which queued jobs are served: priority, then the namespace's share, then age.
+
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+
+use crate::core::Core;
+use crate::ids::Time;
+use crate::job::{Job, Phase};
+
+/// The queue in its order.
+pub(super) fn queue(core: &Core, now: Time) -> Vec<&Job> {
+    let queued = core.state().live_jobs().filter(|job| job.phase == Phase::Queued);
+    in_order(core, now, queued.collect())
+}
+
+/// Jobs in the order in which they are served.
+pub(super) fn in_order<'a>(core: &'a Core, now: Time, jobs: Vec<&'a Job>) -> Vec<&'a Job> {
+    let mut shares: BTreeMap<&str, f64> = BTreeMap::new();
+    for job in &jobs {
+        let namespace = job.submission.namespace.as_str();
+        shares.entry(namespace).or_insert_with(|| share(core, namespace, now));
+    }
+    let mut keyed: Vec<(f64, &Job)> = jobs
+        .into_iter()
+        .map(|job| (shares.get(job.submission.namespace.as_str()).copied().unwrap_or(0.0), job))
+        .collect();
+    keyed.sort_by(|(a_share, a), (b_share, b)| {
+        let priority: Ordering = b.priority.cmp(&a.priority);
+        let age = || (a.submitted_at, &a.id).cmp(&(b.submitted_at, &b.id));
+        priority.then(a_share.total_cmp(b_share)).then_with(age)
+    });
+    keyed.into_iter().map(|(_, job)| job).collect()
+}
+
+/// Decayed worker-seconds over weight: less comes first.
+fn share(core: &Core, namespace: &str, now: Time) -> f64 {
+    let spent = core.state().usage(namespace).spent(now);
+    spent / f64::from(core.policy().quota(namespace).weight.max(1))
+}

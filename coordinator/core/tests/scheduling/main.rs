@@ -1,0 +1,10 @@
+//! Who gets which workers, and why the others wait.
+
+#![allow(clippy::unwrap_used, reason = "code of tests")]
+
+mod fairness;
+mod limits;
+mod preemption;
+mod queue;
+mod scale;
+mod yard;
