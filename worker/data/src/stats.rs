@@ -30,6 +30,34 @@ impl Count {
     }
 }
 
+/// Bytes in memory.
+#[derive(Debug, Default)]
+pub struct Held {
+    now: AtomicU64,
+    most: AtomicU64,
+}
+
+impl Held {
+    pub(crate) fn take(&self, bytes: u64) {
+        let now = self.now.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        self.most.fetch_max(now, Ordering::Relaxed);
+    }
+
+    pub(crate) fn release(&self, bytes: u64) {
+        self.now.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Now.
+    pub fn get(&self) -> u64 {
+        self.now.load(Ordering::Relaxed)
+    }
+
+    /// The most at any time.
+    pub fn most(&self) -> u64 {
+        self.most.load(Ordering::Relaxed)
+    }
+}
+
 /// A time that only grows.
 #[derive(Debug, Default)]
 pub struct Time(AtomicU64);
@@ -59,6 +87,8 @@ impl Time {
 pub struct PipelineStats {
     /// Bytes received from stores.
     pub fetched_bytes: Count,
+    /// Bytes of parts of shards on their way from the store to the disk.
+    pub parts: Held,
     /// Time of requests for parts of shards, summed over those at the same time.
     pub fetching: Time,
     /// Requests for parts of shards.

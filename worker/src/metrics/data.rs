@@ -21,6 +21,7 @@ const CACHE_HITS: (&str, &str) = ("cappa_data_cache_hits", "Shards that were in 
 const CACHE_MISSES: (&str, &str) = ("cappa_data_cache_misses", "Shards that had to be downloaded");
 const CACHE_EVICTIONS: (&str, &str) = ("cappa_data_cache_evictions", "Shards removed from the cache for others");
 const CACHE_BYTES: (&str, &str) = ("cappa_data_cache_bytes", "Bytes in the shard cache when it was last looked at");
+const PART_BYTES: (&str, &str) = ("cappa_data_part_bytes", "Bytes of shards on their way from stores to the disk");
 const SAMPLES: (&str, &str) = ("cappa_data_samples", "Samples made into rows of batches, good or bad");
 const STAGE_SECONDS: (&str, &str) =
     ("cappa_data_stage_seconds", "Time of the pipeline's threads by stage; network is waiting for shards");
@@ -56,6 +57,7 @@ impl Collector for DataCollector {
         }
         one(&mut encoder, FETCH_SECONDS, &ConstCounter::new(stats.fetching.get().as_secs_f64()))?;
         one(&mut encoder, WAIT_SECONDS, &ConstCounter::new(stats.waited.get().as_secs_f64()))?;
+        one(&mut encoder, PART_BYTES, &ConstGauge::new(stats.parts.get()))?;
         one(&mut encoder, CACHE_BYTES, &ConstGauge::new(stats.cache_bytes()))?;
         let waiting = stats.waiting().map_or(Duration::ZERO, |(_, since)| since);
         one(&mut encoder, STORE_WAIT, &ConstGauge::new(waiting.as_secs_f64()))?;

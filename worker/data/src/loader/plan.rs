@@ -48,7 +48,7 @@ impl Planner {
         for step in self.range.clone().map(Step) {
             self.permits.recv().map_err(|_| Closed)?;
             let position = self.steps.position(step);
-            if epochs.enter(&self.order, position.epoch) && self.pool.downloads() {
+            if epochs.enter(&self.order, position.epoch) && self.pool.uses_cache() {
                 self.pool.plan(self.schedule(&mut epochs, step));
             }
             self.pool.arrived_at(step.0);

@@ -1,9 +1,10 @@
 //! The bounded folder that downloaded shards are kept in, shared by the processes of a host.
 //!
 //! ```text
-//! <key>.tar             a whole shard; who reads it holds a shared lock, so it is not evicted
-//! <key>.<bytes>.part    an unfinished one; who downloads holds an exclusive lock, others wait for it
-//! .lock                 held while room is made, so that two processes don't give the same room away
+//! <key>.tar               a whole shard, unpacked; who reads it holds a shared lock, so it is not evicted
+//! <key>.<bytes>.part      an unfinished one; who downloads holds an exclusive lock, others wait for it
+//! <key>.<bytes>.unpacked  what is being unpacked, by who holds that lock; <bytes> is room for both
+//! .lock                   held while room is made, so that two processes don't give the same room away
 //! ```
 //!
 //! Files are whole under their final name, because they get it by renaming. Locks belong to open files: when a process dies,
@@ -11,7 +12,7 @@
 
 use std::cmp::Reverse;
 use std::fs::{self, File, TryLockError};
-use std::io;
+use std::io::{self, Seek};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use crate::stats::PipelineStats;
 const ABANDONED: Duration = Duration::from_secs(3600);
 const WHOLE: &str = "tar";
 const UNFINISHED: &str = "part";
+const UNPACKED: &str = "unpacked";
 
 /// When a shard of the cache is wanted next, as far as this process knows. In the order of eviction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,6 +37,15 @@ pub(super) enum NextUse {
     Step(Reverse<u64>),
     /// Now: it stays even where the bound is exceeded.
     Leased,
+}
+
+/// Sizes of a shard in bytes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sizes {
+    /// While it is made: what is downloaded, and what that is unpacked to where it is packed.
+    pub(super) making: u64,
+    /// As it is kept, unpacked.
+    pub(super) kept: u64,
 }
 
 /// The folder and how much it may hold.
@@ -76,6 +87,33 @@ impl Partial {
         Ok(self.file)
     }
 
+    /// The shard is what `unpack` writes, and gets its final name once that is as large as it must be. It takes what was downloaded
+    /// from the first byte on.
+    pub(super) fn keep_unpacked(
+        &mut self,
+        bytes: u64,
+        unpack: impl FnOnce(&File, &mut File) -> io::Result<u64>,
+    ) -> io::Result<File> {
+        self.file.rewind()?;
+        let path = self.path.with_extension(UNPACKED);
+        let mut unpacked = File::options().read(true).write(true).create(true).truncate(true).open(&path)?;
+        let written = unpack(&self.file, &mut unpacked).and_then(|written| {
+            let message =
+                || format!("it unpacks to {written} bytes where the manifest records {bytes}; index it again");
+            if written == bytes { Ok(()) } else { Err(io::Error::other(message())) }
+        });
+        if let Err(error) = written {
+            remove(&path)?;
+            return Err(error);
+        }
+        unpacked.sync_data()?;
+        // Before anybody can find it.
+        unpacked.lock_shared()?;
+        fs::rename(&path, &self.whole)?;
+        remove(&self.path)?;
+        Ok(unpacked)
+    }
+
     /// The download can't become the shard.
     pub(super) fn discard(self) -> io::Result<File> {
         remove(&self.path)?;
@@ -95,7 +133,7 @@ impl Cache {
     pub(super) fn open(folder: &Path, max_bytes: u64, stats: Arc<PipelineStats>) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
         let cache = Self { folder: folder.to_owned(), max_bytes, stats };
-        for file in cache.files(UNFINISHED)? {
+        for file in cache.files(UNFINISHED)?.into_iter().chain(cache.files(UNPACKED)?) {
             if file.used.elapsed().is_ok_and(|age| age > ABANDONED) {
                 remove_unlocked(&file.path)?;
             }
@@ -125,19 +163,19 @@ impl Cache {
     }
 
     /// The shard, or the task to download it. `next_use` tells what may go for it.
-    pub(super) fn claim(&self, key: &str, bytes: u64, next_use: &dyn Fn(&str) -> NextUse) -> io::Result<Claim> {
-        if let Some(file) = self.find(key, bytes)? {
+    pub(super) fn claim(&self, key: &str, sizes: Sizes, next_use: &dyn Fn(&str) -> NextUse) -> io::Result<Claim> {
+        if let Some(file) = self.find(key, sizes.kept)? {
             self.stats.cache_hits.add(1);
             return Ok(Claim::Ready(file));
         }
         let _guard = self.lock_folder()?;
-        let path = self.folder.join(format!("{key}.{bytes}.{UNFINISHED}"));
+        let path = self.folder.join(format!("{key}.{}.{UNFINISHED}", sizes.making));
         let file = File::options().read(true).write(true).create(true).truncate(false).open(&path)?;
         if !locked(file.try_lock())? {
             return Ok(Claim::Busy);
         }
         // Its download may have been finished, and renamed, since it was looked for.
-        if let Some(file) = self.find(key, bytes)? {
+        if let Some(file) = self.find(key, sizes.kept)? {
             remove(&path)?;
             return Ok(Claim::Ready(file));
         }
@@ -166,6 +204,8 @@ impl Cache {
                 break;
             }
             if remove_unlocked(&file.path)? {
+                // What a process left that died while it unpacked.
+                remove(&file.path.with_extension(UNPACKED))?;
                 held -= file.bytes;
                 self.stats.cache_evictions.add(1);
             }
@@ -235,16 +275,18 @@ fn remove(path: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
+    use std::io::{Read, Write};
 
     use super::*;
+
+    const SIZES: Sizes = Sizes { making: 100, kept: 100 };
 
     fn open(folder: &Path, max_bytes: u64) -> Cache {
         Cache::open(folder, max_bytes, Arc::default()).unwrap()
     }
 
     fn claim(cache: &Cache, key: &str) -> Claim {
-        cache.claim(key, 100, &|_| NextUse::Unknown).unwrap()
+        cache.claim(key, SIZES, &|_| NextUse::Unknown).unwrap()
     }
 
     /// Puts a shard of 100 bytes in place, used at a second.
@@ -278,7 +320,7 @@ mod tests {
         let mut gone = Vec::new();
         for n in 0..5 {
             let before = keys(&cache);
-            let Claim::Ours(partial) = cache.claim(&format!("added{n}"), 100, &next_use).unwrap() else { panic!() };
+            let Claim::Ours(partial) = cache.claim(&format!("added{n}"), SIZES, &next_use).unwrap() else { panic!() };
             // The promise stays, as of a download under way.
             std::mem::forget(partial);
             gone.extend(before.into_iter().filter(|key| !keys(&cache).contains(key)));
@@ -295,10 +337,10 @@ mod tests {
         let read = cache.find("a", 100).unwrap().expect("it is there");
         read.set_modified(SystemTime::UNIX_EPOCH).unwrap();
         let leased_b = |key: &str| if key == "b" { NextUse::Leased } else { NextUse::Unknown };
-        drop(cache.claim("c", 100, &leased_b).unwrap());
+        drop(cache.claim("c", SIZES, &leased_b).unwrap());
         assert_eq!(keys(&cache), ["a", "b"], "one is read, the other leased: the bound is exceeded");
         drop(read);
-        drop(cache.claim("d", 100, &leased_b).unwrap());
+        drop(cache.claim("d", SIZES, &leased_b).unwrap());
         assert_eq!(keys(&cache), ["b"]);
     }
 
@@ -325,6 +367,33 @@ mod tests {
         drop(partial);
         let Claim::Ours(partial) = claim(&open(folder.path(), 500), "a") else { panic!("it is not locked") };
         assert_eq!(partial.file.metadata().unwrap().len(), 60);
+    }
+
+    #[test]
+    fn a_process_that_dies_while_it_unpacks_leaves_nothing_for_long() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = open(folder.path(), 500);
+        let sizes = Sizes { making: 130, kept: 100 };
+        let claim = |key: &str| match cache.claim(key, sizes, &|_| NextUse::Unknown).unwrap() {
+            Claim::Ours(partial) => partial,
+            other => panic!("{other:?}"),
+        };
+        let mut partial = claim("a");
+        partial.file.write_all(&[7; 30]).unwrap();
+        // Killed here: the download and half of what it unpacks to stay.
+        fs::write(partial.path.with_extension(UNPACKED), [1; 50]).unwrap();
+        drop(partial);
+        let error = claim("a").keep_unpacked(100, |_, _| Ok(99)).unwrap_err().to_string();
+        assert!(error.contains("99 bytes where the manifest records 100"), "{error}");
+        let kept = claim("a").keep_unpacked(100, |mut packed, unpacked| {
+            assert_eq!(packed.read(&mut [0; 100])?, 30);
+            unpacked.write_all(&[8; 100]).map(|()| 100)
+        });
+        assert_eq!(kept.unwrap().metadata().unwrap().len(), 100);
+        let names = fs::read_dir(folder.path()).unwrap().map(|file| file.unwrap().file_name());
+        let mut names: Vec<_> = names.filter(|name| name != ".lock").collect();
+        names.sort();
+        assert_eq!(names, ["a.tar"]);
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! A shard from a store, in ranges: tried again where it broke off, asked for twice where it is slow.
 
-use std::ops::Range;
+use std::ops::{Deref, Range};
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use cappa_shared::storage::{Location, StorageError};
 use futures::future::{Either, select};
 use futures::stream::{self, Stream, StreamExt};
@@ -40,9 +40,40 @@ pub(super) struct Source<'a> {
 }
 
 /// What a request brought, and what ended it early.
-struct Answer {
-    content: BytesMut,
+struct Answer<'a> {
+    content: Buffer<'a>,
     broke: Option<StorageError>,
+}
+
+/// Bytes in memory, counted for as long as they are.
+pub(super) struct Buffer<'a> {
+    bytes: BytesMut,
+    stats: &'a PipelineStats,
+}
+
+impl<'a> Buffer<'a> {
+    fn new(stats: &'a PipelineStats) -> Self {
+        Self { bytes: BytesMut::new(), stats }
+    }
+
+    fn extend(&mut self, piece: &[u8]) {
+        self.stats.parts.take(piece.len() as u64);
+        self.bytes.extend_from_slice(piece);
+    }
+}
+
+impl Deref for Buffer<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Buffer<'_> {
+    fn drop(&mut self) {
+        self.stats.parts.release(self.bytes.len() as u64);
+    }
 }
 
 /// A run of failures without a byte between them.
@@ -98,7 +129,7 @@ impl<'a> Source<'a> {
 
     async fn part(&self, range: Range<u64>) -> Result<Part<'a>, FetchError> {
         let room = self.means.memory.acquire().await.map_err(|_| FetchError::Stopped)?;
-        let mut content = BytesMut::new();
+        let mut content = Buffer::new(&self.means.stats);
         let mut outage = None;
         loop {
             let rest = range.start + content.len() as u64..range.end;
@@ -106,16 +137,20 @@ impl<'a> Source<'a> {
             if !answer.content.is_empty() {
                 outage = None;
             }
-            content.extend_from_slice(&answer.content);
+            if content.is_empty() {
+                content = answer.content;
+            } else {
+                content.extend(&answer.content);
+            }
             match answer.broke {
-                None => return Ok(Part { content: content.freeze(), _room: room }),
+                None => return Ok(Part { content, _room: room }),
                 Some(error) => self.pause(&mut outage, error).await?,
             }
         }
     }
 
     /// Asks for `range`, and when that is slow once more; takes what is complete first, else what got farther.
-    async fn hedged(&self, range: Range<u64>) -> Answer {
+    async fn hedged(&self, range: Range<u64>) -> Answer<'a> {
         let first = Box::pin(self.request(range.clone()));
         let first = match select(first, Box::pin(sleep(self.means.pace.bound()))).await {
             Either::Left((answer, _)) => return answer,
@@ -140,9 +175,9 @@ impl<'a> Source<'a> {
         self.means.stats.hedges.get() < allowed
     }
 
-    async fn request(&self, range: Range<u64>) -> Answer {
+    async fn request(&self, range: Range<u64>) -> Answer<'a> {
         let wanted = range.end - range.start;
-        let mut content = BytesMut::new();
+        let mut content = Buffer::new(&self.means.stats);
         let begin = Instant::now();
         self.means.stats.requests.add(1);
         let done = self.receive(range, &mut content).await;
@@ -159,7 +194,7 @@ impl<'a> Source<'a> {
         Answer { content, broke }
     }
 
-    async fn receive(&self, range: Range<u64>, content: &mut BytesMut) -> Result<(), StorageError> {
+    async fn receive(&self, range: Range<u64>, content: &mut Buffer<'a>) -> Result<(), StorageError> {
         let failed = |error: object_store::Error| StorageError::at(self.location.url(), &error);
         let if_match = self.etag.clone();
         let options = GetOptions { range: Some(GetRange::Bounded(range)), if_match, ..GetOptions::default() };
@@ -168,7 +203,7 @@ impl<'a> Source<'a> {
         while let Some(piece) = timeout(STALLED, body.next()).await.map_err(|_| self.stalled())? {
             let piece = piece.map_err(failed)?;
             self.means.stats.fetched_bytes.add(piece.len() as u64);
-            content.extend_from_slice(&piece);
+            content.extend(&piece);
         }
         Ok(())
     }
@@ -209,11 +244,11 @@ impl<'a> Source<'a> {
 
 /// A stretch of a shard, with the memory it takes.
 pub(super) struct Part<'a> {
-    pub(super) content: Bytes,
+    pub(super) content: Buffer<'a>,
     _room: SemaphorePermit<'a>,
 }
 
-fn farther(one: Answer, other: Answer) -> Answer {
+fn farther<'a>(one: Answer<'a>, other: Answer<'a>) -> Answer<'a> {
     let better = other.broke.is_none() || other.content.len() > one.content.len();
     if better { other } else { one }
 }

@@ -12,9 +12,10 @@ use futures::StreamExt;
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
-use super::cache::{Cache, Claim, NextUse, Partial};
+use super::cache::{Cache, Claim, NextUse, Partial, Sizes};
 use super::download::{Means, Source};
 use super::file::{FileState, ShardFile};
+use super::unpack::{packing_of, unpack, unpack_limit};
 use super::verified::Verified;
 use super::{Damage, Shard};
 
@@ -97,24 +98,30 @@ impl Fetcher {
         expected: Expected<'_>,
         next_use: &dyn Fn(&str) -> NextUse,
     ) -> Result<Shard, FetchError> {
-        let Fetched { file, changed } = match local_path(location) {
-            Some(path) => self.open_local(&path, expected)?,
-            None => self.cached(location, expected, next_use)?,
+        let Fetched { file, damage } = match local_path(location) {
+            Some(path) => self.open_local(&path, expected, next_use)?,
+            None => self.cached(expected, next_use, |partial| self.download(location, expected, partial))?,
         };
-        match changed {
-            Some(message) => Ok(Shard::unusable(file, Damage::Changed { message })),
+        match damage {
+            Some(damage) => Ok(Shard::unusable(file, damage)),
             None => Shard::scanned(file).map_err(FetchError::Cache),
         }
     }
 
-    fn open_local(&self, path: &Path, expected: Expected<'_>) -> Result<Fetched, FetchError> {
+    /// A shard of this machine, in place; unpacked in the cache where it is packed.
+    fn open_local(
+        &self,
+        path: &Path,
+        expected: Expected<'_>,
+        next_use: &dyn Fn(&str) -> NextUse,
+    ) -> Result<Fetched, FetchError> {
         let failed = |source| FetchError::Local { path: path.display().to_string(), source };
         let mut opened = File::open(path).map_err(failed)?;
         let state = FileState::of(&opened).map_err(failed)?;
         let file = ShardFile::InPlace { path: path.to_owned(), state };
         let found = FoundShard { bytes: Some(state.bytes), ..FoundShard::default() };
         if let Some(changed) = expected.shard.difference(&found) {
-            return Ok(Fetched { file, changed: Some(changed) });
+            return Ok(Fetched::changed(file, changed));
         }
         let digest = match self.verified.digest(&state) {
             Some(digest) => digest,
@@ -125,7 +132,13 @@ impl Fetcher {
                 digest
             }
         };
-        Ok(Fetched { file, changed: expected.shard.difference(&FoundShard { sha256: Some(&digest), ..found }) })
+        match expected.shard.difference(&FoundShard { sha256: Some(&digest), ..found }) {
+            Some(changed) => Ok(Fetched::changed(file, changed)),
+            None if expected.shard.format.is_packed() => {
+                self.cached(expected, next_use, |partial| self.unpack(Some(&opened), expected, partial))
+            }
+            None => Ok(Fetched { file, damage: None }),
+        }
     }
 
     fn digest(&self, file: &mut File, failed: impl Fn(io::Error) -> FetchError) -> Result<String, FetchError> {
@@ -140,19 +153,50 @@ impl Fetcher {
         }
     }
 
-    /// The shard from the cache, into which it is downloaded by us or by another process.
+    /// The shard from the cache, into which it is brought by us, with `bring`, or by another process.
     fn cached(
         &self,
-        location: &Location,
         expected: Expected<'_>,
         next_use: &dyn Fn(&str) -> NextUse,
+        bring: impl FnOnce(Partial) -> Result<Fetched, FetchError>,
     ) -> Result<Fetched, FetchError> {
+        let (packed, kept) = (expected.shard.bytes, expected.shard.unpacked_bytes);
+        let making = if expected.shard.format.is_packed() { packed.saturating_add(kept) } else { kept };
         loop {
             self.check_stop()?;
-            match self.cache.claim(expected.key, expected.shard.bytes, next_use).map_err(FetchError::Cache)? {
-                Claim::Ready(file) => return Ok(Fetched { file: ShardFile::Held(file), changed: None }),
-                Claim::Ours(partial) => return self.download(location, expected, partial),
+            match self.cache.claim(expected.key, Sizes { making, kept }, next_use).map_err(FetchError::Cache)? {
+                Claim::Ready(file) => return Ok(Fetched { file: ShardFile::Held(file), damage: None }),
+                Claim::Ours(partial) => return bring(partial),
                 Claim::Busy => std::thread::sleep(LOOK),
+            }
+        }
+    }
+
+    /// Unpacks a shard into the cache: what was downloaded, or a local file. Once, however often its samples are read.
+    fn unpack(
+        &self,
+        local: Option<&File>,
+        expected: Expected<'_>,
+        mut partial: Partial,
+    ) -> Result<Fetched, FetchError> {
+        let bytes = expected.shard.unpacked_bytes;
+        let limit = bytes.min(unpack_limit(expected.shard.bytes));
+        let kept = partial.keep_unpacked(bytes, |downloaded, target| {
+            let mut reader = local.unwrap_or(downloaded);
+            reader.rewind()?;
+            // Its first bytes tell, not its name; what is not packed is copied.
+            let format = packing_of(reader)?.unwrap_or_default();
+            unpack(Stoppable(reader, &self.stop), format, target, limit)
+        });
+        self.check_stop()?;
+        match kept {
+            Ok(file) => Ok(Fetched { file: ShardFile::Held(file), damage: None }),
+            // The disk failed, not the shard.
+            Err(error) if error.raw_os_error().is_some() => Err(FetchError::Cache(error)),
+            Err(error) => {
+                let message = format!("it cannot be unpacked: {error}");
+                let file = partial.discard().map_err(FetchError::Cache)?;
+                Ok(Fetched { file: ShardFile::Held(file), damage: Some(Damage::Header { offset: 0, message }) })
             }
         }
     }
@@ -167,19 +211,20 @@ impl Fetcher {
         for attempt in 1..=ATTEMPTS {
             let changed = self.until_stopped(download(&self.means, location, expected, &mut partial.file))?;
             match changed {
+                None if expected.shard.format.is_packed() => return self.unpack(None, expected, partial),
                 None => {
                     let file = partial.keep().map_err(FetchError::Cache)?;
-                    return Ok(Fetched { file: ShardFile::Held(file), changed: None });
+                    return Ok(Fetched { file: ShardFile::Held(file), damage: None });
                 }
                 // A proxy may have spoiled the transfer, so other content is believed only when it comes twice.
-                Some(_) if changed == before => {
+                Some(changed) if before.as_ref() == Some(&changed) => {
                     let file = partial.discard().map_err(FetchError::Cache)?;
-                    return Ok(Fetched { file: ShardFile::Held(file), changed });
+                    return Ok(Fetched::changed(ShardFile::Held(file), changed));
                 }
-                Some(_) => {
+                Some(changed) => {
                     tracing::warn!(shard = %location, attempt, "other content than the manifest records; downloading again");
                     partial.file.set_len(0).map_err(FetchError::Cache)?;
-                    before = changed;
+                    before = Some(changed);
                 }
             }
         }
@@ -205,8 +250,23 @@ impl Fetcher {
 /// A shard on this machine.
 struct Fetched {
     file: ShardFile,
-    /// How it differs from what the manifest records.
-    changed: Option<String>,
+    /// Why nothing of it may be used.
+    damage: Option<Damage>,
+}
+
+impl Fetched {
+    fn changed(file: ShardFile, message: String) -> Self {
+        Self { file, damage: Some(Damage::Changed { message }) }
+    }
+}
+
+/// A file that ends with an error once the pool is stopped.
+struct Stoppable<'a>(&'a File, &'a watch::Receiver<bool>);
+
+impl Read for Stoppable<'_> {
+    fn read(&mut self, piece: &mut [u8]) -> io::Result<usize> {
+        if *self.1.borrow() { Err(io::Error::other("stopped")) } else { self.0.read(piece) }
+    }
 }
 
 /// Downloads what is missing of a shard; tells how the whole differs from what is expected.
@@ -231,7 +291,7 @@ async fn download(
     let mut parts = std::pin::pin!(source.read(begin..bytes));
     while let Some(part) = parts.next().await {
         let part = part?;
-        hasher.update(&part.content);
+        hasher.update(&*part.content);
         file.write_all(&part.content).map_err(FetchError::Cache)?;
     }
     let digest = hex::encode(hasher.finalize());

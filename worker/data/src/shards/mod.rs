@@ -2,7 +2,7 @@
 //!
 //! A shard of a store comes in ranges, several at a time, into a cache folder that the processes of a host share; a range that
 //! breaks off is continued, a slow one asked for twice, and the content counts only when its digest is the recorded one. A store that is
-//! away is waited for, within [`FetchConfig::patience`].
+//! away is waited for, within [`FetchConfig::patience`]. A packed shard lies in the cache unpacked.
 
 mod cache;
 mod config;

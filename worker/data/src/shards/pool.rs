@@ -164,13 +164,12 @@ impl ShardPool {
 
     /// Whether the cache has room for `shards` beside those on lease; always where they are read in place.
     pub fn has_room_for(&self, shards: &[u32]) -> bool {
-        if local_path(&self.shared.config.origin).is_some() {
+        let wanted: u64 = shards.iter().map(|&shard| self.shared.cached_bytes(shard)).sum();
+        if wanted == 0 {
             return true;
         }
-        let manifest = self.shared.config.manifest.shards();
-        let wanted: u64 = shards.iter().map(|&shard| manifest[shard as usize].bytes).sum();
         let state = lock(&self.shared.state);
-        let held = state.held().map(|shard| manifest[shard as usize].bytes).sum::<u64>();
+        let held = state.held().map(|shard| self.shared.cached_bytes(shard)).sum::<u64>();
         held + wanted <= self.shared.config.cache_bytes
     }
 
@@ -184,9 +183,9 @@ impl ShardPool {
         lock(&self.shared.state).schedule.arrived_at(step);
     }
 
-    /// Whether shards come from a store, so that the cache's plan matters.
-    pub(crate) fn downloads(&self) -> bool {
-        local_path(&self.shared.config.origin).is_none()
+    /// Whether any shard needs the cache, so that the plan matters to it.
+    pub(crate) fn uses_cache(&self) -> bool {
+        (0..self.shared.config.manifest.shards().len() as u32).any(|shard| self.shared.cached_bytes(shard) > 0)
     }
 
     /// Stops fetching and wakes everybody who waits for a lease.
@@ -259,6 +258,16 @@ impl Shared {
             tracing::warn!(shard = %location, usable = fetched.samples().len(), promised = shard.all_samples(), %damage, "damaged shard");
         }
         Ok(fetched.with_kept(shard.kept.as_ref()))
+    }
+
+    /// What a shard takes in the cache; nothing where it is read in place.
+    fn cached_bytes(&self, shard: u32) -> u64 {
+        let shard = &self.config.manifest.shards()[shard as usize];
+        let local = match shard.path.contains("://") {
+            true => shard.path.starts_with("file://"),
+            false => local_path(&self.config.origin).is_some(),
+        };
+        if local && !shard.format.is_packed() { 0 } else { shard.unpacked_bytes }
     }
 
     /// When a shard is wanted next, by its key; looked up only if somebody asks.

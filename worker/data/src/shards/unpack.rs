@@ -52,11 +52,16 @@ pub fn unpack(reader: impl Read, format: Format, writer: &mut impl Write, limit:
     Ok(written)
 }
 
-/// Unpacks `file` into an unnamed temporary file, which is gone when it is closed; nothing for a file that is not packed.
-pub(super) fn unpacked(file: &File) -> io::Result<Option<File>> {
+/// How a file is packed, by its first bytes.
+pub(super) fn packing_of(file: &File) -> io::Result<Option<Format>> {
     let mut begin = [0; 4];
     let read = std::os::unix::fs::FileExt::read_at(file, &mut begin, 0)?;
-    let Some(format) = packing(&begin[..read]) else { return Ok(None) };
+    Ok(packing(&begin[..read]))
+}
+
+/// Unpacks `file` into an unnamed temporary file, which is gone when it is closed; nothing for a file that is not packed.
+pub(super) fn unpacked(file: &File) -> io::Result<Option<File>> {
+    let Some(format) = packing_of(file)? else { return Ok(None) };
     let mut reader = file;
     reader.seek(SeekFrom::Start(0))?;
     let mut target = tempfile::tempfile()?;

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use cappa_data::index::{IndexOptions, index};
 use cappa_data::shards::Shard;
-use cappa_shared::manifest::Format;
+use cappa_shared::manifest::{DataManifest, Format};
 
 use crate::corpus::{Corpus, sample, take};
 
@@ -116,27 +116,35 @@ for name in ["plain.tar", "packed.tar.gz"]:
     }
 }
 
+fn indexed(corpus: &Corpus, pattern: &str) -> DataManifest {
+    let pattern = corpus.folder.path().join(pattern).to_str().unwrap().to_owned();
+    index(&[pattern], &corpus.origin(), &IndexOptions::default(), |_| {}).unwrap().manifest
+}
+
+/// Packs the two shards of a corpus, one with gzip and one with zstd, and indexes them.
+pub(crate) fn packed(corpus: &Corpus) -> DataManifest {
+    run("gzip", &["-k", corpus.shard(0).to_str().unwrap()], corpus.folder.path());
+    let zst = fs::File::create(corpus.folder.path().join("train-000001.tar.zst")).unwrap();
+    zstd::stream::copy_encode(fs::File::open(corpus.shard(1)).unwrap(), zst, 1).unwrap();
+    let packed = indexed(corpus, "train-*.tar.*");
+    let formats: Vec<Format> = packed.shards().iter().map(|shard| shard.format).collect();
+    assert_eq!(formats, [Format::TarGz, Format::TarZst]);
+    assert!(packed.shards().iter().zip(corpus.manifest.shards()).all(|(a, b)| a.unpacked_bytes == b.bytes));
+    packed
+}
+
 #[test]
 fn packed_shards_and_loose_files_are_trained_on_like_plain_ones() {
     let corpus = Corpus::of(&[6, 7]);
     let mut plain = take(corpus.config(), corpus.steps_per_epoch());
     let folder = corpus.folder.path();
-    run("gzip", &["-k", corpus.shard(0).to_str().unwrap()], folder);
-    let zst = fs::File::create(folder.join("train-000001.tar.zst")).unwrap();
-    zstd::stream::copy_encode(fs::File::open(corpus.shard(1)).unwrap(), zst, 1).unwrap();
-    let pattern = |name: &str| vec![folder.join(name).to_str().unwrap().to_owned()];
-    let read =
-        |patterns: &[String]| index(patterns, &corpus.origin(), &IndexOptions::default(), |_| {}).unwrap().manifest;
-    let packed = read(&pattern("train-*.tar.*"));
-    let formats: Vec<Format> = packed.shards().iter().map(|shard| shard.format).collect();
-    assert_eq!(formats, [Format::TarGz, Format::TarZst]);
-    assert!(packed.shards().iter().zip(corpus.manifest.shards()).all(|(a, b)| a.unpacked_bytes == b.bytes));
+    let packed = packed(&corpus);
     let unpacked = folder.join("loose");
     for (number, name) in ["one", "two"].iter().enumerate() {
         fs::create_dir_all(unpacked.join(name)).unwrap();
         run("tar", &["-xf", corpus.shard(number).to_str().unwrap()], &unpacked.join(name));
     }
-    let loose = read(&pattern("loose"));
+    let loose = indexed(&corpus, "loose");
     assert_eq!(loose.shards().iter().map(|shard| shard.path.as_str()).collect::<Vec<_>>(), ["loose/one", "loose/two"]);
     for manifest in [packed, loose] {
         let mut other = corpus.config();

@@ -9,11 +9,13 @@ use std::time::{Duration, Instant};
 use cappa_data::shards::{FetchConfig, FetchError};
 use cappa_data::{Batch, DataError, Loader, LoaderConfig};
 use cappa_shared::code::Code;
-use cappa_shared::manifest::DataManifest;
+use cappa_shared::manifest::{DataManifest, Identity};
 use cappa_shared::storage::{self, Location};
 use cappa_test_stores::{Fault, Rule, S3Server};
+use sha2::{Digest, Sha256};
 
 use crate::corpus::{Corpus, take};
+use crate::formats::packed;
 
 const BUCKET: &str = "data";
 const MANIFEST: &str = "corpus/train.manifest.json";
@@ -112,6 +114,22 @@ fn a_slow_request_is_made_twice_and_the_first_answer_counts() {
 }
 
 #[test]
+fn parts_in_memory_stay_within_their_bound() {
+    let corpus = Corpus::of(&[40; 8]);
+    let server = serve(&corpus);
+    server.faults().add(Rule::new(Fault::Trickle { piece: 1000, pause: Duration::from_millis(1) }).gets());
+    let cache = tempfile::tempdir().unwrap();
+    // Four downloads at once of four parts each would hold sixteen.
+    let fetch = FetchConfig { threads: 4, memory_bytes: 3 * PART, ..fetching() };
+    let config = LoaderConfig { fetch, ..remote(&corpus, &server, cache.path()) };
+    let stats = Arc::clone(&config.stats);
+    take(config, corpus.steps_per_epoch());
+    let (most, second_requests) = (stats.parts.most(), stats.hedges.get());
+    assert!(most > PART && most <= (3 + second_requests.min(3)) * PART, "{most} bytes, {second_requests} twice");
+    assert_eq!(stats.parts.get(), 0);
+}
+
+#[test]
 fn training_waits_for_a_bucket_that_vanished_and_goes_on_when_it_returns() {
     let corpus = Corpus::of(&[12; 12]);
     let server = serve(&corpus);
@@ -182,6 +200,57 @@ fn loaders_that_share_a_cache_download_each_shard_once() {
     let before = server.faults().seen().len();
     assert_eq!(take(remote(&corpus, &server, cache.path()), steps), expected);
     assert_eq!(server.faults().seen().len(), before, "a restart finds everything in the cache");
+}
+
+#[test]
+fn packed_shards_are_unpacked_into_the_cache_once() {
+    let corpus = Corpus::of(&[6, 7]);
+    let (expected, steps) = (corpus.first_epoch(), corpus.steps_per_epoch());
+    let corpus = Corpus { manifest: packed(&corpus), ..corpus };
+    let server = serve(&corpus);
+    server.faults().add(Rule::new(Fault::Truncate { after: 700 }).gets().every(3));
+    let (near, far) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let local = || LoaderConfig { cache_folder: near.path().into(), stats: Arc::default(), ..corpus.config() };
+    for (cache, config) in [(near.path(), local()), (far.path(), remote(&corpus, &server, far.path()))] {
+        assert_eq!(take(config, steps), expected);
+        for shard in corpus.manifest.shards() {
+            let kept = fs::metadata(cache.join(format!("{}.tar", shard.sha256().unwrap()))).unwrap();
+            assert_eq!(kept.len(), shard.unpacked_bytes);
+        }
+        assert_eq!((files(cache, ".tar"), files(cache, ".part"), files(cache, ".unpacked")), (2, 0, 0));
+    }
+    let requests = server.faults().seen().len();
+    for config in [local(), remote(&corpus, &server, far.path())] {
+        let stats = Arc::clone(&config.stats);
+        assert_eq!(take(config, steps), expected);
+        // Leases come and go; nothing is unpacked again.
+        assert!(stats.cache_hits.get() >= 2 && stats.cache_misses.get() == 0);
+    }
+    assert_eq!(server.faults().seen().len(), requests);
+}
+
+#[test]
+fn a_packed_shard_that_cannot_be_unpacked_is_bad_and_holds_nobody_up() {
+    let corpus = Corpus::of(&[6, 7]);
+    let steps = corpus.steps_per_epoch();
+    let good = packed(&corpus);
+    let cut = fs::read(corpus.folder.path().join(&good.shards()[0].path)).unwrap();
+    let cut = &cut[..cut.len() - 20];
+    fs::write(corpus.folder.path().join(&good.shards()[0].path), cut).unwrap();
+    let mut shards = good.shards().to_vec();
+    shards[0].bytes = cut.len() as u64;
+    shards[0].identity = Identity::Content { sha256: hex::encode(Sha256::digest(cut)), etag: None };
+    let corpus = Corpus { manifest: DataManifest::new(shards).unwrap(), ..corpus };
+    let server = serve(&corpus);
+    let cache = tempfile::tempdir().unwrap();
+    for config in [corpus.config(), remote(&corpus, &server, cache.path())] {
+        let cache = config.cache_folder.clone();
+        let batches = take(config, steps);
+        let bad: Vec<_> = batches.iter().flat_map(|batch| &batch.quarantined).collect();
+        assert_eq!(bad.len(), 6);
+        assert!(bad.iter().all(|bad| bad.message.contains("cannot be unpacked")), "{bad:?}");
+        assert_eq!((files(&cache, ".tar"), files(&cache, ".part"), files(&cache, ".unpacked")), (1, 0, 0));
+    }
 }
 
 /// Not a test of its own: what [`a_process_killed_while_it_fills_the_cache_leaves_it_usable`] kills.
