@@ -1,7 +1,7 @@
 //! A rank's batches: from the data crate's bytes to the model crate's tensors.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cappa_data::Batch as DataBatch;
 use cappa_data::loader::{Loader, LoaderConfig};
@@ -24,6 +24,8 @@ use crate::train::outcome::Departure;
 const DEPTH: usize = 4;
 /// How often a wait for data looks whether it is in vain.
 const PATIENCE: Duration = Duration::from_millis(50);
+/// Pause before a store that does not answer is asked again.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Why a job's data can't be opened.
 #[derive(Debug, Error)]
@@ -32,8 +34,16 @@ pub(crate) enum OpenError {
     #[error("the job has several sources; do coordinator and worker have the same version?")]
     Mixture,
     /// The store.
-    #[error("`{0}` can't be read")]
-    Storage(String, #[source] StorageError),
+    #[error("`{url}` can't be read (waited {} s for its store)", waited.as_secs())]
+    Storage {
+        /// What was to be read.
+        url: String,
+        /// How long the store did not answer.
+        waited: Duration,
+        /// What it said last.
+        #[source]
+        source: StorageError,
+    },
     /// The manifest.
     #[error("`{0}` is no data manifest")]
     Manifest(String, #[source] ManifestError),
@@ -54,13 +64,13 @@ pub(crate) struct Corpus {
 }
 
 impl Corpus {
-    /// Opens what the spec names.
-    pub(crate) async fn open(spec: &JobSpec) -> Result<Self, OpenError> {
+    /// Opens what the spec names; waits so long for stores that don't answer.
+    pub(crate) async fn open(spec: &JobSpec, patience: Duration) -> Result<Self, OpenError> {
         let data = &spec.data;
         let source = data.train.only().ok_or(OpenError::Mixture)?;
-        let (manifest, origin) = manifest(&source.source).await?;
+        let (manifest, origin) = manifest(&source.source, patience).await?;
         let order = SampleOrder::new(manifest.sample_counts(), data.seed, data.lanes, data.shuffle_window)?;
-        let tokenizer = tokenizer(spec).await?;
+        let tokenizer = tokenizer(spec, patience).await?;
         Ok(Self { manifest: Arc::new(manifest), origin, order: Arc::new(order), tokenizer })
     }
 
@@ -71,15 +81,15 @@ impl Corpus {
 }
 
 /// The data manifest at a URL, and where it lies.
-pub(crate) async fn manifest(url: &str) -> Result<(DataManifest, Location), OpenError> {
-    let (document, at) = document(url).await?;
+pub(crate) async fn manifest(url: &str, patience: Duration) -> Result<(DataManifest, Location), OpenError> {
+    let (document, at) = document(url, patience).await?;
     Ok((DataManifest::from_json(&document).map_err(|e| OpenError::Manifest(url.into(), e))?, at))
 }
 
 /// The job's tokenizer, checked against its model.
-pub(crate) async fn tokenizer(spec: &JobSpec) -> Result<Tokenizer, OpenError> {
+pub(crate) async fn tokenizer(spec: &JobSpec, patience: Duration) -> Result<Tokenizer, OpenError> {
     let url = &spec.data.tokenizer;
-    let (document, _) = document(url).await?;
+    let (document, _) = document(url, patience).await?;
     let opened = Tokenizer::from_bytes(&document).and_then(|tokenizer| {
         tokenizer.check_vocabulary(spec.model.vocabulary as usize)?;
         Ok(tokenizer)
@@ -87,12 +97,22 @@ pub(crate) async fn tokenizer(spec: &JobSpec) -> Result<Tokenizer, OpenError> {
     opened.map_err(|e| OpenError::Tokenizer(url.clone(), e))
 }
 
-async fn document(url: &str) -> Result<(bytes::Bytes, Location), OpenError> {
-    let read = async {
-        let at = storage::open(url)?;
-        Ok((at.get("").await?, at))
-    };
-    read.await.map_err(|e| OpenError::Storage(url.into(), e))
+/// A document of a store. A group also re-forms while a store is away: that is waited for, as for shards.
+async fn document(url: &str, patience: Duration) -> Result<(bytes::Bytes, Location), OpenError> {
+    let begun = Instant::now();
+    let failed = |source| OpenError::Storage { url: url.into(), waited: begun.elapsed(), source };
+    let at = storage::open(url).map_err(failed)?;
+    loop {
+        match at.get("").await {
+            Ok(document) => return Ok((document, at)),
+            Err(error) if error.is_transient() && begun.elapsed() < patience => {
+                let waiting_s = begun.elapsed().as_secs();
+                tracing::warn!(%url, waiting_s, %error, "the store does not answer; waiting and trying again");
+                tokio::time::sleep(PAUSE).await;
+            }
+            Err(error) => return Err(failed(error)),
+        }
+    }
 }
 
 /// What one rank brings to a step.

@@ -9,6 +9,7 @@ use cappa_collective::{Cuda, Store};
 use cappa_data::shards::FetchConfig;
 use cappa_session::{Identity, Order};
 use cappa_shared::telemetry::{LogFormat, Telemetry};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
@@ -27,8 +28,13 @@ use crate::train::Trainer;
 /// Limit of the rendezvous store's own waits; a group's limits come with its order.
 const STORE_LIMIT: Duration = Duration::from_secs(30);
 
+/// Every shard of the cache that is in use is an open file, some hundreds where one worker has all lanes.
+const FILES: u64 = 65_536;
+const FEW_FILES: u64 = 4096;
+
 /// Serves until told to end.
 pub(crate) fn run(args: RunArgs) -> Result<()> {
+    let files = raise_file_limit();
     let backend = Backend::open()?;
     if args.threads > 0 {
         tch::set_num_threads(i32::try_from(args.threads).context("--threads is too large")?);
@@ -39,17 +45,34 @@ pub(crate) fn run(args: RunArgs) -> Result<()> {
         .enable_all()
         .build()
         .context("no threads for input and output")?;
-    let outcome = runtime.block_on(serve(args, backend));
+    let outcome = runtime.block_on(serve(args, backend, files));
     // A storage request may hang; the process does not wait for it.
     runtime.shutdown_timeout(Duration::from_millis(200));
     outcome
 }
 
-async fn serve(args: RunArgs, backend: Backend) -> Result<()> {
+/// Raises the limit of open files as far as the hard one allows; tells what it is then.
+fn raise_file_limit() -> u64 {
+    let limit = getrlimit(Resource::Nofile);
+    let current = limit.current.unwrap_or(u64::MAX);
+    let raised = limit.maximum.unwrap_or(u64::MAX).min(FILES);
+    // Where it is refused the process goes on with what it has.
+    let refused = raised <= current
+        || setrlimit(Resource::Nofile, Rlimit { current: Some(raised), maximum: limit.maximum }).is_err();
+    if refused { current } else { raised }
+}
+
+async fn serve(args: RunArgs, backend: Backend, files: u64) -> Result<()> {
     let ledger = Arc::<Ledger>::default();
     let format: LogFormat = args.log_format.parse().map_err(|e| anyhow!("--log-format: {e}"))?;
     let lines = Forward::new(ledger.clone(), args.id.clone());
     let _traces = Telemetry::from_env("cappa-worker", args.id.as_str(), format).init(Some(Box::new(lines)))?;
+    if files < FEW_FILES {
+        tracing::warn!(
+            files,
+            "few files may be open at once; raise the hard limit (ulimit -Hn) to {FEW_FILES} or more"
+        );
+    }
 
     std::fs::create_dir_all(&args.cache).with_context(|| format!("cannot create --cache {}", args.cache.display()))?;
     if !args.metrics.ip().is_loopback() {

@@ -53,7 +53,7 @@ pub(crate) fn all(
     let begun = Instant::now();
     let (job_id, generation) = (assignment.job.to_string(), assignment.generation.0);
     context.ledger.notice(Tell::EvaluationStarted(wire::EvaluationStarted { job_id, generation }));
-    let tokenizer = context.wait(assignment, batches::tokenizer(&assignment.spec))??;
+    let tokenizer = context.wait(assignment, batches::tokenizer(&assignment.spec, context.fetch.patience))??;
     let evaluator = Evaluator { assignment, context, place, state, tokenizer };
     let evaluations = assignment.spec.evaluate.iter().map(|evaluation| {
         evaluator.one(evaluation).map_err(|departure| match departure {
@@ -94,7 +94,8 @@ impl Evaluator<'_> {
     }
 
     fn samples(&self, evaluation: &Evaluation) -> Result<Samples, Departure> {
-        let (manifest, origin) = self.context.wait(self.assignment, batches::manifest(&evaluation.data))??;
+        let (manifest, origin) =
+            self.context.wait(self.assignment, batches::manifest(&evaluation.data, self.context.fetch.patience))??;
         let records = Records::open(
             PoolConfig {
                 manifest: Arc::new(manifest),

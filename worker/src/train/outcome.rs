@@ -100,9 +100,11 @@ impl Departure {
             Self::Torch(error) if is_out_of_memory(error) => (Code::OutOfMemory, true),
             Self::Torch(_) | Self::Model(_) | Self::Order(_) => (Code::Internal, true),
             Self::Data(DataError::Shard(error)) => (shard_code(error), true),
+            Self::Open(OpenError::Storage { source, .. }) => (source.code(), true),
             Self::Data(_) | Self::Open(_) | Self::Unsuitable(_) => (Code::DataUnreadable, true),
             Self::TooManyBad { .. } => (Code::TooManyBadSamples, true),
             Self::Diverged { .. } => (Code::NumericDivergence, true),
+            Self::Checkpoint(CheckpointError::Storage(source)) => (source.code(), true),
             Self::Checkpoint(_) => (Code::CheckpointDamaged, true),
             Self::Evaluation { source, .. } => {
                 let inner = source.failure()?;
