@@ -1,7 +1,6 @@
 //! What every part of CapPa agrees on: identities, the job spec, sample order, manifests, storage
 //! and telemetry. No libtorch and no server lives here.
 
-pub mod augment;
 pub mod causes;
 pub mod checkpoint;
 pub mod code;

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cappa_data::Batch as DataBatch;
+use cappa_data::image::Preparation;
 use cappa_data::loader::{Loader, LoaderConfig};
-use cappa_data::text::{Tokenizer, TokenizerError};
+use cappa_data::text::{Buckets, Tokenizer, TokenizerError};
+use cappa_data::{Batch as DataBatch, DataError};
 use cappa_model::Batch as Examples;
 use cappa_proto as wire;
 use cappa_session::Assignment;
@@ -144,6 +145,7 @@ impl<'a> Batches<'a> {
     ) -> Result<Self, Departure> {
         let spec = &assignment.spec;
         let world_size = u32::try_from(assignment.world_size()).expect("a world size is small");
+        let lengths = spec.data.text_length.all().iter().map(|&length| length as usize);
         let loader = Loader::start(LoaderConfig {
             manifest: corpus.manifest.clone(),
             origin: corpus.origin.clone(),
@@ -152,8 +154,9 @@ impl<'a> Batches<'a> {
             batch_size: spec.batch_size.into(),
             first_step,
             end_step: Some(assignment.total_steps),
-            image_size: spec.data.image_size as usize,
-            text_length: spec.data.text_length.longest() as usize,
+            preparation: Preparation { mode: spec.data.decode, ..Preparation::exact(spec.data.image_size as usize) },
+            augment: spec.data.augment.clone(),
+            text_lengths: Buckets::new(lengths.collect()).map_err(DataError::from)?,
             tokenizer: corpus.tokenizer.clone(),
             captions: spec.data.captions.clone(),
             parallel_fraction: spec.objective.parallel_fraction(),
@@ -171,14 +174,8 @@ impl<'a> Batches<'a> {
     pub(crate) fn next(&mut self) -> Result<RankBatch, Departure> {
         loop {
             if let Some(batch) = self.loader.next_batch_within(PATIENCE)? {
-                return Ok(self.context.metrics.data().copy.of(|| {
-                    to_tensors(
-                        batch,
-                        self.context.device,
-                        self.assignment.spec.data.image_size,
-                        self.assignment.spec.data.text_length.longest(),
-                    )
-                }));
+                let (device, size) = (self.context.device, self.assignment.spec.data.image_size);
+                return Ok(self.context.metrics.data().copy.of(|| to_tensors(batch, device, size)));
             }
             self.context.interrupt.check(&self.assignment.job, self.assignment.generation)?;
         }
@@ -194,8 +191,8 @@ fn placed(tensor: Tensor, device: Device) -> Tensor {
     }
 }
 
-fn to_tensors(batch: DataBatch, device: Device, image_size: u32, text_length: u32) -> RankBatch {
-    let (size, length) = (i64::from(image_size), i64::from(text_length));
+fn to_tensors(batch: DataBatch, device: Device, image_size: u32) -> RankBatch {
+    let (size, length) = (i64::from(image_size), batch.text_length as i64);
     RankBatch {
         weight: batch.weight.iter().map(|&weight| f64::from(weight)).sum(),
         seen: batch.samples() as f64,

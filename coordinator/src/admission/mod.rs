@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use cappa_core::{Condition, Dependency, JobId, OnPreemption, OnUnmet, Retry, Scheduling, Step, Submission};
 use cappa_shared::checkpoint::data_digest;
-use cappa_shared::spec::{self, Decode, JobSpec, Priority, SpecBase};
+use cappa_shared::spec::{self, JobSpec, Priority, SpecBase};
 use cappa_shared::storage::AllowList;
 use uuid::Uuid;
 
@@ -132,11 +132,11 @@ fn unsupported(spec: &JobSpec) -> Vec<Mistake> {
             data.train.only().is_none(),
             "several sources are not supported by this version; name one manifest",
         ),
-        ("data.decode", data.decode == Decode::Fast, "`fast` is not supported by this version; use `exact`"),
         (
             "data.text_length",
-            data.text_length.all().len() > 1,
-            "a list is not supported by this version; give one length",
+            data.text_length.all().len() > 1 && spec.objective.parallel_fraction() > 0.0,
+            "a list is for the objective `cap`: in parallel prediction every token sees the padding, so the update would \
+             depend on which captions a worker has together; give one length",
         ),
     ];
     let found = what.into_iter().filter(|(_, is_meant, _)| *is_meant);

@@ -3,6 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::Augment;
+
 /// Where samples come from and how they become tensors.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Data {
@@ -16,6 +18,9 @@ pub struct Data {
     /// How images are decoded.
     #[serde(default)]
     pub decode: Decode,
+    /// Random changes of the images of training; none unless asked for.
+    #[serde(default, skip_serializing_if = "Augment::is_off")]
+    pub augment: Augment,
     /// Height and width of the model's input in pixels.
     pub image_size: u32,
     /// Tokens of a caption, end-of-text included.
@@ -152,7 +157,7 @@ pub enum Decode {
     /// In full, then resized as the authors do.
     #[default]
     Exact,
-    /// Large JPEGs are decoded at a reduced scale: faster, within a documented tolerance of exact.
+    /// Large JPEGs are decoded at a part of their size: faster, within a documented tolerance of exact.
     Fast,
 }
 

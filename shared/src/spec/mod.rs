@@ -2,6 +2,7 @@
 //! knows every wrong key, and that becomes a [`JobSpec`], which the rest of the code sees: every
 //! value checked, every default filled in. Defaults are the paper's (arXiv 2306.07915, appendix A).
 
+mod augment;
 mod data;
 mod document;
 mod emit;
@@ -23,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use crate::ids::Namespace;
 use crate::timing::Span;
 
+pub use augment::{Augment, Crop, Jitter, Problem};
 pub use data::{CaptionChoice, CaptionSource, Captions, Data, Decode, Source, Sources, TextLengths, is_manifest};
 pub use error::{Mistake, Position, SpecError, SpecErrors};
 pub use load::SpecBase;

@@ -8,8 +8,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{
-    CaptionChoice, Condition, Decode, OnFailedDependency, OnPreemption, OptimizerName, PositionEmbedding, Precision,
-    ScheduleName,
+    Augment, CaptionChoice, Condition, Decode, OnFailedDependency, OnPreemption, OptimizerName, PositionEmbedding,
+    Precision, ScheduleName,
 };
 
 /// A CapPa job: a vision encoder trained by captioning.
@@ -169,10 +169,12 @@ pub(super) struct RawData {
     pub(super) captions: Option<Short<CaptionFrom, RawCaptions>>,
     /// How images are decoded. Default: exact.
     pub(super) decode: Option<Decode>,
+    /// Random changes of the images of training, the same for every run of a seed. Default: none.
+    pub(super) augment: Option<Augment>,
     /// Height and width of the model's input in pixels. Default: the preset's.
     pub(super) image_size: Option<u32>,
-    /// Tokens of a caption, end-of-text included. Of a list, every batch takes the shortest length that its captions fit
-    /// into. Default: the preset's.
+    /// Tokens of a caption, end-of-text included. Of a list (objective cap only), every batch takes the shortest length
+    /// that its captions fit into. Default: the preset's.
     pub(super) text_length: Option<Short<u32, Vec<u32>>>,
     /// Seed of sample order, draws and initialisation. Default: 0.
     pub(super) seed: Option<u64>,

@@ -38,7 +38,7 @@ impl<'a> Walk<'a> {
         let of_type = |wanted: &str| alternatives.iter().copied().find(|leaf| has_type(leaf, wanted));
         match &node.value {
             Value::Map(entries) if of_type("object").is_some() => self.map(node, entries, of_type("object")?, path),
-            Value::List(items) if of_type("array").is_some() => self.list(items, of_type("array")?, path),
+            Value::List(items) if of_type("array").is_some() => self.list(node, items, of_type("array")?, path),
             Value::Text(text) if of_type("string").is_some() => self.text(node, text, &alternatives, path),
             Value::Bool(value) if of_type("boolean").is_some() => Some(Json::Bool(*value)),
             Value::Integer(number) if of_type("integer").is_some() => {
@@ -91,7 +91,13 @@ impl<'a> Walk<'a> {
         Some(Json::Object(json))
     }
 
-    fn list(&mut self, items: &[Node], schema: &'a Json, path: &str) -> Option<Json> {
+    fn list(&mut self, list: &Node, items: &[Node], schema: &'a Json, path: &str) -> Option<Json> {
+        let bound = |key: &str| Some(usize::try_from(schema.get(key)?.as_u64()?).expect("a schema's lists are short"));
+        let (least, most) = (bound("minItems").unwrap_or(0), bound("maxItems").unwrap_or(usize::MAX));
+        if !(least..=most).contains(&items.len()) {
+            let message = format!("{} values, where {least} are expected", items.len());
+            return self.refuse(list, path, Mistake::WrongType, message);
+        }
         let schema = schema.get("items")?;
         let mut values = Vec::with_capacity(items.len());
         for (index, node) in items.iter().enumerate() {

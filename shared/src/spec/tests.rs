@@ -210,6 +210,10 @@ fn captions_and_lengths_have_short_forms() {
     let captions = data("captions: {from: json, field: alt, choose: turn}, decode: fast");
     assert_eq!(captions.captions.source, CaptionSource::Json { field: "alt".into() });
     assert_eq!((captions.captions.choose, captions.decode), (CaptionChoice::Turn, Decode::Fast));
+    assert!(captions.augment.is_off());
+    let augmented = data("augment: {crop: {}, flip: 0.5, jitter: {hue: 0.1}}").augment;
+    let jitter = Jitter { hue: 0.1, ..Jitter::default() };
+    assert_eq!(augmented, Augment { crop: Some(Crop::default()), flip: 0.5, jitter: Some(jitter) });
     assert_eq!(data("text_length: [64, 16, 32]").text_length.all(), [16, 32, 64]);
     assert_eq!(data("text_length: [24]").text_length, data("text_length: 24").text_length);
 }
@@ -253,6 +257,15 @@ fn mistakes_of_data_are_named() {
             "1:60: data.captions.field: is for captions from `json` only",
             "1:71: data.captions.choose: `all` is not supported by this version: an epoch has every image once; `turn` takes \
              the next caption of an image in every epoch, so that all of them are seen in time",
+        ],
+    );
+    check(
+        "data: {train: a.json, tokenizer: t.json, augment: {crop: {scale: [0.5]}, flip: 2, flop: 1, jitter: {hue: 0.6}}}",
+        &[
+            "1:66: data.augment.crop.scale: 1 values, where 2 are expected",
+            "1:80: data.augment.flip: must be from 0 to 1, not 2",
+            "1:83: data.augment.flop: unknown key; did you mean `flip`?",
+            "1:106: data.augment.jitter.hue: must be from 0 to 0.5, not 0.6",
         ],
     );
     check(
@@ -416,6 +429,17 @@ fn any_captions() -> impl Strategy<Value = Captions> {
 }
 
 prop_compose! {
+    fn any_augment()(
+        crop in prop::option::of(Just(Crop::default())),
+        flip in 0.0..=1.0f64,
+        jitter in prop::option::of((0.0..2.0f64, 0.0..=0.5f64)),
+    ) -> Augment {
+        let jitter = jitter.map(|(range, hue)| Jitter { brightness: range, contrast: range, saturation: range, hue });
+        Augment { crop, flip, jitter }
+    }
+}
+
+prop_compose! {
     fn any_spec()(
         name in "[a-z][a-z0-9]{0,20}",
         fraction in prop::option::of(0.0..=1.0f64),
@@ -429,13 +453,14 @@ prop_compose! {
         tasks in prop::collection::vec((any_task(), prop::option::of(1..u64::MAX)), 0..3),
         bf16 in any::<bool>(),
         train in any_sources(),
-        (captions, decode, lengths) in (any_captions(), prop_oneof![Just(Decode::Exact), Just(Decode::Fast)], prop::collection::btree_set(2..4096u32, 1..5)),
+        (captions, decode, augment, lengths) in (any_captions(), prop_oneof![Just(Decode::Exact), Just(Decode::Fast)], any_augment(), prop::collection::btree_set(2..4096u32, 1..5)),
     ) -> JobSpec {
         let mut spec = spec("model: tiny");
         spec.name = name;
         spec.objective = fraction.map_or(Objective::Cap, |parallel_fraction| Objective::Cappa { parallel_fraction });
         (spec.data.lanes, spec.batch_size, spec.data.seed) = (lanes, lanes * slots, seed);
         (spec.data.train, spec.data.captions, spec.data.decode) = (train, captions, decode);
+        spec.data.augment = augment;
         spec.data.text_length = TextLengths::new(lengths.into_iter().collect());
         let has_epochs = spec.data.train.only().is_some();
         let length = match length { Length::Epochs(n) if !has_epochs => Length::Steps(n), length => length };

@@ -9,7 +9,7 @@ use cappa_shared::order::SampleRef;
 use serde_json::Value;
 
 use crate::bad::BadSample;
-use crate::image::{decode, resize_exact};
+use crate::image::Preparation;
 use crate::loader::{DataError, bad_image};
 use crate::sample::{CaptionSource, RawSample};
 use crate::shards::{Lease, PoolConfig, ShardPool};
@@ -20,7 +20,7 @@ pub struct Records {
     manifest: Arc<DataManifest>,
     /// The first sample of every shard, and at the end their number.
     starts: Vec<u64>,
-    image_size: usize,
+    preparation: Preparation,
     /// The shard that was read last, and the one after it, which is fetched ahead.
     leases: Mutex<Vec<Arc<Lease>>>,
 }
@@ -32,7 +32,7 @@ pub struct Record {
     pub number: u64,
     /// Its key in the shard.
     pub key: String,
-    /// Pixels, `[H, W, 3]`, resized as in training.
+    /// Pixels, `[H, W, 3]`: decoded in full and resized as the authors do, without random changes.
     pub image: Vec<u8>,
     /// Its captions, at least one.
     pub captions: Vec<String>,
@@ -52,7 +52,7 @@ impl Records {
             starts.push(starts[starts.len() - 1] + u64::from(samples));
         }
         let pool = ShardPool::start(config).map_err(|error| DataError::Shard(Arc::new(error)))?;
-        Ok(Self { pool, manifest, starts, image_size, leases: Mutex::default() })
+        Ok(Self { pool, manifest, starts, preparation: Preparation::exact(image_size), leases: Mutex::default() })
     }
 
     /// Number of samples.
@@ -78,11 +78,11 @@ impl Records {
     }
 
     fn record(&self, number: u64, raw: &RawSample<'_>) -> Result<Record, BadSample> {
-        let image = decode(&raw.image()?).map_err(bad_image)?;
+        let image = self.preparation.prepare(&raw.image()?, None).map_err(bad_image)?;
         Ok(Record {
             number,
             key: raw.key().to_owned(),
-            image: resize_exact(image, self.image_size, self.image_size).pixels,
+            image: image.pixels,
             captions: raw.captions(&CaptionSource::Auto)?,
             facts: raw.json()?,
         })

@@ -8,7 +8,7 @@ use crate::bad::{BadReason, BadSample};
 use crate::shards::{Damage, SampleEntry, Shard};
 
 /// Extensions of images in order of preference.
-pub(crate) const IMAGE_EXTENSIONS: [&str; 3] = ["jpg", "jpeg", "png"];
+pub(crate) const IMAGE_EXTENSIONS: [&str; 4] = ["jpg", "jpeg", "png", "webp"];
 
 /// Field of the `.json` that lists several captions.
 const CAPTIONS_FIELD: &str = "captions";

@@ -2,10 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
-use cappa_data::image::{Augmentation, DecodeMode, Limits, Preparation, RgbImage};
+use cappa_data::image::{Augmentation, Decode, Limits, Preparation, RgbImage};
 use cappa_data::synth::photograph;
-use cappa_shared::augment::{Augment, Crop};
 use cappa_shared::order::Draws;
+use cappa_shared::spec::{Augment, Crop};
 use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
 
 fn jpeg(width: usize, height: usize, seed: u64, sampling: SamplingFactor, progressive: bool) -> Vec<u8> {
@@ -18,13 +18,13 @@ fn jpeg(width: usize, height: usize, seed: u64, sampling: SamplingFactor, progre
     file
 }
 
-fn prepare(mode: DecodeMode, file: &[u8], augmentation: Option<Augmentation<'_>>) -> RgbImage {
+fn prepare(mode: Decode, file: &[u8], augmentation: Option<Augmentation<'_>>) -> RgbImage {
     Preparation { mode, size: 224, limits: Limits::default() }.prepare(file, augmentation).unwrap()
 }
 
 /// Mean and largest difference of a value.
 fn difference(file: &[u8], augmentation: Option<Augmentation<'_>>) -> (f64, u8) {
-    let (exact, fast) = (prepare(DecodeMode::Exact, file, augmentation), prepare(DecodeMode::Fast, file, augmentation));
+    let (exact, fast) = (prepare(Decode::Exact, file, augmentation), prepare(Decode::Fast, file, augmentation));
     assert_eq!((fast.width, fast.height, fast.pixels.len()), (224, 224, 224 * 224 * 3));
     let differences = exact.pixels.iter().zip(&fast.pixels).map(|(a, b)| a.abs_diff(*b));
     let mean = differences.clone().map(f64::from).sum::<f64>() / exact.pixels.len() as f64;
@@ -73,7 +73,7 @@ fn other_formats_are_prepared_in_both_modes() {
 #[test]
 fn a_declared_limit_refuses_an_image_by_its_header() {
     let file = jpeg(64, 48, 0, SamplingFactor::R_4_2_0, false);
-    for mode in [DecodeMode::Exact, DecodeMode::Fast] {
+    for mode in [Decode::Exact, Decode::Fast] {
         let limited = |pixels| Preparation { mode, size: 32, limits: Limits { pixels } }.prepare(&file, None);
         assert!(limited(64 * 48).is_ok());
         assert_eq!(limited(64 * 48 - 1).unwrap_err().to_string(), "64 × 48 pixels exceed the limit of 3071");

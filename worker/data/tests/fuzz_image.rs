@@ -6,7 +6,7 @@
 
 use std::io::Cursor;
 
-use cappa_data::image::{DecodeMode, Limits, Preparation};
+use cappa_data::image::{Decode, Limits, Preparation};
 use cappa_data::synth::photograph;
 use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
 
@@ -95,7 +95,7 @@ fn no_damage_crashes_the_decoders_or_takes_unbounded_memory() {
     for input in 0..inputs {
         let mut file = seeds[input % seeds.len()].clone();
         damage(&mut file, &mut random);
-        for mode in [DecodeMode::Exact, DecodeMode::Fast] {
+        for mode in [Decode::Exact, Decode::Fast] {
             match (Preparation { mode, size: 16, limits: LIMITS }).prepare(&file, None) {
                 Ok(image) => {
                     assert_eq!(image.pixels.len(), 16 * 16 * 3);

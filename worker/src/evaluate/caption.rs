@@ -4,7 +4,7 @@ use std::path::Path;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use cappa_data::image::{decode, resize_exact};
+use cappa_data::image::Preparation;
 use cappa_data::text::Tokenizer;
 use cappa_model::Captioner;
 use cappa_shared::evaluation::{Captioned, Finding};
@@ -60,8 +60,7 @@ pub(crate) fn caption_of(model: &Captioner, tokenizer: &Tokenizer, encoded: &Ten
 
 /// A picture file as the model sees it: `[1, size, size, 3]`, u8.
 pub(crate) fn read_image(path: &Path, size: u32) -> anyhow::Result<Tensor> {
-    let decoded = decode(&std::fs::read(path)?)?;
-    let pixels = resize_exact(decoded, size as usize, size as usize).pixels;
+    let pixels = Preparation::exact(size as usize).prepare(&std::fs::read(path)?, None)?.pixels;
     Ok(Tensor::from_slice(&pixels).view([1, size.into(), size.into(), 3]))
 }
 

@@ -18,6 +18,7 @@ pub(super) fn data(raw: RawData, sizes: &Sizes, lanes: u32, checker: &mut Checke
         tokenizer: checker.url("data.tokenizer", raw.tokenizer),
         captions: captions(raw.captions, checker),
         decode: raw.decode.unwrap_or_default(),
+        augment: raw.augment.unwrap_or_default(),
         image_size: raw.image_size.unwrap_or(sizes.image_size),
         text_length: text_lengths(raw.text_length, sizes.text_length, checker),
         seed: raw.seed.unwrap_or(0),
@@ -27,6 +28,9 @@ pub(super) fn data(raw: RawData, sizes: &Sizes, lanes: u32, checker: &mut Checke
     };
     checker.within("data.image_size", data.image_size, 1..=4096);
     checker.within("data.shuffle_window", data.shuffle_window, 1..=65_536);
+    for problem in data.augment.problems() {
+        checker.report(&[&child("data.augment", problem.path)], Mistake::OutOfRange, problem.message);
+    }
     checker.fraction("data.max_bad_fraction", data.max_bad_fraction);
     data
 }

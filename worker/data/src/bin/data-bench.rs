@@ -10,7 +10,7 @@ use std::io::{Read as _, Write as _};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use cappa_data::image::{DecodeMode, Limits, Preparation};
+use cappa_data::image::{Decode, Limits, Preparation};
 use cappa_data::shards::scan_tar;
 use cappa_data::synth::photograph;
 use cappa_data::text::{DEFAULT_VOCABULARY, Tokenizer, train};
@@ -74,8 +74,8 @@ fn append(shard: &mut tar::Builder<File>, name: &str, content: &[u8]) -> std::io
 
 fn prepare(shard: &str, tokenizer: &str, mode: &str, seconds: f64) -> Result<(), Box<dyn Error>> {
     let mode = match mode {
-        "exact" => DecodeMode::Exact,
-        "fast" => DecodeMode::Fast,
+        "exact" => Decode::Exact,
+        "fast" => Decode::Fast,
         _ => return Err(USAGE.into()),
     };
     let tokenizer = Tokenizer::from_file(Path::new(tokenizer))?;

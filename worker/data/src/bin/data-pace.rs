@@ -7,13 +7,14 @@ use std::io::Write as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use cappa_data::image::Preparation;
 use cappa_data::shards::FetchConfig;
 use cappa_data::stats::PipelineStats;
-use cappa_data::text::Tokenizer;
+use cappa_data::text::{Buckets, Tokenizer};
 use cappa_data::{Loader, LoaderConfig, read_manifest};
 use cappa_shared::ids::Step;
 use cappa_shared::order::SampleOrder;
-use cappa_shared::spec::Captions;
+use cappa_shared::spec::{Augment, Captions};
 use cappa_shared::storage;
 
 const LANES: u32 = 8;
@@ -44,8 +45,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         batch_size: BATCH.into(),
         first_step: Step(0),
         end_step: None,
-        image_size: IMAGE_SIZE,
-        text_length: TEXT_LENGTH,
+        preparation: Preparation::exact(IMAGE_SIZE),
+        augment: Augment::default(),
+        text_lengths: Buckets::new(vec![TEXT_LENGTH])?,
         tokenizer: Tokenizer::from_bytes(&std::fs::read(tokenizer)?)?,
         captions: Captions::default(),
         parallel_fraction: 0.75,

@@ -1,8 +1,8 @@
 //! Random changes of an image. What is drawn depends on the seed, the epoch and the slot alone, and is computed without the
 //! machine's mathematical library, whose last digits differ from one machine to another.
 
-use cappa_shared::augment::{Augment, Crop, Jitter};
 use cappa_shared::order::{Draws, Purpose, Stream};
+use cappa_shared::spec::{Augment, Crop, Jitter};
 
 use super::colour::{self, Change};
 use super::{RgbImage, Window};

@@ -12,7 +12,7 @@ mod prepare;
 mod resize;
 
 pub use augment::Augmentation;
-pub use cappa_shared::augment::DecodeMode;
+pub use cappa_shared::spec::Decode;
 pub use decode::{DecodeError, Limits, decode, decode_within};
 pub use exif::{Orientation, Window};
 pub use prepare::Preparation;

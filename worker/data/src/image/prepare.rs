@@ -1,6 +1,6 @@
 //! From an image's file to the pixels that the model takes.
 
-use cappa_shared::augment::DecodeMode;
+use cappa_shared::spec::Decode;
 use fast_image_resize::images::{CroppedImage, Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 use rusty_jpeg::decode::PlanarComponent;
@@ -18,7 +18,7 @@ const OVERSAMPLING: usize = 1;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Preparation {
     /// How they are decoded.
-    pub mode: DecodeMode,
+    pub mode: Decode,
     /// Width and height of the result, in pixels.
     pub size: usize,
     /// Bounds on what is decoded.
@@ -26,6 +26,11 @@ pub struct Preparation {
 }
 
 impl Preparation {
+    /// Exact, to squares of `size` pixels, within the default limits.
+    pub fn exact(size: usize) -> Self {
+        Self { mode: Decode::Exact, size, limits: Limits::default() }
+    }
+
     /// An image as the model takes it, `[size, size, 3]`: decoded, turned as its camera says, cropped where `augmentation` says so,
     /// resized whatever its aspect, then mirrored and recoloured.
     ///
@@ -39,8 +44,8 @@ impl Preparation {
     /// [`DecodeError`] when it is no image, damaged or too large.
     pub fn prepare(&self, file: &[u8], augmentation: Option<Augmentation<'_>>) -> Result<RgbImage, DecodeError> {
         let mut image = match self.mode {
-            DecodeMode::Exact => self.exact(file, augmentation)?,
-            DecodeMode::Fast => self.fast(file, augmentation)?,
+            Decode::Exact => self.in_full(file, augmentation)?,
+            Decode::Fast => self.reduced(file, augmentation)?,
         };
         if let Some(augmentation) = augmentation {
             augmentation.change(&mut image);
@@ -48,13 +53,13 @@ impl Preparation {
         Ok(image)
     }
 
-    fn exact(&self, file: &[u8], augmentation: Option<Augmentation<'_>>) -> Result<RgbImage, DecodeError> {
+    fn in_full(&self, file: &[u8], augmentation: Option<Augmentation<'_>>) -> Result<RgbImage, DecodeError> {
         let (image, orientation) = decode_stored(file, &self.limits)?;
         let window = stored_window(image.width, image.height, orientation, augmentation);
         Ok(resize_exact(orientation.apply(image.window(window)), self.size, self.size))
     }
 
-    fn fast(&self, file: &[u8], augmentation: Option<Augmentation<'_>>) -> Result<RgbImage, DecodeError> {
+    fn reduced(&self, file: &[u8], augmentation: Option<Augmentation<'_>>) -> Result<RgbImage, DecodeError> {
         let mut resizer = Resizer::new();
         if Format::of(file)? == Format::Jpeg {
             let orientation = Orientation::of_jpeg(file);

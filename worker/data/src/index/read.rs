@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 use super::find::Found;
 use super::{IndexError, IndexOptions, ShardReport, disk};
 use crate::blocking::block_on;
+use crate::image::Orientation;
 use crate::sample::{CaptionSource, IMAGE_EXTENSIONS, RawSample};
 use crate::shards::{FileEntry, Folder, Shard, ShardFile, local_path};
 
@@ -110,13 +111,14 @@ fn judge(shard: &Shard, index: u32, filter: &Filter, captions: &CaptionSource) -
     filter.judge(&facts)
 }
 
-/// Width and height that an image's header tells.
+/// Width and height that an image's header tells, of a JPEG as its camera was held.
 pub(super) fn image_size(shard: &Shard, index: u32) -> Option<(u32, u32)> {
     let entry = shard.samples().get(index as usize)?.file(&IMAGE_EXTENSIONS)?;
     let size_in = |bytes: u64| {
         let content = shard.read(&FileEntry { bytes: bytes.min(entry.bytes), ..entry.clone() }).ok()?;
         let size = imagesize::blob_size(&content).ok()?;
-        Some((u32::try_from(size.width).ok()?, u32::try_from(size.height).ok()?))
+        let (width, height) = (u32::try_from(size.width).ok()?, u32::try_from(size.height).ok()?);
+        Some(if Orientation::of_jpeg(&content).transposes() { (height, width) } else { (width, height) })
     };
     // Colour profiles and thumbnails can lie before the size.
     size_in(HEADER).or_else(|| (entry.bytes > HEADER).then(|| size_in(entry.bytes)).flatten())

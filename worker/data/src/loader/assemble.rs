@@ -12,6 +12,7 @@ use crossbeam_channel::{Receiver, Sender};
 use super::example::{Example, ExampleMaker};
 use super::{Batch, DataError, Quarantined};
 use crate::bad::BadSample;
+use crate::text::PAD;
 
 /// What the other threads tell the assembler.
 pub(super) enum Event {
@@ -80,10 +81,10 @@ impl Assembler {
     }
 
     fn begin(&mut self, step: Step, slots: Vec<Slot>) {
-        let image_bytes = self.maker.image_size * self.maker.image_size * 3;
+        let image_bytes = self.maker.preparation.size.pow(2) * 3;
         let parallel = slots.iter().map(|slot| self.maker.parallel(slot)).collect();
         let missing = slots.len();
-        let batch = Batch::new(step, slots, parallel, image_bytes, self.maker.text_length);
+        let batch = Batch::new(step, slots, parallel, image_bytes, self.maker.text_lengths.longest());
         self.under_way.insert(step, UnderWay { batch, missing, failed: None });
     }
 
@@ -93,6 +94,7 @@ impl Assembler {
             let UnderWay { mut batch, failed, .. } = self.under_way.remove(&self.next).expect("it was just found");
             // Rows come in any order; the record does not.
             batch.quarantined.sort_by_key(|bad| bad.sample);
+            batch.text_length = self.maker.text_lengths.trim(&mut batch.tokens, batch.text_length, PAD);
             let sent = self.batches.send(failed.clone().map_or(Ok(batch), Err));
             if sent.is_err() || failed.is_some() {
                 return false;

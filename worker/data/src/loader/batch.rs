@@ -19,6 +19,8 @@ pub struct Batch {
     pub images: Vec<u8>,
     /// Token ids, `[B, L]`; only an end of text where the weight is 0, so that a mean over tokens stays finite.
     pub tokens: Vec<i64>,
+    /// L: of the job's text lengths the smallest that holds all texts of this batch.
+    pub text_length: usize,
     /// Whether the example is decoded in parallel rather than autoregressively, `[B]`.
     pub parallel: Vec<bool>,
     /// Weight of the example in the loss, `[B]`: 1, or 0 in null slots and for bad samples.
@@ -76,6 +78,7 @@ impl Batch {
             step,
             images: vec![0; slots.len() * image_bytes],
             tokens: null_text.repeat(slots.len()),
+            text_length,
             parallel,
             weight: vec![0.0; slots.len()],
             slots,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use cappa_shared::order::OrderError;
 
 use crate::shards::FetchError;
+use crate::text::BucketsError;
 
 /// Why there is no (further) batch.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -22,6 +23,9 @@ pub enum DataError {
         /// What it must be.
         must: &'static str,
     },
+    /// The lengths of texts.
+    #[error("the text lengths can't be used")]
+    TextLengths(#[from] BucketsError),
     /// The order was made from another manifest.
     #[error("the sample order has {order} samples and the manifest {manifest}; make the order from this manifest")]
     OtherManifest {

@@ -3,21 +3,22 @@
 use std::sync::Arc;
 
 use cappa_shared::order::{Draws, Purpose, SampleRef, Slot};
-use cappa_shared::spec::{CaptionChoice, Captions};
+use cappa_shared::spec::{Augment, CaptionChoice, Captions};
 
 use crate::bad::{BadReason, BadSample};
-use crate::image::{DecodeError, decode, resize_exact};
+use crate::image::{Augmentation, DecodeError, Preparation};
 use crate::sample::RawSample;
 use crate::shards::Shard;
 use crate::stats::PipelineStats;
-use crate::text::Tokenizer;
+use crate::text::{Buckets, Tokenizer};
 
 /// How examples are made; the same for every slot of a job.
 #[derive(Clone)]
 pub(super) struct ExampleMaker {
     pub(super) draws: Draws,
-    pub(super) image_size: usize,
-    pub(super) text_length: usize,
+    pub(super) preparation: Preparation,
+    pub(super) augment: Augment,
+    pub(super) text_lengths: Buckets,
     pub(super) tokenizer: Tokenizer,
     pub(super) captions: Captions,
     pub(super) parallel_fraction: f64,
@@ -45,16 +46,19 @@ impl ExampleMaker {
     }
 
     fn example(&self, raw: &RawSample<'_>, slot: &Slot, sample: SampleRef) -> Result<Example, BadSample> {
-        let image = decode(&raw.image()?).map_err(bad_image)?;
+        let Self { augment, draws, .. } = self;
+        let augmentation = Augmentation { augment, draws: *draws, epoch: slot.epoch, slot: slot.number };
+        let augmentation = (!augment.is_off()).then_some(augmentation);
+        let image = self.preparation.prepare(&raw.image()?, augmentation).map_err(bad_image)?;
         let captions = raw.captions(&self.captions.source)?;
         let caption = &captions[self.choose(captions.len(), slot, sample)];
-        let encode = || self.tokenizer.encode(caption, self.text_length);
+        let encode = || self.tokenizer.encode(caption, self.text_lengths.longest());
         let tokens = self
             .stats
             .tokenize
             .of(encode)
             .map_err(|error| BadSample::new(BadReason::CaptionDamaged, format!("{error}: {caption:?}")))?;
-        Ok(Example { image: resize_exact(image, self.image_size, self.image_size).pixels, tokens })
+        Ok(Example { image: image.pixels, tokens })
     }
 
     /// Which of a sample's captions a slot takes.

@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 use cappa_shared::ids::Step;
 use cappa_shared::manifest::DataManifest;
 use cappa_shared::order::SampleOrder;
-use cappa_shared::spec::Captions;
+use cappa_shared::spec::{Augment, Captions};
 use cappa_shared::storage::Location;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
@@ -35,9 +35,10 @@ pub use batch::{Batch, BatchTiming, Quarantined};
 pub use error::DataError;
 pub(crate) use example::bad_image;
 
+use crate::image::Preparation;
 use crate::shards::{FetchConfig, PoolConfig, ShardPool};
 use crate::stats::PipelineStats;
-use crate::text::Tokenizer;
+use crate::text::{Buckets, Tokenizer};
 use assemble::Assembler;
 use decode::Decoder;
 use example::ExampleMaker;
@@ -60,10 +61,12 @@ pub struct LoaderConfig {
     pub first_step: Step,
     /// The step before which to end; without it the loader goes on for ever.
     pub end_step: Option<Step>,
-    /// Side of the square images, in pixels.
-    pub image_size: usize,
-    /// Tokens of a text.
-    pub text_length: usize,
+    /// How images become squares of pixels.
+    pub preparation: Preparation,
+    /// Random changes of the images.
+    pub augment: Augment,
+    /// The lengths in tokens that the texts of a batch are padded to.
+    pub text_lengths: Buckets,
     /// Makes tokens of captions.
     pub tokenizer: Tokenizer,
     /// Where captions are found, and which of several is taken.
@@ -117,8 +120,9 @@ impl Loader {
         let pool = Arc::new(pool.map_err(|error| DataError::Shard(Arc::new(error)))?);
         let maker = ExampleMaker {
             draws: config.order.draws(),
-            image_size: config.image_size,
-            text_length: config.text_length,
+            preparation: config.preparation,
+            augment: config.augment.clone(),
+            text_lengths: config.text_lengths.clone(),
             tokenizer: config.tokenizer.clone(),
             captions: config.captions.clone(),
             parallel_fraction: config.parallel_fraction,
@@ -244,11 +248,16 @@ fn check(config: &LoaderConfig) -> Result<(), DataError> {
     if !(0.0..=1.0).contains(&config.parallel_fraction) {
         return wrong("the parallel fraction", &config.parallel_fraction, "from 0 to 1");
     }
-    if config.image_size == 0 {
-        return wrong("the image size", &config.image_size, "at least 1 pixel");
+    if config.preparation.size == 0 {
+        return wrong("the image size", &config.preparation.size, "at least 1 pixel");
     }
-    if config.text_length == 0 {
-        return wrong("the text length", &config.text_length, "at least 1 token");
+    if config.text_lengths.count() > 1 && config.parallel_fraction > 0.0 {
+        // Else the update would depend on which captions a rank happens to have together.
+        return wrong(
+            "the number of text lengths",
+            &config.text_lengths.count(),
+            "1 where texts are decoded in parallel",
+        );
     }
     Ok(())
 }

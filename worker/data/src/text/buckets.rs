@@ -5,8 +5,8 @@
 ///
 /// The loss leaves padding out, and every position of the decoder attends to earlier ones only, so in autoregressive mode the loss
 /// does not depend on the length that was chosen. In parallel mode it does: there all positions attend to each other, padding
-/// included, and another length is another input. Whoever wants the same update from every number of workers then chooses by
-/// [`Buckets::of`] over the whole step's texts or keeps one length.
+/// included, and another length is another input: the update would depend on which texts a rank has together, so the loader refuses
+/// several lengths there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Buckets {
     /// Rising.
@@ -29,7 +29,7 @@ pub enum BucketsError {
 
 impl Buckets {
     /// The most lengths that a job may have.
-    pub const MOST: usize = 8;
+    pub const MOST: usize = 16;
 
     /// Buckets of these lengths, in any order.
     ///
@@ -49,6 +49,11 @@ impl Buckets {
     /// The largest length, to which longer texts are cut.
     pub fn longest(&self) -> usize {
         self.lengths[self.lengths.len() - 1]
+    }
+
+    /// How many lengths there are.
+    pub fn count(&self) -> usize {
+        self.lengths.len()
     }
 
     /// The length for texts of which the longest has `longest` tokens, its end included.
@@ -95,6 +100,6 @@ mod tests {
     fn lengths_that_make_no_sense_are_refused() {
         assert_eq!(Buckets::new(vec![]), Err(BucketsError::Empty));
         assert_eq!(Buckets::new(vec![0, 4]), Err(BucketsError::Zero));
-        assert_eq!(Buckets::new((1..10).collect()), Err(BucketsError::TooMany(9)));
+        assert_eq!(Buckets::new((1..18).collect()), Err(BucketsError::TooMany(17)));
     }
 }

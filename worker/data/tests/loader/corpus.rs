@@ -4,13 +4,14 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use cappa_data::image::Preparation;
 use cappa_data::shards::FetchConfig;
-use cappa_data::text::{Tokenizer, train};
+use cappa_data::text::{Buckets, Tokenizer, train};
 use cappa_data::{Batch, Loader, LoaderConfig};
 use cappa_shared::ids::Step;
 use cappa_shared::manifest::{DataManifest, Shard};
 use cappa_shared::order::SampleOrder;
-use cappa_shared::spec::Captions;
+use cappa_shared::spec::{Augment, Captions};
 use cappa_shared::storage::{self, Location};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
@@ -91,8 +92,9 @@ impl Corpus {
             batch_size: BATCH_SIZE,
             first_step: Step(0),
             end_step: None,
-            image_size: IMAGE_SIZE,
-            text_length: TEXT_LENGTH,
+            preparation: Preparation::exact(IMAGE_SIZE),
+            augment: Augment::default(),
+            text_lengths: Buckets::new(vec![TEXT_LENGTH]).unwrap(),
             tokenizer: tokenizer(),
             captions: Captions::default(),
             parallel_fraction: 0.75,

@@ -7,6 +7,7 @@ mod damage;
 mod download;
 mod formats;
 mod index;
+mod preparation;
 mod s3;
 
 use std::collections::HashSet;
@@ -15,10 +16,22 @@ use std::time::{Duration, Instant};
 
 use cappa_data::records::{Records, records_of_rank};
 use cappa_data::shards::{FetchConfig, PoolConfig};
+use cappa_data::text::Buckets;
 use cappa_data::{Batch, DataError, Loader, LoaderConfig};
 use cappa_shared::ids::{Rank, Step};
 use cappa_shared::order::lanes_of_rank;
 use corpus::{BATCH_SIZE, Corpus, IMAGE_SIZE, LANES, TEXT_LENGTH, take};
+
+/// The first batches of a run on `world_size` ranks, each put together from those of all.
+fn together(config: &LoaderConfig, world_size: u32, steps: u64) -> Vec<Batch> {
+    let ranks: Vec<Vec<Batch>> = (0..world_size)
+        .map(|rank| {
+            let lanes = lanes_of_rank(Rank(rank), world_size, LANES);
+            take(LoaderConfig { lanes, decode_threads: 1 + rank as usize, ..config.clone() }, steps)
+        })
+        .collect();
+    (0..steps as usize).map(|step| join(ranks.iter().map(|batches| batches[step].clone()).collect())).collect()
+}
 
 /// The batch of a step, put together from those of all ranks.
 fn join(parts: Vec<Batch>) -> Batch {
@@ -42,15 +55,8 @@ fn a_step_has_the_same_content_for_every_world_size() {
     let steps = 2 * corpus.steps_per_epoch() + 1;
     let alone = take(corpus.config(), steps);
     for world_size in [2, 3, 4, 6] {
-        let ranks: Vec<Vec<Batch>> = (0..world_size)
-            .map(|rank| {
-                let lanes = lanes_of_rank(Rank(rank), world_size, LANES);
-                take(LoaderConfig { lanes, decode_threads: 1 + rank as usize, ..corpus.config() }, steps)
-            })
-            .collect();
-        for (step, whole) in alone.iter().enumerate() {
-            let joined = join(ranks.iter().map(|batches| batches[step].clone()).collect());
-            assert_eq!(&joined, whole, "step {step} of {world_size} ranks");
+        for (step, (joined, whole)) in together(&corpus.config(), world_size, steps).iter().zip(&alone).enumerate() {
+            assert_eq!(joined, whole, "step {step} of {world_size} ranks");
         }
     }
 }
@@ -139,7 +145,7 @@ fn settings_that_contradict_each_other_are_refused() {
         (LoaderConfig { batch_size: 6, ..corpus.config() }, "order"),
         (LoaderConfig { lanes: 2..5, ..corpus.config() }, "lanes"),
         (LoaderConfig { parallel_fraction: 1.5, ..corpus.config() }, "fraction"),
-        (LoaderConfig { text_length: 0, ..corpus.config() }, "text length"),
+        (LoaderConfig { text_lengths: Buckets::new(vec![4, 8]).unwrap(), ..corpus.config() }, "text lengths"),
         (LoaderConfig { manifest: Arc::new(Corpus::of(&[3]).manifest), ..corpus.config() }, "manifest"),
     ] {
         let message = refused(config).expect("the configuration was accepted");

@@ -1,20 +1,9 @@
-//! How an image is prepared for training: how it is decoded, and the random changes, all off unless asked for.
+//! Random changes of images in training, all off unless asked for.
 //!
 //! What is drawn for a sample comes from [`crate::order::Draws`], so it is the same on every machine.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-
-/// How images are decoded and resized.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum DecodeMode {
-    /// The whole image is decoded, and resized as the paper's authors do.
-    #[default]
-    Exact,
-    /// Large JPEGs are decoded at a part of their size, and planes are resized before colours are converted.
-    Fast,
-}
 
 /// Random changes of the images of training, in this order.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]

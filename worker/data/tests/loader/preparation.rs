@@ -1,0 +1,71 @@
+//! Fast decoding, random changes and text lengths, as a rank gets them.
+
+use cappa_data::LoaderConfig;
+use cappa_data::image::{Augmentation, Decode, Preparation};
+use cappa_data::text::{Buckets, PAD};
+use cappa_shared::spec::{Augment, Crop, Jitter};
+
+use crate::corpus::{Corpus, Files, IMAGE_SIZE, TEXT_LENGTH, take};
+use crate::together;
+
+/// Bytes of a prepared image.
+const BYTES: usize = IMAGE_SIZE * IMAGE_SIZE * 3;
+
+/// A sample whose picture has something to see everywhere.
+fn sample(number: usize) -> Files {
+    let pixels: Vec<u8> = (0..60 * 40 * 3).map(|byte| (byte * (7 + number) / 11 % 200) as u8).collect();
+    let mut file = Vec::new();
+    jpeg_encoder::Encoder::new(&mut file, 90).encode(&pixels, 60, 40, jpeg_encoder::ColorType::Rgb).unwrap();
+    let caption = ["star", "a star of number"][number % 2];
+    vec![("jpg", file), ("txt", caption.into())]
+}
+
+fn corpus() -> Corpus {
+    Corpus::with(vec![(0..9).map(sample).collect(), (9..24).map(sample).collect()])
+}
+
+#[test]
+fn changes_are_drawn_by_slot_whatever_the_number_of_ranks() {
+    let corpus = corpus();
+    let jitter = Jitter { brightness: 0.4, contrast: 0.4, saturation: 0.4, hue: 0.1 };
+    let augment = Augment { crop: Some(Crop::default()), flip: 0.5, jitter: Some(jitter) };
+    let preparation = Preparation { mode: Decode::Fast, ..Preparation::exact(IMAGE_SIZE) };
+    let config = LoaderConfig { preparation, augment: augment.clone(), ..corpus.config() };
+    let steps = 2 * corpus.steps_per_epoch();
+    let alone = take(config.clone(), steps);
+    assert_eq!(together(&config, 2, steps), alone);
+    assert_eq!(together(&config, 3, steps), alone);
+    let firsts = [0, 9];
+    for batch in &alone {
+        for (slot, image) in batch.slots.iter().zip(batch.images.chunks(BYTES)) {
+            let Some(place) = slot.sample else { continue };
+            let file = sample(firsts[place.shard as usize] + place.index as usize).remove(0).1;
+            let augmentation =
+                Augmentation { augment: &augment, draws: config.order.draws(), epoch: slot.epoch, slot: slot.number };
+            let expected = preparation.prepare(&file, Some(augmentation)).unwrap();
+            assert_eq!(image, expected.pixels);
+            assert_ne!(image, preparation.prepare(&file, None).unwrap().pixels);
+        }
+    }
+}
+
+#[test]
+fn a_batch_is_as_long_as_its_longest_text() {
+    let corpus = corpus();
+    let config = LoaderConfig { parallel_fraction: 0.0, batch_size: 4, lanes: 0..1, ..corpus.config() };
+    let lengths = Buckets::new(vec![3, TEXT_LENGTH]).unwrap();
+    let steps = 24;
+    let trimmed = take(LoaderConfig { text_lengths: lengths, ..config.clone() }, steps);
+    let mut seen = [0, 0];
+    for (batch, whole) in trimmed.iter().zip(take(config, steps)) {
+        let rows = batch.slots.len();
+        assert_eq!(batch.tokens.len(), rows * batch.text_length);
+        seen[usize::from(batch.text_length == TEXT_LENGTH)] += 1;
+        for row in 0..rows {
+            let (kept, cut) = whole.tokens[row * TEXT_LENGTH..][..TEXT_LENGTH].split_at(batch.text_length);
+            assert_eq!(kept, &batch.tokens[row * batch.text_length..][..batch.text_length]);
+            assert!(cut.iter().all(|&token| token == PAD));
+        }
+    }
+    assert!(seen.iter().all(|&count| count > 0), "both lengths come: {seen:?}");
+}
