@@ -142,7 +142,7 @@ pub(crate) fn event(sequence: u64, kind: &str) -> JobUpdate {
 fn refusal(code: Code, reason: &str, message: &str) -> Status {
     let mut details = ErrorDetails::new();
     details.set_error_info(reason, "cappa.dev", HashMap::new());
-    if code == Code::InvalidArgument {
+    if reason == "INVALID_SPEC" {
         details.add_bad_request_violation("data.train", "there is no such manifest");
         details.add_bad_request_violation("evaluate[0].data", "the store does not answer");
     }

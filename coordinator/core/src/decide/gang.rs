@@ -135,10 +135,15 @@ pub(super) fn joiners(core: &Core, at: At, job: &Job, survivors: usize) -> Vec<C
         .saturating_sub(survivors)
         .min(allowed.saturating_add(lost).saturating_sub(usage));
     let is_leaving = job.pause.is_some() || job.stopping.is_some() || job.shrink_to.is_some();
-    if is_leaving || room == 0 || core.plan(at.0).is_contended {
+    if is_leaving || room == 0 {
         return Vec::new();
     }
-    Pool::of(core, at.0).take(core, job, room)
+    let plan = core.plan(at.0);
+    let ours = plan.repairs.get(&job.id).copied().unwrap_or(0);
+    let mut pool = Pool::of(core, at.0);
+    let others = plan.repairs.values().sum::<usize>() - ours;
+    let most = if plan.is_contended { ours } else { pool.workers.len().saturating_sub(others) };
+    pool.take(core, job, room.min(most))
 }
 
 /// Whether the worker holds parameters of the job that are newer than any committed checkpoint.

@@ -6,7 +6,10 @@ mod explain;
 mod order;
 mod planner;
 mod reclaim;
+mod repair;
 mod supply;
+
+use std::collections::BTreeMap;
 
 use crate::core::Core;
 use crate::ids::{JobId, Time};
@@ -29,6 +32,8 @@ pub struct Plan {
     pub growth: Vec<Growth>,
     /// Every queued job, in the order in which they are served.
     pub waits: Vec<Wait>,
+    /// Workers kept for groups that go on below their minimum after losses.
+    pub repairs: BTreeMap<JobId, usize>,
     /// Whether some waiting job could use the free workers, or they are reserved for it: nothing grows then.
     pub(crate) is_contended: bool,
 }

@@ -10,26 +10,27 @@ use crate::job::{Job, Phase};
 /// The queue in its order.
 pub(super) fn queue(core: &Core, now: Time) -> Vec<&Job> {
     let queued = core.state().live_jobs().filter(|job| job.phase == Phase::Queued);
-    in_order(core, now, queued.collect())
+    in_order(core, now, queued.collect(), |job| *job)
 }
 
-/// Jobs in the order in which they are served.
-pub(super) fn in_order<'a>(core: &'a Core, now: Time, jobs: Vec<&'a Job>) -> Vec<&'a Job> {
+/// Things of jobs in the order in which the jobs are served.
+pub(super) fn in_order<'a, T>(core: &'a Core, now: Time, things: Vec<T>, job_of: impl Fn(&T) -> &'a Job) -> Vec<T> {
     let mut shares: BTreeMap<&str, f64> = BTreeMap::new();
-    for job in &jobs {
-        let namespace = job.submission.namespace.as_str();
+    for thing in &things {
+        let namespace = job_of(thing).submission.namespace.as_str();
         shares.entry(namespace).or_insert_with(|| share(core, namespace, now));
     }
-    let mut keyed: Vec<(f64, &Job)> = jobs
+    let mut keyed: Vec<(f64, &Job, T)> = things
         .into_iter()
-        .map(|job| (shares.get(job.submission.namespace.as_str()).copied().unwrap_or(0.0), job))
+        .map(|thing| (job_of(&thing), thing))
+        .map(|(job, thing)| (shares.get(job.submission.namespace.as_str()).copied().unwrap_or(0.0), job, thing))
         .collect();
-    keyed.sort_by(|(a_share, a), (b_share, b)| {
+    keyed.sort_by(|(a_share, a, _), (b_share, b, _)| {
         let priority: Ordering = b.priority.cmp(&a.priority);
         let age = || (a.submitted_at, &a.id).cmp(&(b.submitted_at, &b.id));
         priority.then(a_share.total_cmp(b_share)).then_with(age)
     });
-    keyed.into_iter().map(|(_, job)| job).collect()
+    keyed.into_iter().map(|(.., thing)| thing).collect()
 }
 
 /// Decayed worker-seconds over weight: less comes first.

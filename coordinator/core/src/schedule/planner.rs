@@ -1,27 +1,34 @@
-//! The plan: gangs in the queue's order, a reservation for its head, loans behind it, growth when nobody waits.
+//! The plan: workers in the place of lost ones, gangs in the queue's order, a reservation for its head, loans behind it,
+//! growth when nobody waits.
 
 use std::collections::BTreeMap;
 
 use super::explain::{EndsWhen, Reason, Wait};
-use super::reclaim;
 use super::{Admission, Growth, Plan, Supply, order};
+use super::{reclaim, repair};
 use crate::core::Core;
 use crate::ids::{JobId, Time};
 use crate::job::{Ending, Job, Phase, Stage};
 use crate::policy::{Bound, Condition, Dependency, OnPreemption, Quota};
 use crate::state::State;
+use repair::Degraded;
 
 pub(super) fn plan(core: &Core, now: Time) -> Plan {
     let queue = order::queue(core, now);
     let growable = growable(core, now);
-    if queue.is_empty() && growable.is_empty() {
+    let mut degraded = repair::degraded(core, now).into_iter().peekable();
+    if queue.is_empty() && growable.is_empty() && degraded.peek().is_none() {
         return Plan::default();
     }
     let supply = Supply::of(core, now);
     let mut planner = Planner::new(core, now, &supply);
     for job in queue {
+        while let Some(degraded) = degraded.next_if(|degraded| degraded.job.priority >= job.priority) {
+            planner.repair(&degraded);
+        }
         planner.place(job);
     }
+    degraded.for_each(|degraded| planner.repair(&degraded));
     planner.share_the_rest();
     planner.grow(growable);
     planner.plan
@@ -83,6 +90,25 @@ impl<'a> Planner<'a> {
             let usage = core.state().usage(namespace);
             Room { quota: core.policy().quota(namespace), workers: usage.workers, running: usage.running }
         })
+    }
+
+    /// Workers in the place of lost ones, as far as nobody of higher priority waits for them. Until the group can take
+    /// them in they are kept for it.
+    fn repair(&mut self, degraded: &Degraded<'a>) {
+        if self.head.is_some() {
+            return;
+        }
+        // The quota still counts those that are lost.
+        let allowed = self.room(degraded.job).workers_left().saturating_add(degraded.lost);
+        let joining = degraded.missing.min(self.free).min(allowed);
+        if joining == 0 {
+            return;
+        }
+        self.take(degraded.job, joining);
+        self.plan.repairs.insert(degraded.job.id.clone(), joining);
+        if self.is_settled && runs_undisturbed(self.core, self.now, degraded.job) {
+            self.plan.growth.push(Growth { job: degraded.job.id.clone(), joining });
+        }
     }
 
     /// Decides about the next job of the queue.
@@ -196,13 +222,15 @@ impl<'a> Planner<'a> {
         if self.head.is_some() || !self.is_settled || self.free == 0 {
             return;
         }
-        for job in order::in_order(self.core, self.now, growable) {
-            let size = job.group().map_or(0, |group| group.members.len());
+        for job in order::in_order(self.core, self.now, growable, |job| *job) {
+            let repaired = self.plan.repairs.get(&job.id).copied().unwrap_or(0);
+            let size = job.group().map_or(0, |group| group.members.len()) + repaired;
             let room = job.submission.max_world_size().saturating_sub(size);
             let joining = room.min(self.free).min(self.room(job).workers_left());
             if joining > 0 {
                 self.take(job, joining);
-                self.plan.growth.push(Growth { job: job.id.clone(), joining });
+                self.plan.growth.retain(|growth| growth.job != job.id);
+                self.plan.growth.push(Growth { job: job.id.clone(), joining: joining + repaired });
             }
         }
     }
@@ -218,9 +246,14 @@ impl<'a> Planner<'a> {
 fn growable(core: &Core, now: Time) -> Vec<&Job> {
     let candidates = core.state().live_jobs().filter(|job| {
         let has_room = job.group().is_some_and(|group| group.members.len() < job.submission.max_world_size());
-        has_room && runs_since(job).is_some_and(|since| now.since(since) >= core.timings().settle)
+        has_room && runs_undisturbed(core, now, job)
     });
     candidates.filter(|job| may_reshape(core, now, job)).collect()
+}
+
+/// Whether a job has run for long enough that another change of its group does not come upon the last.
+fn runs_undisturbed(core: &Core, now: Time, job: &Job) -> bool {
+    runs_since(job).is_some_and(|since| now.since(since) >= core.timings().settle)
 }
 
 /// Since when a job runs, if nothing is being done to its group.

@@ -83,7 +83,7 @@ struct Victim {
 fn victims(core: &Core, now: Time, head: &Job) -> Vec<Victim> {
     let jobs = core.state().live_jobs();
     let mut victims: Vec<Victim> = jobs.filter_map(|job| victim(now, head, job)).collect();
-    victims.sort_by(|a, b| a.cost.cmp(&b.cost));
+    victims.sort_by_key(|victim| victim.cost);
     victims
 }
 

@@ -6,5 +6,6 @@ mod fairness;
 mod limits;
 mod preemption;
 mod queue;
+mod repair;
 mod scale;
 mod yard;

@@ -1,5 +1,6 @@
 //! Workers that do at once what they are told, so that only the scheduler's decisions take time.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use cappa_core::{
@@ -22,6 +23,8 @@ pub(crate) struct Yard {
     pub(crate) log: Vec<Record>,
     pub(crate) now: Time,
     workers: u64,
+    /// Those that are lost.
+    gone: BTreeSet<u64>,
 }
 
 /// A job to be submitted, with what most tests don't care about filled in.
@@ -49,7 +52,7 @@ impl Yard {
     pub(crate) fn new(workers: u64, policy: Policy) -> Self {
         let now = Time(1_000_000);
         let core = Core::recover(TIMINGS, now, []).with_policy(policy);
-        let mut yard = Self { core, log: Vec::new(), now, workers: 0 };
+        let mut yard = Self { core, log: Vec::new(), now, workers: 0, gone: BTreeSet::new() };
         (0..workers).for_each(|_| yard.connect());
         yard.pass(12);
         yard
@@ -61,6 +64,13 @@ impl Yard {
         let (incarnation, host) = (Incarnation(worker.to_string()), format!("host-{}", worker / 2));
         let store_address = format!("{worker}:1");
         self.say(worker, Report::Hello { incarnation, host, store_address, holding: None });
+    }
+
+    /// The worker's process is gone.
+    pub(crate) fn lose(&mut self, worker: u64) {
+        self.gone.insert(worker);
+        self.perform(&Command::Disconnected { worker: name(worker), link: Link(worker) }).unwrap();
+        self.obey();
     }
 
     pub(crate) fn perform(&mut self, command: &Command) -> Result<(), Refusal> {
@@ -86,7 +96,7 @@ impl Yard {
     pub(crate) fn pass(&mut self, seconds: u64) {
         for _ in 0..seconds {
             self.now = self.now + Duration::from_secs(1);
-            for worker in 0..self.workers {
+            for worker in (0..self.workers).filter(|worker| !self.gone.contains(worker)).collect::<Vec<_>>() {
                 let holding = self.core.presence().worker(&name(worker)).and_then(|seen| seen.holding.clone());
                 let at = holding.map(|holding| (holding.job, holding.generation, holding.step));
                 self.say(worker, Report::Heartbeat { at });
