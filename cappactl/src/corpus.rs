@@ -82,6 +82,23 @@ pub(crate) async fn index(patterns: &[String], out: Option<&str>, options: Index
     .await
 }
 
+/// Reads all that a manifest names and says what is bad.
+pub(crate) async fn verify(manifest: &str, captions: CaptionSource) -> anyhow::Result<index::Verified> {
+    let manifest = absolute(manifest)?;
+    on_a_thread(move || {
+        let location = storage::open(&manifest).map_err(|error| failed(error.into()))?;
+        let document = cappa_data::read_manifest(&location)?;
+        let mut meter = Meter::new("verifying", document.shards().len() as u64);
+        let parallel = IndexOptions::default().parallel;
+        let verified = index::verify(&location, &document, &captions, parallel, |progress| {
+            let read = format!("{} samples, {}", units::grouped(progress.samples), units::bytes(progress.bytes));
+            meter.set(progress.shards as u64, &format!("shards, {read}"));
+        });
+        Ok(verified.map_err(failed)?)
+    })
+    .await
+}
+
 /// What was asked for in a way that can't be is a mistake of the command line; a store that is away is waited for by trying again.
 fn failed(error: IndexError) -> anyhow::Error {
     let exit = match &error {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use cappa_data::index::IndexOptions;
+use cappa_data::index::{IndexOptions, Verified};
 use cappa_data::sample::CaptionSource;
 use cappa_data::synth::{Level, SynthConfig};
 use cappa_shared::manifest::{Filter, ScoreRange};
@@ -21,6 +21,8 @@ pub(crate) enum Command {
     Synth(Synth),
     /// Write the manifest of shards, which training reads.
     Index(Index),
+    /// Read all that a manifest names, decode every image, and name what is bad.
+    Verify(Verify),
 }
 
 #[derive(Debug, Args)]
@@ -68,6 +70,16 @@ pub(crate) struct Index {
     captions: CaptionSource,
     #[command(flatten)]
     filter: Bounds,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Verify {
+    /// The manifest, a path or URL.
+    #[arg(value_name = "MANIFEST")]
+    manifest: String,
+    /// Where captions are: auto, txt, or json:FIELD.
+    #[arg(long, value_name = "SOURCE", default_value = "auto", value_parser = caption_source)]
+    captions: CaptionSource,
 }
 
 /// Which samples are used. The manifest records the bounds.
@@ -138,6 +150,11 @@ struct Written {
 
 pub(crate) async fn run(global: &Global, command: Command) -> anyhow::Result<Exit> {
     let written = match command {
+        Command::Verify(arguments) => {
+            let verified = corpus::verify(&arguments.manifest, arguments.captions).await?;
+            output::print(global.output, &verified)?;
+            return Ok(if verified.bad.is_empty() { Exit::Ok } else { Exit::Failed });
+        }
         Command::Synth(arguments) => synth(arguments).await?,
         Command::Index(arguments) => {
             let (patterns, out) = (arguments.patterns.clone(), arguments.out.clone());
@@ -172,6 +189,23 @@ impl From<corpus::Indexed> for Written {
             unchanged: Some(indexed.report.unchanged as u64),
             path: indexed.url,
         }
+    }
+}
+
+impl Present for Verified {
+    fn table(&self) -> String {
+        let all = format!("{} samples in {} shards", units::grouped(self.samples), units::grouped(self.shards as u64));
+        if self.bad.is_empty() {
+            return format!("{all}, nothing is bad");
+        }
+        let rows = self.bad.iter().map(|bad| {
+            vec![bad.shard.clone(), bad.key.clone().unwrap_or_else(|| "(all of it)".into()), bad.message.clone()]
+        });
+        format!("{}\n\n{all}, {} bad", output::columns(&["SHARD", "SAMPLE", "WHAT IS WRONG"], rows), self.bad.len())
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.bad.iter().map(|bad| format!("{} {}", bad.shard, bad.key.as_deref().unwrap_or_default())).collect()
     }
 }
 

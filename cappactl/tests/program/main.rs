@@ -5,5 +5,6 @@
 mod audit;
 mod cli;
 mod cluster;
+mod index;
 mod service;
 mod support;

@@ -8,6 +8,7 @@ mod journal;
 mod pattern;
 mod read;
 mod report;
+mod verify;
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -19,6 +20,7 @@ use serde_json::Value;
 
 pub use pattern::PatternError;
 pub use report::{IndexReport, ShardReport};
+pub use verify::{Bad, Verified, verify};
 
 use crate::manifest::{ManifestFileError, read_manifest, write_manifest};
 use crate::sample::CaptionSource;
