@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use std::{env, fs};
 
 use anyhow::Context as _;
-use cappa_data::index::{self, IndexError, IndexOptions, IndexReport};
+use cappa_data::index::{self, IndexError, IndexOptions, IndexProgress, IndexReport, InspectOptions, Inspection};
 use cappa_data::sample::{CaptionSource, RawSample};
 use cappa_data::shards::Shard;
 use cappa_data::synth::{self, SynthConfig, SynthError, SynthReport};
@@ -99,6 +99,27 @@ pub(crate) async fn verify(manifest: &str, captions: CaptionSource) -> anyhow::R
     .await
 }
 
+/// Looks into the corpus of a manifest, or into the shards that patterns name.
+pub(crate) async fn inspect(inputs: &[String], options: InspectOptions) -> anyhow::Result<Inspection> {
+    let inputs = inputs.iter().map(|input| absolute(input)).collect::<anyhow::Result<Vec<_>>>()?;
+    on_a_thread(move || {
+        let mut meter = Meter::new("reading", 0);
+        let progress = |progress: IndexProgress| {
+            meter.set_total(progress.of as u64);
+            meter.set(progress.shards as u64, &format!("shards, {} samples", units::grouped(progress.samples)));
+        };
+        match inputs.as_slice() {
+            [manifest] if manifest.ends_with(".json") => {
+                let location = storage::open(manifest).map_err(|error| failed(error.into()))?;
+                let document = cappa_data::read_manifest(&location)?;
+                Ok(index::inspect_manifest(&location, &document, &options, progress))
+            }
+            patterns => Ok(index::inspect_patterns(patterns, &options, progress).map_err(failed)?),
+        }
+    })
+    .await
+}
+
 /// What was asked for in a way that can't be is a mistake of the command line; a store that is away is waited for by trying again.
 fn failed(error: IndexError) -> anyhow::Error {
     let exit = match &error {
@@ -180,7 +201,7 @@ fn read_captions(path: &Path, captions: &mut Vec<String>) -> anyhow::Result<()> 
 }
 
 /// Writes a file whole or not at all, with the folders above it.
-fn write(path: &Path, content: &[u8]) -> anyhow::Result<()> {
+pub(crate) fn write(path: &Path, content: &[u8]) -> anyhow::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let attempt = || {
         fs::create_dir_all(folder)?;

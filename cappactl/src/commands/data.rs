@@ -9,11 +9,15 @@ use cappa_shared::manifest::{Filter, ScoreRange};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
+use super::inspect::{self, Inspect};
 use crate::cli::Global;
 use crate::corpus;
 use crate::exit::Exit;
 use crate::output::{self, Present};
 use crate::units;
+
+/// Shards whose headers are read at the same time.
+const QUICK_PARALLEL: usize = 64;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -23,6 +27,8 @@ pub(crate) enum Command {
     Index(Index),
     /// Read all that a manifest names, decode every image, and name what is bad.
     Verify(Verify),
+    /// Show what a corpus is like: counts, sizes, captions, fields, first samples, a contact sheet.
+    Inspect(Inspect),
 }
 
 #[derive(Debug, Args)]
@@ -62,7 +68,11 @@ pub(crate) struct Index {
     /// Read only shards that are new or changed by size or ETag; the manifest that is there knows the others.
     #[arg(long)]
     update: bool,
-    /// Shards that are read at the same time [default: by the cores].
+    /// Of plain tar files in a store read only the headers, about one request a sample, and know them by ETag and size
+    /// instead of a digest. Filters need the contents.
+    #[arg(long, conflicts_with_all = ["min_side", "max_side", "max_aspect", "min_caption", "max_caption", "scores"])]
+    quick: bool,
+    /// Shards that are read at the same time [default: by the cores; 64 with --quick, which waits more than it reads].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     parallel: Option<u16>,
     /// Where captions are: auto, txt, or json:FIELD. Counts for bounds on their length.
@@ -106,7 +116,7 @@ struct Bounds {
     scores: Vec<ScoreRange>,
 }
 
-fn caption_source(text: &str) -> Result<CaptionSource, String> {
+pub(super) fn caption_source(text: &str) -> Result<CaptionSource, String> {
     match (text, text.strip_prefix("json:")) {
         ("auto", _) => Ok(CaptionSource::Auto),
         ("txt", _) => Ok(CaptionSource::Txt),
@@ -131,8 +141,9 @@ impl From<Index> for IndexOptions {
         let Bounds { min_side, max_side, max_aspect, min_caption, max_caption, scores } = index.filter;
         let filter = Filter { min_side, max_side, max_aspect, min_caption, max_caption, scores };
         let usual = Self::default();
-        let parallel = index.parallel.map_or(usual.parallel, usize::from);
-        Self { filter, captions: index.captions, update: index.update, parallel }
+        let parallel = if index.quick { QUICK_PARALLEL } else { usual.parallel };
+        let parallel = index.parallel.map_or(parallel, usize::from);
+        Self { filter, captions: index.captions, update: index.update, quick: index.quick, parallel }
     }
 }
 
@@ -155,6 +166,7 @@ pub(crate) async fn run(global: &Global, command: Command) -> anyhow::Result<Exi
             output::print(global.output, &verified)?;
             return Ok(if verified.bad.is_empty() { Exit::Ok } else { Exit::Failed });
         }
+        Command::Inspect(arguments) => return inspect::run(global.output, arguments).await,
         Command::Synth(arguments) => synth(arguments).await?,
         Command::Index(arguments) => {
             let (patterns, out) = (arguments.patterns.clone(), arguments.out.clone());

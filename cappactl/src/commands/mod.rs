@@ -9,6 +9,7 @@ pub(crate) mod data;
 pub(crate) mod describe;
 pub(crate) mod events;
 pub(crate) mod explain;
+mod inspect;
 pub(crate) mod list;
 pub(crate) mod local;
 pub(crate) mod logs;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::support::cappactl;
 
-fn index(corpus: &Path, more: &[&str]) -> Command {
+pub(crate) fn index(corpus: &Path, more: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_cappactl"));
     let shards = corpus.join("train-*.tar");
     command.args(["data", "index", shards.to_str().unwrap(), "-o", "json", "--parallel", "2"]).args(more);
@@ -15,11 +15,13 @@ fn index(corpus: &Path, more: &[&str]) -> Command {
     command
 }
 
-fn corpus(dir: &Path, samples: &str) -> std::path::PathBuf {
+/// Shards of four samples each; `samples` is their number, and other options of `data synth` behind it.
+pub(crate) fn corpus(dir: &Path, samples: &str) -> std::path::PathBuf {
     let corpus = dir.join("corpus");
     let out = corpus.to_str().unwrap();
-    let ended =
-        cappactl(&["data", "synth", "--out", out, "--samples", samples, "--heldout", "0", "--samples-per-shard", "4"]);
+    let mut arguments = vec!["data", "synth", "--out", out, "--heldout", "0", "--samples-per-shard", "4", "--samples"];
+    arguments.extend(samples.split(' '));
+    let ended = cappactl(&arguments);
     assert_eq!(ended.code, Some(0), "{ended:?}");
     corpus
 }

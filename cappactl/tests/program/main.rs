@@ -6,5 +6,7 @@ mod audit;
 mod cli;
 mod cluster;
 mod index;
+mod inspect;
+mod quick;
 mod service;
 mod support;

@@ -1,9 +1,11 @@
 //! The index: reads the shards that patterns name, several at a time, and writes down what they hold.
 //!
-//! Shards are read whole, for their digest. Where the samples lie in a shard is not written down: a shard is read whole in training
+//! Shards are read whole, for their digest; where that takes too long, a quick index reads the headers of plain tar files in stores and
+//! knows these by ETag and size. Where the samples lie in a shard is not written down: a shard is read whole in training
 //! too, and finding its samples again takes microseconds a sample.
 
 mod find;
+mod inspect;
 mod journal;
 mod pattern;
 mod read;
@@ -18,6 +20,10 @@ use cappa_shared::manifest::{AppliedFilter, DataManifest, Filter, ManifestError,
 use cappa_shared::storage::{Location, StorageError};
 use serde_json::Value;
 
+pub use inspect::{
+    Captions, Field, Images, InspectOptions, Inspection, Percentiles, SheetError, SheetFormat, Shown, Thumbnail,
+    inspect_manifest, inspect_patterns,
+};
 pub use pattern::PatternError;
 pub use report::{IndexReport, ShardReport};
 pub use verify::{Bad, Verified, verify};
@@ -91,6 +97,9 @@ pub struct IndexOptions {
     /// Whether shards that the manifest at the place of the new one knows, and whose size and ETag (for a folder: files, sizes and
     /// times) are as they were, are taken over without reading them.
     pub update: bool,
+    /// Whether of plain tar files in a store only the headers are read, about one request a sample, and the shards known by ETag and
+    /// size instead of a digest. Has no effect on what is local, packed, without a strong ETag, or has to pass a filter.
+    pub quick: bool,
     /// Shards that are read at the same time.
     pub parallel: usize,
 }
@@ -98,7 +107,7 @@ pub struct IndexOptions {
 impl Default for IndexOptions {
     fn default() -> Self {
         let parallel = std::thread::available_parallelism().map_or(4, std::num::NonZero::get).clamp(2, 16);
-        Self { filter: Filter::default(), captions: CaptionSource::default(), update: false, parallel }
+        Self { filter: Filter::default(), captions: CaptionSource::default(), update: false, quick: false, parallel }
     }
 }
 
@@ -209,7 +218,7 @@ impl Work<'_> {
                 (shard.bytes, shard.format) == (found.bytes, found.format)
                     && found.etag.is_some()
                     && shard.etag() == found.etag.as_deref()
-                    && shard.sha256().is_some()
+                    && (self.options.quick || shard.sha256().is_some())
             };
             if let Some(shard) = known.get(path).filter(is_same) {
                 self.shards[place] = Some(shard.clone());

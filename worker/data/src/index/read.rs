@@ -1,11 +1,12 @@
-//! Brings one shard to this machine, whole, and looks at its samples.
+//! Brings one shard to this machine, whole, and looks at its samples; or only looks at its headers where it lies.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
+use std::ops::Range;
 
 use cappa_shared::manifest::{Dropped, Filter, Format, Identity, Kept, SampleFacts, Shard as ManifestShard};
-use cappa_shared::storage::StorageError;
+use cappa_shared::storage::{Location, StorageError};
 use futures::{StreamExt, TryStreamExt, stream};
 use object_store::{GetOptions, GetRange, ObjectStore};
 use sha2::{Digest, Sha256};
@@ -15,7 +16,7 @@ use super::{IndexError, IndexOptions, ShardReport, disk};
 use crate::blocking::block_on;
 use crate::image::Orientation;
 use crate::sample::{CaptionSource, IMAGE_EXTENSIONS, RawSample};
-use crate::shards::{FileEntry, Folder, Shard, ShardFile, local_path};
+use crate::shards::{FileEntry, Folder, Scan, Shard, ShardFile, local_path, packing, scan_with};
 
 /// Local shards are read in pieces of this size.
 const PIECE: usize = 1 << 20;
@@ -25,6 +26,8 @@ const RANGE: u64 = 8 << 20;
 const RANGES: usize = 4;
 /// How much of an image is looked at for its size before all of it is.
 const HEADER: u64 = 64 << 10;
+/// What tells whether a file is packed.
+const PROBE: u64 = 512;
 
 /// A shard on this machine, and SHA-256 of its content.
 pub(super) struct WholeShard {
@@ -58,38 +61,89 @@ pub(super) fn read(found: &Found) -> Result<WholeShard, IndexError> {
     }
 }
 
-/// Reads a shard and says what the manifest records of it, under `path`.
+/// Reads a shard, or of one in a store only the headers where that is asked for and enough, and says what the manifest records of
+/// it, under `path`.
 pub(super) fn index_shard(
     found: &Found,
     path: String,
     options: &IndexOptions,
 ) -> Result<(ManifestShard, ShardReport), IndexError> {
+    if let Some(etag) = quick_etag(found, options)
+        && let Some(scan) = headers(found)?
+    {
+        let report = ShardReport::new(path.clone(), &scan, BTreeMap::new());
+        let samples = count(&found.location, scan.samples.len())?;
+        let identity = Identity::Tag { etag: etag.to_owned() };
+        let (format, bytes) = (found.format, found.bytes);
+        return Ok((
+            ManifestShard { path, bytes, format, unpacked_bytes: bytes, identity, samples, kept: None },
+            report,
+        ));
+    }
     let location = &found.location;
     let WholeShard { shard, sha256, bytes } = read(found)?;
+    let all = count(location, shard.samples().len())?;
     let mut dropped = BTreeMap::new();
     let kept = if options.filter.is_empty() {
         None
     } else {
-        let count = u32::try_from(shard.samples().len());
-        let count = count.map_err(|_| IndexError::TooLarge { location: location.to_string() })?;
-        let judged = (0..count).map(|index| judge(&shard, index, &options.filter, &options.captions));
+        let judged = (0..all).map(|index| judge(&shard, index, &options.filter, &options.captions));
         Kept::from_flags(
             judged.map(|judgement| judgement.map_err(|reason| *dropped.entry(reason).or_insert(0) += 1).is_ok()),
         )
     };
-    let samples = match &kept {
-        Some(kept) => kept.len(),
-        None => {
-            u32::try_from(shard.samples().len()).map_err(|_| IndexError::TooLarge { location: location.to_string() })?
-        }
-    };
+    let samples = kept.as_ref().map_or(all, Kept::len);
     let unpacked_bytes = match found.format.is_packed() {
         true => shard.unpacked_bytes().map_err(|source| disk(location, source))?,
         false => bytes,
     };
-    let report = ShardReport::new(path.clone(), &shard, dropped);
+    let report = ShardReport::new(path.clone(), shard.scan(), dropped);
     let identity = Identity::Content { sha256, etag: found.etag.clone() };
     Ok((ManifestShard { path, bytes, format: found.format, unpacked_bytes, identity, samples, kept }, report))
+}
+
+fn count(location: &Location, samples: usize) -> Result<u32, IndexError> {
+    u32::try_from(samples).map_err(|_| IndexError::TooLarge { location: location.to_string() })
+}
+
+/// The tag by which a shard may be known without its digest; nothing where it is read whole.
+fn quick_etag<'a>(found: &'a Found, options: &IndexOptions) -> Option<&'a str> {
+    let is_remote = local_path(&found.location).is_none();
+    let may = options.quick && options.filter.is_empty() && is_remote && found.format == Format::Tar && found.bytes > 0;
+    strong_etag(found).filter(|_| may)
+}
+
+/// The store's tag where it tells every version of the object; a weak one (`W/"…"`) is for what is alike.
+fn strong_etag(found: &Found) -> Option<&str> {
+    found.etag.as_deref().filter(|etag| !etag.starts_with("W/"))
+}
+
+/// What the headers of a plain tar file in a store tell; nothing where the file is packed in spite of its name.
+fn headers(found: &Found) -> Result<Option<Scan>, IndexError> {
+    let location = &found.location;
+    let piece = |range: Range<u64>| block_on(self::range(found, range)).map_err(|source| disk(location, source))?;
+    if packing(&piece(0..PROBE.min(found.bytes))?).is_some() {
+        return Ok(None);
+    }
+    let mut failure = None;
+    let read = |buffer: &mut [u8], offset: u64| {
+        let end = (offset + buffer.len() as u64).min(found.bytes);
+        if offset >= end {
+            return Ok(0);
+        }
+        match piece(offset..end) {
+            Ok(piece) => {
+                buffer[..piece.len()].copy_from_slice(&piece);
+                Ok(piece.len())
+            }
+            Err(error) => {
+                failure = Some(error);
+                Err(io::ErrorKind::Other.into())
+            }
+        }
+    };
+    let scan = scan_with(read, found.bytes);
+    scan.map(Some).map_err(|source| failure.unwrap_or_else(|| disk(location, source)))
 }
 
 fn judge(shard: &Shard, index: u32, filter: &Filter, captions: &CaptionSource) -> Result<(), Dropped> {
@@ -141,7 +195,8 @@ async fn download(found: &Found) -> Result<(File, String), IndexError> {
     let mut file = tempfile::tempfile().map_err(|source| disk(location, source))?;
     let mut hasher = Sha256::new();
     let begins = (0..found.bytes).step_by(usize::try_from(RANGE).expect("the range fits the address space"));
-    let mut ranges = stream::iter(begins).map(|begin| range(found, begin)).buffered(RANGES);
+    let ranges = stream::iter(begins).map(|begin| range(found, begin..(begin + RANGE).min(found.bytes)));
+    let mut ranges = ranges.buffered(RANGES);
     while let Some(piece) = ranges.try_next().await? {
         hasher.update(&piece);
         file.write_all(&piece).map_err(|source| disk(location, source))?;
@@ -151,17 +206,17 @@ async fn download(found: &Found) -> Result<(File, String), IndexError> {
 }
 
 /// A range of a shard, of the very version that was listed.
-async fn range(found: &Found, begin: u64) -> Result<bytes::Bytes, IndexError> {
+async fn range(found: &Found, range: Range<u64>) -> Result<bytes::Bytes, IndexError> {
     let location = &found.location;
-    let end = (begin + RANGE).min(found.bytes);
     let options = GetOptions {
-        range: Some(GetRange::Bounded(begin..end)),
-        if_match: found.etag.clone(),
+        range: Some(GetRange::Bounded(range.clone())),
+        // Only strong tags may be compared so; servers that give weak ones would answer that it never matches.
+        if_match: strong_etag(found).map(str::to_owned),
         ..GetOptions::default()
     };
     let read = async { location.store.get_opts(&location.prefix, options).await?.bytes().await };
     match read.await {
-        Ok(piece) if piece.len() as u64 == end - begin => Ok(piece),
+        Ok(piece) if piece.len() as u64 == range.end - range.start => Ok(piece),
         Ok(_) | Err(object_store::Error::Precondition { .. }) => {
             Err(IndexError::Changing { location: location.to_string() })
         }

@@ -6,7 +6,7 @@ use std::fmt;
 use cappa_shared::manifest::{DataManifest, Dropped};
 
 use crate::sample::IMAGE_EXTENSIONS;
-use crate::shards::Shard;
+use crate::shards::Scan;
 
 /// A manifest and what is wrong with the shards.
 #[derive(Debug, Clone)]
@@ -59,18 +59,17 @@ impl IndexReport {
 }
 
 impl ShardReport {
-    pub(super) fn new(path: String, shard: &Shard, dropped: BTreeMap<Dropped, usize>) -> Self {
-        let without = |extensions: &[&str]| shard.samples().iter().filter(|s| s.file(extensions).is_none()).count();
-        let (links, sparse) = shard.skipped();
+    pub(super) fn new(path: String, scan: &Scan, dropped: BTreeMap<Dropped, usize>) -> Self {
+        let without = |extensions: &[&str]| scan.samples.iter().filter(|s| s.file(extensions).is_none()).count();
         Self {
             path,
-            samples: shard.samples().len(),
+            samples: scan.samples.len(),
             without_image: without(&IMAGE_EXTENSIONS),
             without_caption: without(&["txt", "json"]),
             dropped,
-            links,
-            sparse,
-            damage: shard.damage().map(ToString::to_string),
+            links: scan.links,
+            sparse: scan.sparse,
+            damage: scan.damage.as_ref().map(ToString::to_string),
         }
     }
 

@@ -111,7 +111,8 @@ fn check(manifest: &Location, expected: &ManifestShard, captions: &CaptionSource
     all
 }
 
-fn read_as_recorded(manifest: &Location, expected: &ManifestShard) -> Result<crate::shards::Shard, String> {
+/// Reads a shard whole; what is not as the manifest records it is refused.
+pub(super) fn read_as_recorded(manifest: &Location, expected: &ManifestShard) -> Result<crate::shards::Shard, String> {
     let location = manifest.sibling(&expected.path).map_err(|error| with_causes(&error))?;
     let found = match expected.format {
         Format::Folder => Found { location, format: expected.format, bytes: expected.bytes, etag: None },

@@ -29,6 +29,7 @@ pub(crate) use fetch::local_path;
 pub(crate) use file::ShardFile;
 pub(crate) use folder::Folder;
 pub use pool::{Lease, PoolConfig, ShardPool};
+pub(crate) use scan::scan_with;
 pub use scan::{Damage, FileEntry, SampleEntry, Scan, scan_bytes, scan_tar};
 pub(crate) use schedule::Schedule;
 pub use unpack::{MAX_UNPACKED_BYTES, packing, unpack, unpack_limit};
@@ -107,9 +108,9 @@ impl Shard {
         })
     }
 
-    /// What was skipped: hard and symbolic links, and sparse files.
-    pub(crate) fn skipped(&self) -> (u32, u32) {
-        (self.scan.links, self.scan.sparse)
+    /// What was found in it.
+    pub(crate) fn scan(&self) -> &Scan {
+        &self.scan
     }
 
     /// A shard of which nothing may be used.

@@ -122,7 +122,12 @@ pub fn scan_bytes(tar: &[u8]) -> io::Result<Scan> {
     scan_with(read, tar.len() as u64)
 }
 
-fn scan_with(read: impl FnMut(&mut [u8], u64) -> io::Result<usize>, length: u64) -> io::Result<Scan> {
+/// As [`scan_tar`], of a tar file of `length` bytes of which `read` gives what lies at an offset, as much as fits the buffer or less,
+/// and nothing at the end. Contents larger than a few KiB are never asked for.
+///
+/// # Errors
+/// When `read` fails.
+pub(crate) fn scan_with(read: impl FnMut(&mut [u8], u64) -> io::Result<usize>, length: u64) -> io::Result<Scan> {
     let window = Window { read, buffer: vec![0; WINDOW], start: 0, filled: 0 };
     let mut scanner = Scanner { window, length, groups: Groups::default(), extra: Extra::default() };
     let mut at = 0;
@@ -147,13 +152,18 @@ struct Window<R> {
 impl<R: FnMut(&mut [u8], u64) -> io::Result<usize>> Window<R> {
     /// The block at `offset`; nothing where the file ends before it does.
     fn block(&mut self, offset: u64) -> io::Result<Option<&[u8; BLOCK]>> {
+        Ok(self.view(offset, BLOCK)?.first_chunk())
+    }
+
+    /// What lies at `offset`, with `bytes` of it unless the file ends before; at most as many as the buffer holds.
+    fn view(&mut self, offset: u64, bytes: usize) -> io::Result<&[u8]> {
         let held = offset.checked_sub(self.start).and_then(|skip| usize::try_from(skip).ok());
         let mut begin = held.unwrap_or(usize::MAX);
-        if begin.saturating_add(BLOCK) > self.filled {
+        if begin.saturating_add(bytes) > self.filled {
             (self.start, self.filled, begin) = (offset, 0, 0);
             self.filled = self.fill(offset)?;
         }
-        Ok(self.buffer[..self.filled].get(begin..).and_then(|rest| rest.first_chunk()))
+        Ok(self.buffer[..self.filled].get(begin..).unwrap_or_default())
     }
 
     fn fill(&mut self, offset: u64) -> io::Result<usize> {
@@ -171,6 +181,10 @@ impl<R: FnMut(&mut [u8], u64) -> io::Result<usize>> Window<R> {
 
     /// A piece of the file, all of it.
     fn piece(&mut self, offset: u64, bytes: usize) -> io::Result<Vec<u8>> {
+        if bytes <= self.buffer.len() {
+            let view = self.view(offset, bytes)?;
+            return Ok(view.get(..bytes).ok_or(io::ErrorKind::UnexpectedEof)?.to_vec());
+        }
         let mut piece = vec![0; bytes];
         let mut filled = 0;
         while filled < bytes {

@@ -160,3 +160,31 @@ fn packed_shards_and_loose_files_are_trained_on_like_plain_ones() {
     let bad = take(changed, corpus.steps_per_epoch());
     assert_eq!(bad.iter().map(|batch| batch.quarantined.len()).sum::<usize>(), 6);
 }
+
+/// Two pictures of 32 × 24 pixels, written by img2dataset 1.47 and by bsdtar 3.6 (libarchive, which is also the tar of macOS): under a
+/// path of more than 100 characters that are not all ASCII, in the order of the folder, with a link.
+#[test]
+fn shards_of_img2dataset_and_of_bsdtar_are_indexed_and_trained_on() {
+    for (name, content, links) in [
+        ("img2dataset.tar", &include_bytes!("../data/img2dataset.tar")[..], 0),
+        ("bsdtar-pax.tar", &include_bytes!("../data/bsdtar-pax.tar")[..], 1),
+        ("bsdtar-gnu.tar.zst", &include_bytes!("../data/bsdtar-gnu.tar.zst")[..], 1),
+    ] {
+        let corpus = Corpus::of(&[1]);
+        let path = corpus.folder.path().join(name);
+        fs::write(&path, content).unwrap();
+        let pattern = path.to_str().unwrap().to_owned();
+        let report = index(&[pattern], &corpus.origin(), &IndexOptions::default(), |_| {}).unwrap();
+        let found = &report.shards[0];
+        assert_eq!((found.samples, found.links, &found.damage), (2, links, &None), "{name}");
+        assert_eq!((found.without_image, found.without_caption), (0, 0), "{name}");
+        let mut captions = captions(&Shard::open(&path).unwrap());
+        captions.sort();
+        let captions: Vec<&str> = captions.iter().map(|caption| caption.trim_end()).collect();
+        assert_eq!(captions, ["a white box number 0", "a white box number 1"], "{name}");
+        let corpus = Corpus { manifest: report.manifest, ..corpus };
+        let batches = corpus.first_epoch();
+        assert!(batches.iter().all(|batch| batch.quarantined.is_empty()), "{name}");
+        assert!(batches.iter().map(|batch| batch.examples()).sum::<usize>() >= 2, "{name}");
+    }
+}

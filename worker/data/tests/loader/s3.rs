@@ -6,12 +6,14 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use cappa_data::bad::BadReason;
 use cappa_data::shards::{FetchConfig, FetchError};
 use cappa_data::{Batch, DataError, Loader, LoaderConfig};
 use cappa_shared::code::Code;
-use cappa_shared::manifest::{DataManifest, Identity};
+use cappa_shared::manifest::{DataManifest, Identity, Shard};
 use cappa_shared::storage::{self, Location};
 use cappa_test_stores::{Fault, Rule, S3Server};
+use object_store::ObjectStoreExt;
 use sha2::{Digest, Sha256};
 
 use crate::corpus::{Corpus, take};
@@ -314,4 +316,35 @@ fn a_loader_that_nobody_reads_from_makes_only_its_depth() {
     loader.next_batch().unwrap();
     std::thread::sleep(Duration::from_millis(300));
     assert_eq!(stats.samples.get(), (depth + 1) * crate::corpus::BATCH_SIZE);
+}
+
+/// The manifest of a quick index of the bucket: shards are known by the tags that they have now.
+fn tagged(corpus: &Corpus, server: &S3Server) -> DataManifest {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let tag = |path: &str| {
+        let object = format!("corpus/{path}").into();
+        runtime.block_on(server.store(BUCKET).head(&object)).unwrap().e_tag.unwrap()
+    };
+    let shards = corpus.manifest.shards().iter();
+    let shards = shards.map(|shard| Shard { identity: Identity::Tag { etag: tag(&shard.path) }, ..shard.clone() });
+    DataManifest::new(shards.collect()).unwrap()
+}
+
+#[test]
+fn a_shard_known_by_its_tag_is_read_and_once_replaced_fails_clearly() {
+    let corpus = Corpus::of(&[9, 4, 17]);
+    let expected = corpus.first_epoch();
+    let server = serve(&corpus);
+    let corpus = Corpus { manifest: tagged(&corpus, &server), ..corpus };
+    let (cache, steps) = (tempfile::tempdir().unwrap(), corpus.steps_per_epoch());
+    assert_eq!(take(remote(&corpus, &server, cache.path()), steps), expected);
+    server.put(BUCKET, "corpus/train-000001.tar", fs::read(corpus.shard(1)).unwrap());
+    let cache = tempfile::tempdir().unwrap();
+    let batches = take(remote(&corpus, &server, cache.path()), steps);
+    let bad: Vec<_> = batches.iter().flat_map(|batch| &batch.quarantined).collect();
+    assert_eq!(bad.len(), 4, "all samples of the replaced shard, and no others");
+    for bad in bad {
+        assert_eq!((bad.sample.shard, bad.reason), (1, BadReason::ShardChanged));
+        assert!(bad.message.contains("ETag") && bad.message.contains("index it again"), "{}", bad.message);
+    }
 }
