@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 use cappa_data::image::Preparation;
 use cappa_data::loader::{Loader, LoaderConfig};
 use cappa_data::text::{Buckets, Tokenizer, TokenizerError};
-use cappa_data::{Batch as DataBatch, DataError};
+use cappa_data::{Batch as DataBatch, DataError, Source, Sources};
 use cappa_model::Batch as Examples;
 use cappa_proto as wire;
 use cappa_session::Assignment;
 use cappa_shared::ids::Step;
 use cappa_shared::manifest::{DataManifest, ManifestError};
-use cappa_shared::order::{OrderError, SampleOrder, lanes_of_rank};
+use cappa_shared::order::{JobOrder, OrderError, Weights, lanes_of_rank};
 use cappa_shared::spec::JobSpec;
 use cappa_shared::storage::{self, Location, StorageError};
 use tch::{Device, Tensor};
@@ -31,9 +31,6 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// Why a job's data can't be opened.
 #[derive(Debug, Error)]
 pub(crate) enum OpenError {
-    /// Sources that this program can't mix.
-    #[error("the job has several sources; do coordinator and worker have the same version?")]
-    Mixture,
     /// The store.
     #[error("`{url}` can't be read (waited {} s for its store)", waited.as_secs())]
     Storage {
@@ -58,9 +55,8 @@ pub(crate) enum OpenError {
 
 /// A job's training data, opened.
 pub(crate) struct Corpus {
-    manifest: Arc<DataManifest>,
-    origin: Location,
-    order: Arc<SampleOrder>,
+    sources: Arc<Sources>,
+    order: Arc<JobOrder>,
     tokenizer: Tokenizer,
 }
 
@@ -68,16 +64,24 @@ impl Corpus {
     /// Opens what the spec names; waits so long for stores that don't answer.
     pub(crate) async fn open(spec: &JobSpec, patience: Duration) -> Result<Self, OpenError> {
         let data = &spec.data;
-        let source = data.train.only().ok_or(OpenError::Mixture)?;
-        let (manifest, origin) = manifest(&source.source, patience).await?;
-        let order = SampleOrder::new(manifest.sample_counts(), data.seed, data.lanes, data.shuffle_window)?;
+        let mut sources = Vec::new();
+        for source in data.train.iter() {
+            let (manifest, origin) = manifest(&source.source, patience).await?;
+            sources.push(Source { manifest: Arc::new(manifest), origin });
+        }
+        let sources = Sources::new(sources);
+        let weights: Vec<f64> = data.train.iter().map(|source| source.weight).collect();
+        let weights = Weights::new(&weights)?;
+        let counts = sources.sample_counts();
+        let (window, batch_size) = (data.shuffle_window, spec.batch_size.into());
+        let order = JobOrder::new(counts, &weights, data.seed, data.lanes, window, batch_size)?;
         let tokenizer = tokenizer(spec, patience).await?;
-        Ok(Self { manifest: Arc::new(manifest), origin, order: Arc::new(order), tokenizer })
+        Ok(Self { sources: Arc::new(sources), order: Arc::new(order), tokenizer })
     }
 
-    /// Samples of an epoch.
+    /// Samples of an epoch of every source, together.
     pub(crate) fn samples(&self) -> u64 {
-        self.manifest.total_samples()
+        self.sources.total_samples()
     }
 }
 
@@ -147,11 +151,9 @@ impl<'a> Batches<'a> {
         let world_size = u32::try_from(assignment.world_size()).expect("a world size is small");
         let lengths = spec.data.text_length.all().iter().map(|&length| length as usize);
         let loader = Loader::start(LoaderConfig {
-            manifest: corpus.manifest.clone(),
-            origin: corpus.origin.clone(),
+            sources: corpus.sources.clone(),
             order: corpus.order.clone(),
             lanes: lanes_of_rank(assignment.rank, world_size, spec.data.lanes),
-            batch_size: spec.batch_size.into(),
             first_step,
             end_step: Some(assignment.total_steps),
             preparation: Preparation { mode: spec.data.decode, ..Preparation::exact(spec.data.image_size as usize) },

@@ -126,19 +126,12 @@ fn mistake_of(error: &cappa_shared::spec::SpecError) -> Mistake {
 /// What a spec may say and no worker can do yet.
 fn unsupported(spec: &JobSpec) -> Vec<Mistake> {
     let data = &spec.data;
-    let what = [
-        (
-            "data.train",
-            data.train.only().is_none(),
-            "several sources are not supported by this version; name one manifest",
-        ),
-        (
-            "data.text_length",
-            data.text_length.all().len() > 1 && spec.objective.parallel_fraction() > 0.0,
-            "a list is for the objective `cap`: in parallel prediction every token sees the padding, so the update would \
+    let what = [(
+        "data.text_length",
+        data.text_length.all().len() > 1 && spec.objective.parallel_fraction() > 0.0,
+        "a list is for the objective `cap`: in parallel prediction every token sees the padding, so the update would \
              depend on which captions a worker has together; give one length",
-        ),
-    ];
+    )];
     let found = what.into_iter().filter(|(_, is_meant, _)| *is_meant);
     found.map(|(path, _, message)| Mistake { path: path.into(), message: message.into() }).collect()
 }

@@ -118,6 +118,25 @@ impl JobOrder {
         Place { source, epoch: before / samples, lane, index: before % samples }
     }
 
+    /// The step that takes a slot. Indices past the lane's samples, in a source alone, are null slots.
+    pub fn step_of(&self, place: Place) -> Step {
+        if self.is_alone() {
+            return Step(place.epoch * self.steps.per_epoch() + place.index / self.slots_per_step());
+        }
+        let before = place.epoch * self.sources[place.source as usize].samples_of_lane(place.lane) + place.index;
+        let index = self.cycle.index(place.source, place.lane, self.lanes, before);
+        Step(index / self.slots_per_step())
+    }
+
+    /// In which epoch of a source a lane is when a step begins.
+    pub fn epoch_at(&self, step: Step, source: u32, lane: u32) -> u64 {
+        if self.is_alone() {
+            return self.steps.position(step).epoch;
+        }
+        let before = self.cycle.before(source, lane, self.lanes, step.0 * self.slots_per_step());
+        before / self.sources[source as usize].samples_of_lane(lane)
+    }
+
     /// The order within an epoch of a source. Costs time and eight bytes per shard; keep it while it is needed.
     pub fn epoch(&self, source: u32, epoch: u64) -> EpochOrder {
         self.sources[source as usize].epoch(epoch)

@@ -105,14 +105,37 @@ impl Cycle {
     /// The source of the slot at `index` of a lane, counted from the start of the job, and how many slots of the lane it had
     /// before.
     pub(super) fn turn(&self, lane: u32, lanes: u32, index: u64) -> (u32, u64) {
-        let length = self.turns.len() as u64;
-        let first = u64::from(lane) * length / u64::from(lanes);
-        let turn = (first + index) % length;
+        let turn = (self.first(lane, lanes) + index) % self.length();
         let source = self.turns[usize::try_from(turn).expect("a cycle is short")];
+        (source, self.before(source, lane, lanes, index))
+    }
+
+    /// How many slots before the one at `index` a source had of a lane.
+    pub(super) fn before(&self, source: u32, lane: u32, lanes: u32, index: u64) -> u64 {
         let of_source = &self.turns_of[source as usize];
         let before = |turn: u64| of_source.partition_point(|&of| u64::from(of) < turn) as u64;
-        let rounds = (first + index) / length;
-        (source, rounds * of_source.len() as u64 + before(turn) - before(first))
+        let first = self.first(lane, lanes);
+        let (rounds, turn) = ((first + index) / self.length(), (first + index) % self.length());
+        rounds * of_source.len() as u64 + before(turn) - before(first)
+    }
+
+    /// The slot of a lane that a source has after `before` others: the inverse of [`Cycle::turn`].
+    pub(super) fn index(&self, source: u32, lane: u32, lanes: u32, before: u64) -> u64 {
+        let of_source = &self.turns_of[source as usize];
+        let first = self.first(lane, lanes);
+        let number = before + of_source.partition_point(|&of| u64::from(of) < first) as u64;
+        let (rounds, place) = (number / of_source.len() as u64, number % of_source.len() as u64);
+        let turn = of_source[usize::try_from(place).expect("a cycle is short")];
+        rounds * self.length() + u64::from(turn) - first
+    }
+
+    /// The turn at which a lane begins.
+    fn first(&self, lane: u32, lanes: u32) -> u64 {
+        u64::from(lane) * self.length() / u64::from(lanes)
+    }
+
+    fn length(&self) -> u64 {
+        self.turns.len() as u64
     }
 }
 

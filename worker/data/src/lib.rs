@@ -6,7 +6,7 @@
 //!
 //! [`loader`] gives the batches of a rank's lanes in step order; [`records`] gives the samples of an evaluation; [`index`] makes
 //! the manifest. Decoding runs on plain threads behind bounded channels. Nothing here knows of the network of workers, and
-//! nothing depends on a rank: a batch is a function of the manifest, the seed and the step.
+//! nothing depends on a rank: a batch is a function of the manifests, their weights, the seed and the step.
 
 pub mod bad;
 mod blocking;
@@ -18,9 +18,11 @@ mod manifest;
 pub mod records;
 pub mod sample;
 pub mod shards;
+mod sources;
 pub mod stats;
 pub mod synth;
 pub mod text;
 
 pub use loader::{Batch, DataError, Loader, LoaderConfig};
 pub use manifest::{ManifestFileError, read_manifest, write_manifest};
+pub use sources::{Source, Sources};

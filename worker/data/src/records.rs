@@ -4,7 +4,6 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cappa_shared::ids::Rank;
-use cappa_shared::manifest::DataManifest;
 use cappa_shared::order::SampleRef;
 use serde_json::Value;
 
@@ -17,7 +16,6 @@ use crate::shards::{Lease, PoolConfig, ShardPool};
 /// Random access to the samples of a corpus; fastest in order.
 pub struct Records {
     pool: ShardPool,
-    manifest: Arc<DataManifest>,
     /// The first sample of every shard, and at the end their number.
     starts: Vec<u64>,
     preparation: Preparation,
@@ -46,18 +44,17 @@ impl Records {
     /// # Errors
     /// When the cache or its threads can't be made.
     pub fn open(config: PoolConfig, image_size: usize) -> Result<Self, DataError> {
-        let manifest = Arc::clone(&config.manifest);
         let mut starts = vec![0];
-        for samples in manifest.sample_counts() {
+        for samples in config.sources.sample_counts().into_iter().flatten() {
             starts.push(starts[starts.len() - 1] + u64::from(samples));
         }
         let pool = ShardPool::start(config).map_err(|error| DataError::Shard(Arc::new(error)))?;
-        Ok(Self { pool, manifest, starts, preparation: Preparation::exact(image_size), leases: Mutex::default() })
+        Ok(Self { pool, starts, preparation: Preparation::exact(image_size), leases: Mutex::default() })
     }
 
     /// Number of samples.
     pub fn len(&self) -> u64 {
-        self.manifest.total_samples()
+        self.starts[self.starts.len() - 1]
     }
 
     /// Whether there are none.
@@ -98,7 +95,7 @@ impl Records {
     fn lease(&self, shard: u32) -> Arc<Lease> {
         let mut leases = self.leases.lock().unwrap_or_else(PoisonError::into_inner);
         if leases.first().is_none_or(|lease| lease.shard() != shard) {
-            let next = (shard as usize + 1 < self.manifest.shards().len()).then_some(shard + 1);
+            let next = (shard as usize + 2 < self.starts.len()).then_some(shard + 1);
             // The new leases are taken before the old ones are let go: the next shard has become this one.
             *leases = [shard].into_iter().chain(next).map(|shard| self.pool.lease(shard)).collect();
         }

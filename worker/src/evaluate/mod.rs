@@ -11,6 +11,7 @@ mod samples;
 
 use std::time::Instant;
 
+use cappa_data::Sources;
 use cappa_data::records::Records;
 use cappa_data::shards::PoolConfig;
 use cappa_data::text::Tokenizer;
@@ -98,8 +99,7 @@ impl Evaluator<'_> {
             self.context.wait(self.assignment, batches::manifest(&evaluation.data, self.context.fetch.patience))??;
         let records = Records::open(
             PoolConfig {
-                manifest: Arc::new(manifest),
-                origin,
+                sources: Arc::new(Sources::alone(manifest, origin)),
                 cache_folder: self.context.cache.clone(),
                 cache_bytes: self.context.cache_bytes,
                 fetch: self.context.fetch,

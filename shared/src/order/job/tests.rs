@@ -58,6 +58,26 @@ proptest! {
     }
 
     #[test]
+    fn the_step_of_every_slot_is_known_beforehand(
+        counts in prop::collection::vec(corpora(), 1..4), seed: u64, lanes in 1u32..9, per_lane in 1u64..4,
+    ) {
+        let weights: Vec<f64> = (1..=counts.len()).map(|weight| weight as f64).collect();
+        let order = job(&counts, &weights, seed, lanes, per_lane);
+        for at in (0..60).map(Step) {
+            for lane in 0..lanes {
+                let mut begun = vec![false; counts.len()];
+                for place in order.places(at, lane) {
+                    prop_assert_eq!(order.step_of(place), at, "{:?}", place);
+                    // The epoch at the beginning of a step is that of the source's first slot in it.
+                    if !std::mem::replace(&mut begun[place.source as usize], true) {
+                        prop_assert_eq!(order.epoch_at(at, place.source, lane), place.epoch, "{:?}", place);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
     fn every_source_of_a_mixture_has_its_samples_once_per_epoch(
         counts in prop::collection::vec(corpora(), 2..4), seed: u64, lanes in 1u32..9, per_lane in 1u64..4,
     ) {

@@ -11,9 +11,9 @@ use cappa_data::image::Preparation;
 use cappa_data::shards::FetchConfig;
 use cappa_data::stats::PipelineStats;
 use cappa_data::text::{Buckets, Tokenizer};
-use cappa_data::{Loader, LoaderConfig, read_manifest};
+use cappa_data::{Loader, LoaderConfig, Sources, read_manifest};
 use cappa_shared::ids::Step;
-use cappa_shared::order::SampleOrder;
+use cappa_shared::order::{JobOrder, Weights};
 use cappa_shared::spec::{Augment, Captions};
 use cappa_shared::storage;
 
@@ -34,15 +34,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let seconds = Duration::from_secs_f64(rest.get(1).map_or(Ok(20.0), |seconds| seconds.parse())?);
 
     let origin = storage::open(manifest)?;
-    let manifest = Arc::new(read_manifest(&origin)?);
+    let sources = Sources::alone(read_manifest(&origin)?, origin);
+    let order = JobOrder::new(sources.sample_counts(), &Weights::alone(), 0, LANES, 2, BATCH.into())?;
     let cache = tempfile::tempdir()?;
     let stats: Arc<PipelineStats> = Arc::default();
     let mut loader = Loader::start(LoaderConfig {
-        order: Arc::new(SampleOrder::new(manifest.sample_counts(), 0, LANES, 2)?),
-        manifest,
-        origin,
+        sources: Arc::new(sources),
+        order: Arc::new(order),
         lanes: 0..LANES,
-        batch_size: BATCH.into(),
         first_step: Step(0),
         end_step: None,
         preparation: Preparation::exact(IMAGE_SIZE),

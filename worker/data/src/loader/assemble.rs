@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cappa_shared::ids::Step;
-use cappa_shared::manifest::DataManifest;
 use cappa_shared::order::{SampleRef, Slot};
 use crossbeam_channel::{Receiver, Sender};
 
 use super::example::{Example, ExampleMaker};
 use super::{Batch, DataError, Quarantined};
 use crate::bad::BadSample;
+use crate::sources::Sources;
 use crate::text::PAD;
 
 /// What the other threads tell the assembler.
@@ -36,7 +36,7 @@ pub(super) enum Outcome {
 
 /// Collects rows into batches.
 pub(super) struct Assembler {
-    manifest: Arc<DataManifest>,
+    sources: Arc<Sources>,
     maker: ExampleMaker,
     next: Step,
     events: Receiver<Event>,
@@ -52,13 +52,13 @@ struct UnderWay {
 
 impl Assembler {
     pub(super) fn new(
-        manifest: Arc<DataManifest>,
+        sources: Arc<Sources>,
         maker: ExampleMaker,
         first: Step,
         events: Receiver<Event>,
         batches: Sender<Result<Batch, DataError>>,
     ) -> Self {
-        Self { manifest, maker, next: first, events, batches, under_way: BTreeMap::new() }
+        Self { sources, maker, next: first, events, batches, under_way: BTreeMap::new() }
     }
 
     /// Runs until the other threads are done, a batch failed, or the loader is dropped.
@@ -71,7 +71,7 @@ impl Assembler {
                     under_way.missing -= 1;
                     under_way.batch.timing.fetching += fetching;
                     under_way.batch.timing.decoding += decoding;
-                    under_way.set(row, outcome, &self.manifest);
+                    under_way.set(row, outcome, &self.sources);
                 }
             }
             if !self.deliver() {
@@ -106,13 +106,13 @@ impl Assembler {
 }
 
 impl UnderWay {
-    fn set(&mut self, row: usize, outcome: Outcome, manifest: &DataManifest) {
+    fn set(&mut self, row: usize, outcome: Outcome, sources: &Sources) {
         match outcome {
             Outcome::Null => {}
             Outcome::Example(example) => self.batch.set(row, &example.image, &example.tokens),
             Outcome::Failed(error) => self.failed = Some(error),
             Outcome::Bad(sample, bad) => {
-                let shard = manifest.shards()[sample.shard as usize].path.clone();
+                let shard = sources.name(sample.shard);
                 tracing::warn!(shard, index = sample.index, key = bad.key, reason = %bad.reason, message = bad.message, "sample quarantined");
                 self.batch.quarantined.push(Quarantined {
                     epoch: self.batch.slots[row].epoch,

@@ -38,7 +38,7 @@ pub struct Batch {
 pub struct Quarantined {
     /// Epoch in which it came.
     pub epoch: u64,
-    /// Path of its shard in the manifest.
+    /// Path of its shard in the manifest; where there are several manifests, its URL.
     pub shard: String,
     /// Which sample it is.
     pub sample: SampleRef,

@@ -2,17 +2,12 @@
 
 use std::sync::Arc;
 
-use cappa_shared::order::OrderError;
-
 use crate::shards::FetchError;
 use crate::text::BucketsError;
 
 /// Why there is no (further) batch.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum DataError {
-    /// The steps can't be laid out.
-    #[error("the sample order does not fit the job")]
-    Order(#[from] OrderError),
     /// A setting is out of its range.
     #[error("{setting} is {value}, but must be {must}")]
     Setting {
@@ -26,13 +21,15 @@ pub enum DataError {
     /// The lengths of texts.
     #[error("the text lengths can't be used")]
     TextLengths(#[from] BucketsError),
-    /// The order was made from another manifest.
-    #[error("the sample order has {order} samples and the manifest {manifest}; make the order from this manifest")]
-    OtherManifest {
+    /// The order was made from other manifests.
+    #[error(
+        "the sample order, of {order} samples, is not that of the manifests, of {manifests}; make the order from these manifests"
+    )]
+    OtherManifests {
         /// Samples of the order.
         order: u64,
-        /// Samples of the manifest.
-        manifest: u64,
+        /// Samples of the manifests.
+        manifests: u64,
     },
     /// A shard can't be had.
     #[error("the data cannot be read")]

@@ -13,6 +13,7 @@
 mod assemble;
 mod batch;
 mod decode;
+mod epochs;
 mod error;
 mod example;
 mod plan;
@@ -25,10 +26,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use cappa_shared::ids::Step;
-use cappa_shared::manifest::DataManifest;
-use cappa_shared::order::SampleOrder;
+use cappa_shared::order::{JobOrder, SampleOrder};
 use cappa_shared::spec::{Augment, Captions};
-use cappa_shared::storage::Location;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 pub use batch::{Batch, BatchTiming, Quarantined};
@@ -37,6 +36,7 @@ pub(crate) use example::bad_image;
 
 use crate::image::Preparation;
 use crate::shards::{FetchConfig, PoolConfig, ShardPool};
+use crate::sources::Sources;
 use crate::stats::PipelineStats;
 use crate::text::{Buckets, Tokenizer};
 use assemble::Assembler;
@@ -47,16 +47,12 @@ use plan::Planner;
 /// What a loader reads and how.
 #[derive(Clone)]
 pub struct LoaderConfig {
-    /// The corpus.
-    pub manifest: Arc<DataManifest>,
-    /// Where the manifest lies.
-    pub origin: Location,
-    /// The order of the manifest's samples; its seed also keys the draws.
-    pub order: Arc<SampleOrder>,
+    /// What is read.
+    pub sources: Arc<Sources>,
+    /// The order of the sources' samples; its seed also keys the draws.
+    pub order: Arc<JobOrder>,
     /// The lanes of this rank.
     pub lanes: Range<u32>,
-    /// Examples of a step over all ranks.
-    pub batch_size: u64,
     /// The first step to give.
     pub first_step: Step,
     /// The step before which to end; without it the loader goes on for ever.
@@ -108,10 +104,8 @@ impl Loader {
     /// When the settings contradict each other, or the cache or a thread can't be made.
     pub fn start(config: LoaderConfig) -> Result<Self, DataError> {
         check(&config)?;
-        let steps = config.order.steps(config.batch_size)?;
         let pool = ShardPool::start(PoolConfig {
-            manifest: Arc::clone(&config.manifest),
-            origin: config.origin.clone(),
+            sources: Arc::clone(&config.sources),
             cache_folder: config.cache_folder.clone(),
             cache_bytes: config.cache_bytes,
             fetch: config.fetch,
@@ -152,7 +146,6 @@ impl Loader {
 
         let planner = Planner {
             order: Arc::clone(&config.order),
-            steps,
             lanes: config.lanes.clone(),
             range: config.first_step.0..config.end_step.map_or(u64::MAX, |end| end.0),
             pool: Arc::clone(&loader.pool),
@@ -171,7 +164,7 @@ impl Loader {
             loader.spawn(format!("data-decode-{number}"), move || decoder.run())?;
         }
         drop((event, tasks));
-        let assembler = Assembler::new(config.manifest, maker, config.first_step, events, batch);
+        let assembler = Assembler::new(config.sources, maker, config.first_step, events, batch);
         loader.spawn("data-batch".into(), move || assembler.run())?;
         Ok(loader)
     }
@@ -238,9 +231,10 @@ fn check(config: &LoaderConfig) -> Result<(), DataError> {
     let wrong = |setting, value: &dyn std::fmt::Display, must| {
         Err(DataError::Setting { setting, value: value.to_string(), must })
     };
-    if config.order.total_samples() != config.manifest.total_samples() {
-        let (order, manifest) = (config.order.total_samples(), config.manifest.total_samples());
-        return Err(DataError::OtherManifest { order, manifest });
+    let counts = config.sources.sample_counts();
+    if !config.order.sources().iter().map(SampleOrder::counts).eq(&counts) {
+        let (order, manifests) = (config.order.total_samples(), config.sources.total_samples());
+        return Err(DataError::OtherManifests { order, manifests });
     }
     if config.lanes.end > config.order.lanes() {
         return wrong("the end of the rank's lanes", &config.lanes.end, "at most the number of lanes");

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
 
-use cappa_shared::manifest::{self, DataManifest, Format, FoundShard};
+use cappa_shared::manifest::{self, Format, FoundShard};
 use cappa_shared::storage::Location;
 use tokio::sync::watch;
 
@@ -16,6 +16,7 @@ use super::download::Means;
 use super::fetch::{Expected, Fetcher, local_path};
 use super::verified::Verified;
 use super::{Damage, FetchConfig, FetchError, Folder, Schedule, Shard};
+use crate::sources::Sources;
 use crate::stats::PipelineStats;
 
 /// Threads that serve connections; the work on what arrives is done by the fetching threads.
@@ -24,10 +25,8 @@ const CONNECTION_THREADS: usize = 2;
 /// What a pool serves and with which means.
 #[derive(Debug, Clone)]
 pub struct PoolConfig {
-    /// The corpus.
-    pub manifest: Arc<DataManifest>,
-    /// Where the manifest lies; shards are beside it.
-    pub origin: Location,
+    /// What is read; shards go by their number over all sources.
+    pub sources: Arc<Sources>,
     /// Folder for downloaded shards; processes of one host may share it. Local shards are read in place.
     pub cache_folder: PathBuf,
     /// How much the folder may hold. Exceeded only where the shards needed at once are larger.
@@ -79,7 +78,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Lease {
-    /// Which shard, as the manifest numbers them.
+    /// Which shard, by its number over all sources.
     pub fn shard(&self) -> u32 {
         self.shard
     }
@@ -185,7 +184,8 @@ impl ShardPool {
 
     /// Whether any shard needs the cache, so that the plan matters to it.
     pub(crate) fn uses_cache(&self) -> bool {
-        (0..self.shared.config.manifest.shards().len() as u32).any(|shard| self.shared.cached_bytes(shard) > 0)
+        let mut shards = 0..self.shared.config.sources.shards();
+        shards.any(|shard| self.shared.cached_bytes(shard) > 0)
     }
 
     /// Stops fetching and wakes everybody who waits for a lease.
@@ -241,11 +241,11 @@ impl Shared {
     }
 
     fn fetch(&self, fetcher: &Fetcher, number: u32) -> Result<Shard, FetchError> {
-        let shard = &self.config.manifest.shards()[number as usize];
+        let (_, shard) = self.config.sources.shard(number);
         let location = self
             .config
-            .origin
-            .sibling(&shard.path)
+            .sources
+            .location(number)
             .map_err(|source| FetchError::Location { path: shard.path.clone(), source })?;
         if shard.format == Format::Folder {
             return folder(&location, shard);
@@ -262,10 +262,10 @@ impl Shared {
 
     /// What a shard takes in the cache; nothing where it is read in place.
     fn cached_bytes(&self, shard: u32) -> u64 {
-        let shard = &self.config.manifest.shards()[shard as usize];
+        let (source, shard) = self.config.sources.shard(shard);
         let local = match shard.path.contains("://") {
             true => shard.path.starts_with("file://"),
-            false => local_path(&self.config.origin).is_some(),
+            false => local_path(&source.origin).is_some(),
         };
         if local && !shard.format.is_packed() { 0 } else { shard.unpacked_bytes }
     }
@@ -278,9 +278,8 @@ impl Shared {
 
     /// What a shard is called in the cache.
     fn key(&self, shard: u32) -> Option<String> {
-        let shard = &self.config.manifest.shards()[shard as usize];
-        let location = self.config.origin.sibling(&shard.path).ok()?;
-        Some(shard.content_key(location.url()))
+        let location = self.config.sources.location(shard).ok()?;
+        Some(self.config.sources.shard(shard).1.content_key(location.url()))
     }
 
     fn next_uses(&self) -> HashMap<String, NextUse> {

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use cappa_data::image::Preparation;
 use cappa_data::shards::FetchConfig;
 use cappa_data::text::{Buckets, Tokenizer, train};
-use cappa_data::{Batch, Loader, LoaderConfig};
+use cappa_data::{Batch, Loader, LoaderConfig, Sources};
 use cappa_shared::ids::Step;
 use cappa_shared::manifest::{DataManifest, Shard};
-use cappa_shared::order::SampleOrder;
+use cappa_shared::order::{JobOrder, Weights};
 use cappa_shared::spec::{Augment, Captions};
 use cappa_shared::storage::{self, Location};
 use sha2::{Digest, Sha256};
@@ -83,37 +83,45 @@ impl Corpus {
 
     /// The configuration of the only rank, from step 0.
     pub(crate) fn config(&self) -> LoaderConfig {
-        let order = SampleOrder::new(self.manifest.sample_counts(), 7, LANES, 2).unwrap();
-        LoaderConfig {
-            manifest: Arc::new(self.manifest.clone()),
-            origin: self.origin(),
-            order: Arc::new(order),
-            lanes: 0..LANES,
-            batch_size: BATCH_SIZE,
-            first_step: Step(0),
-            end_step: None,
-            preparation: Preparation::exact(IMAGE_SIZE),
-            augment: Augment::default(),
-            text_lengths: Buckets::new(vec![TEXT_LENGTH]).unwrap(),
-            tokenizer: tokenizer(),
-            captions: Captions::default(),
-            parallel_fraction: 0.75,
-            cache_folder: self.folder.path().join("cache"),
-            cache_bytes: 1 << 30,
-            decode_threads: 3,
-            fetch: FetchConfig::default(),
-            depth: 3,
-            stats: Arc::default(),
-        }
+        config(self.at(self.origin()), &Weights::alone(), self.folder.path())
+    }
+
+    /// The corpus, read from a place.
+    pub(crate) fn at(&self, origin: Location) -> Sources {
+        Sources::alone(self.manifest.clone(), origin)
     }
 
     pub(crate) fn steps_per_epoch(&self) -> u64 {
-        self.config().order.steps(BATCH_SIZE).unwrap().per_epoch()
+        self.config().order.steps_per_epoch().unwrap()
     }
 
     /// All batches of the first epoch.
     pub(crate) fn first_epoch(&self) -> Vec<Batch> {
         take(self.config(), self.steps_per_epoch())
+    }
+}
+
+/// The configuration of the only rank, from step 0, with its cache below a folder.
+pub(crate) fn config(sources: Sources, weights: &Weights, folder: &Path) -> LoaderConfig {
+    let order = JobOrder::new(sources.sample_counts(), weights, 7, LANES, 2, BATCH_SIZE).unwrap();
+    LoaderConfig {
+        sources: Arc::new(sources),
+        order: Arc::new(order),
+        lanes: 0..LANES,
+        first_step: Step(0),
+        end_step: None,
+        preparation: Preparation::exact(IMAGE_SIZE),
+        augment: Augment::default(),
+        text_lengths: Buckets::new(vec![TEXT_LENGTH]).unwrap(),
+        tokenizer: tokenizer(),
+        captions: Captions::default(),
+        parallel_fraction: 0.75,
+        cache_folder: folder.join("cache"),
+        cache_bytes: 1 << 30,
+        decode_threads: 3,
+        fetch: FetchConfig::default(),
+        depth: 3,
+        stats: Arc::default(),
     }
 }
 

@@ -16,7 +16,7 @@ fn remote(corpus: &Corpus, store: impl FnOnce(Arc<dyn ObjectStore>) -> Arc<dyn O
     let folder = storage::open(corpus.folder.path().to_str().unwrap()).unwrap();
     let manifest = folder.prefix.clone().join("train.manifest.json");
     let origin = Location::new(store(folder.store), manifest, "s3://bucket/corpus/train.manifest.json");
-    LoaderConfig { origin, ..corpus.config() }
+    LoaderConfig { sources: Arc::new(corpus.at(origin)), ..corpus.config() }
 }
 
 fn all_good(batches: &[Batch]) -> bool {

@@ -4,7 +4,9 @@ use std::fs;
 use std::io::Write as _;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 
+use cappa_data::Sources;
 use cappa_data::index::{IndexOptions, index};
 use cappa_data::shards::Shard;
 use cappa_shared::manifest::{DataManifest, Format};
@@ -148,7 +150,7 @@ fn packed_shards_and_loose_files_are_trained_on_like_plain_ones() {
     assert_eq!(loose.shards().iter().map(|shard| shard.path.as_str()).collect::<Vec<_>>(), ["loose/one", "loose/two"]);
     for manifest in [packed, loose] {
         let mut other = corpus.config();
-        other.manifest = std::sync::Arc::new(manifest);
+        other.sources = Arc::new(Sources::alone(manifest, corpus.origin()));
         let batches = take(other, corpus.steps_per_epoch());
         plain.iter_mut().for_each(|batch| batch.timing = Default::default());
         assert_eq!(batches, plain);
@@ -156,7 +158,7 @@ fn packed_shards_and_loose_files_are_trained_on_like_plain_ones() {
     // A file that was written after the index is told by the shard's digest.
     fs::write(unpacked.join("one/new.txt"), b"new").unwrap();
     let mut changed = corpus.config();
-    changed.manifest = std::sync::Arc::new(cappa_data::read_manifest(&corpus.origin()).unwrap());
+    changed.sources = Arc::new(Sources::alone(cappa_data::read_manifest(&corpus.origin()).unwrap(), corpus.origin()));
     let bad = take(changed, corpus.steps_per_epoch());
     assert_eq!(bad.iter().map(|batch| batch.quarantined.len()).sum::<usize>(), 6);
 }

@@ -7,6 +7,7 @@ mod damage;
 mod download;
 mod formats;
 mod index;
+mod mixture;
 mod preparation;
 mod s3;
 
@@ -34,7 +35,7 @@ fn together(config: &LoaderConfig, world_size: u32, steps: u64) -> Vec<Batch> {
 }
 
 /// The batch of a step, put together from those of all ranks.
-fn join(parts: Vec<Batch>) -> Batch {
+pub(crate) fn join(parts: Vec<Batch>) -> Batch {
     parts
         .into_iter()
         .reduce(|mut whole, part| {
@@ -142,11 +143,10 @@ fn settings_that_contradict_each_other_are_refused() {
     let corpus = Corpus::of(&[20]);
     let refused = |config: LoaderConfig| Loader::start(config).err().map(|error| error.to_string());
     for (config, word) in [
-        (LoaderConfig { batch_size: 6, ..corpus.config() }, "order"),
         (LoaderConfig { lanes: 2..5, ..corpus.config() }, "lanes"),
         (LoaderConfig { parallel_fraction: 1.5, ..corpus.config() }, "fraction"),
         (LoaderConfig { text_lengths: Buckets::new(vec![4, 8]).unwrap(), ..corpus.config() }, "text lengths"),
-        (LoaderConfig { manifest: Arc::new(Corpus::of(&[3]).manifest), ..corpus.config() }, "manifest"),
+        (LoaderConfig { order: Corpus::of(&[3]).config().order, ..corpus.config() }, "manifests"),
     ] {
         let message = refused(config).expect("the configuration was accepted");
         assert!(message.contains(word), "{message}");
@@ -157,8 +157,7 @@ fn settings_that_contradict_each_other_are_refused() {
 fn records_come_by_number_with_their_facts() {
     let corpus = Corpus::of(&[3, 4]);
     let config = PoolConfig {
-        manifest: Arc::new(corpus.manifest.clone()),
-        origin: corpus.origin(),
+        sources: Arc::new(corpus.at(corpus.origin())),
         cache_folder: corpus.folder.path().join("cache"),
         cache_bytes: 1 << 20,
         fetch: FetchConfig::default(),

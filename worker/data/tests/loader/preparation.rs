@@ -1,11 +1,14 @@
 //! Fast decoding, random changes and text lengths, as a rank gets them.
 
+use std::sync::Arc;
+
 use cappa_data::LoaderConfig;
 use cappa_data::image::{Augmentation, Decode, Preparation};
 use cappa_data::text::{Buckets, PAD};
+use cappa_shared::order::{JobOrder, Weights};
 use cappa_shared::spec::{Augment, Crop, Jitter};
 
-use crate::corpus::{Corpus, Files, IMAGE_SIZE, TEXT_LENGTH, take};
+use crate::corpus::{Corpus, Files, IMAGE_SIZE, LANES, TEXT_LENGTH, take};
 use crate::together;
 
 /// Bytes of a prepared image.
@@ -52,7 +55,8 @@ fn changes_are_drawn_by_slot_whatever_the_number_of_ranks() {
 #[test]
 fn a_batch_is_as_long_as_its_longest_text() {
     let corpus = corpus();
-    let config = LoaderConfig { parallel_fraction: 0.0, batch_size: 4, lanes: 0..1, ..corpus.config() };
+    let order = JobOrder::new(vec![corpus.manifest.sample_counts()], &Weights::alone(), 7, LANES, 2, 4).unwrap();
+    let config = LoaderConfig { parallel_fraction: 0.0, order: Arc::new(order), lanes: 0..1, ..corpus.config() };
     let lengths = Buckets::new(vec![3, TEXT_LENGTH]).unwrap();
     let steps = 24;
     let trimmed = take(LoaderConfig { text_lengths: lengths, ..config.clone() }, steps);

@@ -40,7 +40,14 @@ fn serve(corpus: &Corpus) -> S3Server {
 /// Reads the corpus from the bucket, through a cache of its own.
 fn remote(corpus: &Corpus, server: &S3Server, cache: &Path) -> LoaderConfig {
     let origin = Location::new(server.store(BUCKET), MANIFEST.into(), format!("s3://{BUCKET}/{MANIFEST}"));
-    LoaderConfig { origin, cache_folder: cache.to_owned(), fetch: fetching(), stats: Arc::default(), ..corpus.config() }
+    let sources = Arc::new(corpus.at(origin));
+    LoaderConfig {
+        sources,
+        cache_folder: cache.to_owned(),
+        fetch: fetching(),
+        stats: Arc::default(),
+        ..corpus.config()
+    }
 }
 
 /// Requests for the beginning of a shard: how often it was downloaded.
@@ -265,7 +272,8 @@ fn child_reads_an_epoch() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let manifest = DataManifest::from_json(&runtime.block_on(origin.get("")).unwrap()).unwrap();
     let corpus = Corpus { manifest, ..corpus };
-    let config = LoaderConfig { origin, cache_folder: cache.into(), fetch: fetching(), ..corpus.config() };
+    let sources = Arc::new(corpus.at(origin));
+    let config = LoaderConfig { sources, cache_folder: cache.into(), fetch: fetching(), ..corpus.config() };
     take(config, corpus.steps_per_epoch());
 }
 
