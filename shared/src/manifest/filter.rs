@@ -1,6 +1,7 @@
 //! Which samples of a corpus are used: declared before the index is made, applied while it is made, and recorded with it, so that the
 //! order of the samples stays a function of the manifest.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::ManifestProblem;
@@ -8,7 +9,7 @@ use super::ManifestProblem;
 /// What a sample must be like to be used. What is not set does not matter.
 ///
 /// A sample that does not show what a bound asks for (an image whose size can't be read, a score that is absent) is dropped.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Filter {
     /// The shorter side of the image has at least so many pixels.
@@ -32,10 +33,11 @@ pub struct Filter {
 }
 
 /// Bounds, both inclusive, on a numeric field of a sample's `.json`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ScoreRange {
     /// The field's name.
+    #[serde(default)]
     pub field: String,
     /// The least that it may be.
     #[serde(default, skip_serializing_if = "Option::is_none")]

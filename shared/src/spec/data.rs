@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Augment;
+use crate::manifest::Filter;
 
 /// Where samples come from and how they become tensors.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -15,6 +16,9 @@ pub struct Data {
     /// Where captions are found, and which of several is taken.
     #[serde(default)]
     pub captions: Captions,
+    /// Which samples are used, of sources that must be indexed.
+    #[serde(default, skip_serializing_if = "Filter::is_empty")]
+    pub filter: Filter,
     /// How images are decoded.
     #[serde(default)]
     pub decode: Decode,

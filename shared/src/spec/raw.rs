@@ -11,6 +11,7 @@ use super::{
     Augment, CaptionChoice, Condition, Decode, OnFailedDependency, OnPreemption, OptimizerName, PositionEmbedding,
     Precision, ScheduleName,
 };
+use crate::manifest::Filter;
 
 /// A CapPa job: a vision encoder trained by captioning.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -167,6 +168,8 @@ pub(super) struct RawData {
     pub(super) tokenizer: Option<String>,
     /// Where captions are found: auto, txt, or a mapping that says more. Default: auto.
     pub(super) captions: Option<Short<CaptionFrom, RawCaptions>>,
+    /// Which samples are used, where data.train is a pattern of shards. A manifest has its own filter already. Default: all.
+    pub(super) filter: Option<Filter>,
     /// How images are decoded. Default: exact.
     pub(super) decode: Option<Decode>,
     /// Random changes of the images of training, the same for every run of a seed. Default: none.

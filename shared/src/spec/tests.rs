@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::manifest::{Filter, ScoreRange};
 
 /// The shortest document there is.
 const MINIMAL: &str = "\
@@ -269,6 +270,24 @@ fn mistakes_of_data_are_named() {
         ],
     );
     check(
+        "data: {train: 'a-*.tar', tokenizer: t.json, filter: {min_side: 9, max_side: 8, max_aspect: 0.5, min_size: 1, \
+         scores: [{min: 1}, {field: s}]}}",
+        &[
+            "1:64: data.filter.min_side: is larger than max_side",
+            "1:92: data.filter.max_aspect: is no number of at least 1; it is the longer side over the shorter one",
+            "1:97: data.filter.min_size: unknown key; did you mean `min_side`?",
+            "1:119: data.filter.scores[0].field: is empty; name a field of the .json",
+            "1:129: data.filter.scores[1].min: is not set, nor is max; set one of them",
+        ],
+    );
+    check(
+        "data: {train: ['a-*.tar', b.json], tokenizer: t.json, filter: {min_side: 64}}",
+        &[
+            "1:63: data.filter: is for shards that are still to be indexed, and the samples of \"file:///home/me/jobs/b.json\" were chosen \
+             when it was written; name the shards by a pattern, or write the manifest again with `cappactl data index` and these bounds",
+        ],
+    );
+    check(
         "data: {train: [a.json, b.json], tokenizer: t.json}\nduration: {epochs: 2}",
         &["2:20: duration.epochs: every source of data.train has epochs of its own; give steps or examples"],
     );
@@ -428,6 +447,22 @@ fn any_captions() -> impl Strategy<Value = Captions> {
     (source, choose).prop_map(|(source, choose)| Captions { source, choose })
 }
 
+fn any_filter() -> impl Strategy<Value = Filter> {
+    let scores = prop::option::of("(?s).{1,6}").prop_map(|field| {
+        let range = |field| ScoreRange { field, min: Some(0.25), max: None };
+        field.map(range).into_iter().collect()
+    });
+    (prop::option::of(1..500u32), prop::option::of(1.0..9.0f64), prop::option::of(any::<u32>()), scores).prop_map(
+        |(min_side, max_aspect, max_caption, scores)| Filter {
+            min_side,
+            max_aspect,
+            max_caption,
+            scores,
+            ..Filter::default()
+        },
+    )
+}
+
 prop_compose! {
     fn any_augment()(
         crop in prop::option::of(Just(Crop::default())),
@@ -452,7 +487,7 @@ prop_compose! {
         after in prop::collection::btree_set("[a-z]{1,9}", 0..3),
         tasks in prop::collection::vec((any_task(), prop::option::of(1..u64::MAX)), 0..3),
         bf16 in any::<bool>(),
-        train in any_sources(),
+        (train, filter) in (any_sources(), any_filter()),
         (captions, decode, augment, lengths) in (any_captions(), prop_oneof![Just(Decode::Exact), Just(Decode::Fast)], any_augment(), prop::collection::btree_set(2..4096u32, 1..5)),
     ) -> JobSpec {
         let mut spec = spec("model: tiny");
@@ -462,6 +497,7 @@ prop_compose! {
         (spec.data.train, spec.data.captions, spec.data.decode) = (train, captions, decode);
         spec.data.augment = augment;
         spec.data.text_length = TextLengths::new(lengths.into_iter().collect());
+        spec.data.filter = if spec.data.train.iter().any(Source::is_manifest) { Filter::default() } else { filter };
         let has_epochs = spec.data.train.only().is_some();
         let length = match length { Length::Epochs(n) if !has_epochs => Length::Steps(n), length => length };
         spec.duration = length;

@@ -17,6 +17,7 @@ pub(super) fn data(raw: RawData, sizes: &Sizes, lanes: u32, checker: &mut Checke
         train: sources(raw.train, checker),
         tokenizer: checker.url("data.tokenizer", raw.tokenizer),
         captions: captions(raw.captions, checker),
+        filter: raw.filter.unwrap_or_default(),
         decode: raw.decode.unwrap_or_default(),
         augment: raw.augment.unwrap_or_default(),
         image_size: raw.image_size.unwrap_or(sizes.image_size),
@@ -32,7 +33,26 @@ pub(super) fn data(raw: RawData, sizes: &Sizes, lanes: u32, checker: &mut Checke
         checker.report(&[&child("data.augment", problem.path)], Mistake::OutOfRange, problem.message);
     }
     checker.fraction("data.max_bad_fraction", data.max_bad_fraction);
+    check_filter(&data, checker);
     data
+}
+
+/// A filter is applied while shards are indexed, so that the order of the samples stays a function of the manifest.
+fn check_filter(data: &Data, checker: &mut Checker<'_>) {
+    let path = "data.filter";
+    for problem in data.filter.problems() {
+        let at = child(path, &problem.path);
+        checker.report(&[&at, path], Mistake::OutOfRange, problem.message);
+    }
+    let is_given = |source: &&Source| source.is_manifest() && !source.source.is_empty();
+    if let (Some(manifest), false) = (data.train.iter().find(is_given), data.filter.is_empty()) {
+        let message = format!(
+            "is for shards that are still to be indexed, and the samples of {:?} were chosen when it was written; name \
+             the shards by a pattern, or write the manifest again with `cappactl data index` and these bounds",
+            manifest.source
+        );
+        checker.report(&[path], Mistake::Inconsistent, message);
+    }
 }
 
 /// Sources of a mixture have epochs of their own, so the job can't be measured in epochs.
