@@ -6,8 +6,9 @@ use cappa_core::Record;
 use cappa_shared::storage::Location;
 use serde::{Deserialize, Serialize};
 use slatedb::config::Settings;
-use slatedb::{CloseReason, Db, ErrorKind, WriteBatch};
+use slatedb::{CloseReason, Db, DbStatus, ErrorKind, WriteBatch};
 use thiserror::Error;
+use tokio::sync::watch;
 
 /// The version of the entries that this program writes.
 const VERSION: u32 = 1;
@@ -18,6 +19,7 @@ const PREFIX: &str = "log/";
 /// The log of one store, open for appending.
 pub(crate) struct EventLog {
     db: Db,
+    status: watch::Receiver<DbStatus>,
     next: u64,
 }
 
@@ -39,6 +41,9 @@ pub enum LogError {
     /// The store failed.
     #[error("the event log can't be reached; check the store and start again")]
     Storage(#[source] slatedb::Error),
+    /// The log has closed by itself.
+    #[error("the event log has closed by itself ({0:?}); check the store and start again")]
+    Closed(CloseReason),
     /// An entry is of a version that this program does not know.
     #[error(
         "entry {sequence} of the event log has version {version}, this program knows {VERSION}; use the newer program that wrote it"
@@ -101,7 +106,19 @@ impl EventLog {
             entries.push(decode(&row.key, &row.value)?);
         }
         let next = entries.last().map_or(1, |last: &Entry| last.sequence + 1);
-        Ok((Self { db, next }, entries))
+        let status = db.subscribe();
+        Ok((Self { db, status, next }, entries))
+    }
+
+    /// Waits until the log takes no appends any more, and says why: SlateDB looks every second whether another
+    /// process has opened it, so a coordinator that has nothing to append hears of its successor as well.
+    pub(crate) async fn closed(&mut self) -> LogError {
+        let ended = self.status.wait_for(|status| status.close_reason.is_some()).await;
+        match ended.ok().and_then(|status| status.close_reason) {
+            Some(CloseReason::Fenced) => LogError::Fenced,
+            Some(reason) => LogError::Closed(reason),
+            None => LogError::Closed(CloseReason::Clean),
+        }
     }
 
     /// Appends records, all or none, and returns them numbered once they are durable.
@@ -186,6 +203,16 @@ mod tests {
         assert_eq!(entries.len(), 1);
         assert!(matches!(first.append(vec![record(2)]).await, Err(LogError::Fenced)));
         second.append(vec![record(3)]).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_fenced_writer_hears_of_it_without_appending() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(&folder).await;
+        let (mut first, _) = EventLog::open(&store).await.unwrap();
+        let (_second, _) = EventLog::open(&store).await.unwrap();
+        let told = tokio::time::timeout(std::time::Duration::from_secs(10), first.closed()).await;
+        assert!(matches!(told, Ok(LogError::Fenced)), "{told:?}");
     }
 
     #[tokio::test]

@@ -138,6 +138,15 @@ async fn a_second_coordinator_takes_over_and_the_first_ends() {
 }
 
 #[tokio::test]
+async fn a_coordinator_with_nothing_to_append_ends_when_another_one_takes_over() {
+    let fixture = Fixture::new();
+    let mut first = fixture.start().await;
+    let _second = fixture.start().await;
+    let ended = tokio::time::timeout(support::PATIENCE, first.coordinator.failed()).await.expect("the first ends");
+    assert!(matches!(ended, Err(LogError::Fenced)), "{ended:?}");
+}
+
+#[tokio::test]
 async fn a_permanent_failure_fails_the_job_with_the_first_failing_rank() {
     let fixture = Fixture::new();
     let running = fixture.start().await;

@@ -27,6 +27,8 @@ pub enum Violation {
     CheckpointsAreOrdered(JobId),
     /// A paused, queued or ended job has a group, or a group has none to pause.
     PauseNeedsAGroup(JobId),
+    /// Parts of the active group, or of one that is yet to come, count as swept.
+    SweptIsOver(JobId),
     /// A generation was used twice.
     GenerationsAreNeverReused(JobId, Generation),
     /// A checkpoint disappeared without having been retired, or the newest was retired.
@@ -89,6 +91,8 @@ fn check_job(job: &Job, found: &mut Vec<Violation>) {
     };
     let steps = job.checkpoints.windows(2);
     require(steps.into_iter().all(|pair| pair[0].step < pair[1].step), Violation::CheckpointsAreOrdered);
+    let newest_over = job.generation.0.saturating_sub(u64::from(job.group().is_some()));
+    require(job.swept.0 <= newest_over, Violation::SweptIsOver);
     let Phase::Active(group) = &job.phase else {
         require(job.pause.is_none() && job.stopping.is_none(), Violation::PauseNeedsAGroup);
         return;

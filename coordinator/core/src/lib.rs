@@ -35,7 +35,7 @@ pub use policy::{
     Bound, Condition, Dependency, FailureClass, OnPreemption, OnUnmet, Policy, Quota, Retry, Scheduling, StopCause,
 };
 pub use presence::{Holding, Observation, Presence, Seen, WorkerPresence};
-pub use record::{BreakCause, Change, Event, Record};
+pub use record::{BreakCause, Change, Event, Record, Sign};
 pub use schedule::{Admission, EndsWhen, Growth, Plan, Preemption, Reason, Shrink, Wait};
 pub use state::State;
 pub use usage::Usage;

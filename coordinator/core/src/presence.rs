@@ -26,12 +26,16 @@ pub struct WorkerPresence {
     pub incarnation: Incarnation,
     /// Its stream, while there is one.
     pub link: Option<Link>,
+    /// Its newest stream, even if it has ended.
+    pub(crate) newest_link: Link,
     /// Its machine.
     pub host: String,
     /// `host:port` of its c10d store.
     pub store_address: String,
     /// When it last said anything.
     pub last_heard: Time,
+    /// The process before it in its place, and when that last said anything.
+    pub predecessor: Option<(Incarnation, Time)>,
     /// The state it holds.
     pub holding: Option<Holding>,
     /// It ends on purpose, for this reason.
@@ -248,9 +252,14 @@ impl Presence {
         let presence = WorkerPresence {
             incarnation: incarnation.clone(),
             link: Some(*link),
+            newest_link: *link,
             host: host.clone(),
             store_address: store_address.clone(),
             last_heard: at,
+            predecessor: match same {
+                Some(same) => same.predecessor.clone(),
+                None => before.map(|before| (before.incarnation.clone(), before.last_heard)),
+            },
             holding: holding.clone(),
             leaving: same.and_then(|before| before.leaving.clone()),
             joined: place,
@@ -336,6 +345,12 @@ impl Presence {
 }
 
 impl WorkerPresence {
+    /// When a process in this place was last heard; nothing of one that was never heard, or long before.
+    pub fn last_sign_of(&self, incarnation: &Incarnation) -> Option<Time> {
+        let former = self.predecessor.as_ref().filter(|(former, _)| former == incarnation).map(|(_, at)| *at);
+        (self.incarnation == *incarnation).then_some(self.last_heard).or(former)
+    }
+
     /// Whether it can be talked to and was heard within `detection`.
     pub fn is_live(&self, now: Time, detection: Duration) -> bool {
         self.link.is_some() && now.since(self.last_heard) <= detection

@@ -186,6 +186,22 @@ fn is_false(value: &bool) -> bool {
     !value
 }
 
+/// What gives a loss away first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Sign {
+    /// Its stream has ended.
+    StreamEnd,
+    /// No heartbeat has come for the detection time.
+    Heartbeat,
+    /// A peer's collective failed, or it says itself that it is out of the group.
+    PeerReport,
+    /// Its process is gone: another one has come in its place.
+    ProcessExit,
+    /// It has not come back to a restarted coordinator, or has not begun to form, in time.
+    Absence,
+}
+
 /// Why a group was broken up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "by", rename_all = "snake_case")]
@@ -194,6 +210,9 @@ pub enum BreakCause {
     Lost {
         /// Each with what gave it away.
         workers: Vec<(WorkerId, String)>,
+        /// The kind of that, of the first of them; absent in logs of older programs.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        sign: Option<Sign>,
     },
     /// A member reported an error.
     Failure {
@@ -227,10 +246,24 @@ pub enum BreakCause {
     },
 }
 
+impl BreakCause {
+    /// What gave a loss away; nothing where the group was broken on purpose, or by an error of its own.
+    pub fn sign(&self) -> Option<Sign> {
+        match self {
+            Self::Lost { sign, .. } => *sign,
+            Self::Failure { code, .. } if code == COLLECTIVE_FAILED => Some(Sign::PeerReport),
+            _ => None,
+        }
+    }
+}
+
+/// How workers class the failure of a collective, which says that some peer, or the way to it, is gone.
+const COLLECTIVE_FAILED: &str = "COLLECTIVE_FAILED";
+
 impl std::fmt::Display for BreakCause {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            BreakCause::Lost { workers } => {
+            BreakCause::Lost { workers, .. } => {
                 for (place, (worker, reason)) in workers.iter().enumerate() {
                     let separator = if place == 0 { "" } else { "; " };
                     write!(f, "{separator}{worker} {reason}")?;

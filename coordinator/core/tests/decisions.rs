@@ -223,3 +223,60 @@ fn what_an_old_stream_still_delivers_means_nothing() {
     let end = Command::Disconnected { worker: name(1), link: Link(99) };
     assert_eq!(bench.perform(end), Err(Refusal::StaleLink));
 }
+
+#[test]
+fn a_slow_hello_of_an_older_stream_does_not_shut_out_the_newer_one() {
+    let mut bench = Bench::new();
+    let hello = |link| {
+        let report = Report::Hello {
+            incarnation: Incarnation("1".to_owned()),
+            host: "host".to_owned(),
+            store_address: "1:1".to_owned(),
+            holding: None,
+        };
+        Command::Worker(WorkerReport { worker: name(1), link: Link(link), report })
+    };
+    bench.perform(hello(11)).unwrap();
+    assert_eq!(bench.perform(hello(10)), Err(Refusal::StaleLink));
+    let beat = WorkerReport { worker: name(1), link: Link(11), report: Report::Heartbeat { at: None } };
+    assert_eq!(bench.perform(Command::Worker(beat)), Ok(()));
+}
+
+#[test]
+fn a_spare_worker_replaces_a_lost_one_in_the_next_group_at_once() {
+    let mut bench = Bench::new();
+    (1..=3).for_each(|worker| bench.connect(worker, None));
+    bench.submit("demo", 0, 2, 2);
+    bench.enter("demo", &[1, 2]);
+    bench.perform(Command::Disconnected { worker: name(1), link: Link(1) }).unwrap();
+    bench.wait(11.0, &[2, 3]);
+    let (job, generation) = (JobId::from("demo"), Generation(1));
+    bench.say(2, Report::Left { job, generation, step: Step(1), has_state: true, failure: None });
+    let group = bench.core.state().job(&JobId::from("demo")).unwrap().group().unwrap();
+    let members: Vec<_> = group.members.iter().map(|member| (&member.worker, member.has_state)).collect();
+    assert_eq!(members, [(&name(2), true), (&name(3), false)]);
+    assert_eq!(group.formed_at, bench.now, "with the survivor's answer, without a pause");
+}
+
+#[test]
+fn who_holds_more_than_the_survivors_is_in_the_next_group_even_of_a_job_that_is_to_pause() {
+    let mut bench = Bench::new();
+    (1..=2).for_each(|worker| bench.connect(worker, None));
+    bench.submit("demo", 0, 1, 2);
+    bench.enter("demo", &[1, 2]);
+    bench.wait(11.0, &[1]);
+    let left = |generation, step| Report::Left {
+        job: JobId::from("demo"),
+        generation: Generation(generation),
+        step: Step(step),
+        has_state: true,
+        failure: None,
+    };
+    bench.say(1, left(1, 1));
+    assert_eq!(bench.world_size("demo"), 1, "the other was silent");
+    bench.perform(Command::Pause { job: JobId::from("demo"), reason: "test".to_owned() }).unwrap();
+    bench.say(2, left(1, 5));
+    bench.say(1, left(2, 1));
+    let group = bench.core.state().job(&JobId::from("demo")).unwrap().group().unwrap();
+    assert_eq!((group.generation, group.step), (Generation(3), Step(5)));
+}

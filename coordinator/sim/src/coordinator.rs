@@ -15,6 +15,10 @@ use crate::world::{Event, World};
 /// How often time is looked at when nothing happens.
 const TICK: u64 = 100;
 
+/// How long it takes at most until a process that runs, and reaches the store, hears that the log was opened by
+/// another: the log's own look at the store, once a second, and its way.
+const LOOK: u64 = 1_200;
+
 /// One process.
 #[derive(Debug)]
 pub(crate) struct Coordinator {
@@ -28,7 +32,8 @@ pub(crate) struct Coordinator {
     mailbox: Vec<Item>,
     appending: Option<(Vec<Record>, Vec<Reply>)>,
     sent: HashSet<Work>,
-    tried: HashMap<Work, Time>,
+    /// Work on the store by when it began, and whether what it came to is on its way to the loop.
+    tried: HashMap<Work, (Time, bool)>,
     /// The stream of each link.
     pub(crate) links: BTreeMap<Link, usize>,
     is_due: bool,
@@ -67,9 +72,9 @@ impl World<'_> {
             return self.at(200, Event::CoordinatorStarts);
         }
         self.store.epoch += 1;
-        // Those before it go on until they append, or until the store tells them.
+        // Those before it go on until they append, or look at the store.
         for id in (0..self.coordinators.len()).filter(|id| self.coordinators[*id].alive).collect::<Vec<_>>() {
-            let after = self.random(100..8_000);
+            let after = self.random(0..LOOK);
             self.at(after, Event::Fenced(id));
         }
         let latest = self.store.log.iter().map(|record| record.at).max().unwrap_or_default();
@@ -100,6 +105,16 @@ impl World<'_> {
         });
         self.tell(|| format!("coordinator-{id} starts, its clock {skew} ms ahead"));
         self.at(0, Event::Tick(id));
+    }
+
+    /// The log of a process that was fenced looks at the store.
+    pub(crate) fn fenced(&mut self, id: usize) {
+        let blind = self.coordinators[id].hangs_until.max(self.store.fails_until);
+        if blind > self.millis() {
+            let after = blind - self.millis() + self.random(0..LOOK);
+            return self.at(after, Event::Fenced(id));
+        }
+        self.kill_coordinator(id, "it is fenced");
     }
 
     pub(crate) fn kill_coordinator(&mut self, id: usize, why: &str) {
@@ -223,6 +238,7 @@ impl World<'_> {
             for event in self.tamper.corrupt(&self.coordinators[id].core, event) {
                 self.coordinators[id].core.apply(&event);
                 if let Decided::Record(record) = event {
+                    self.check_no_step_lost(id, &record);
                     records.push(record);
                 }
             }
@@ -244,7 +260,7 @@ impl World<'_> {
         if !fails || self.chance(0.5) {
             for record in records {
                 self.tell(|| format!("log {} {:?}", record.job, brief(&record)));
-                self.logged(id, &record);
+                self.logged(&record);
                 self.store.log.push(record);
             }
         }
@@ -257,9 +273,11 @@ impl World<'_> {
     /// What may be known now: replies, then what is outstanding.
     fn act(&mut self, id: usize, replies: Vec<Reply>) {
         for (stream, reply) in replies {
-            if reply.is_err() {
-                let reason = format!("{reply:?}");
+            if reply == Err(Refusal::WorkerIdTaken) {
+                let reason = "the worker id is taken".to_owned();
                 self.send_down(stream, Told::Refused(wire::Refused { code: "ALREADY_EXISTS".into(), reason }));
+            }
+            if reply.is_err() {
                 self.close_from_above(stream);
             }
         }
@@ -307,7 +325,10 @@ impl World<'_> {
 
     fn store_work(&mut self, id: usize, work: Work, now: Time) {
         let coordinator = &mut self.coordinators[id];
-        let is_tried = coordinator.tried.get(&work).is_some_and(|at| now.since(*at) < Duration::from_secs(5));
+        let is_tried = coordinator
+            .tried
+            .get(&work)
+            .is_some_and(|(at, is_told)| *is_told || now.since(*at) < Duration::from_secs(5));
         let (Work::CommitManifest { job, .. } | Work::DeleteCheckpoint { job, .. } | Work::Sweep { job }) = &work
         else {
             return;
@@ -320,7 +341,7 @@ impl World<'_> {
         let kept = job.checkpoints.iter().chain(&job.retired).map(|c| (c.step.0, c.generation.0));
         let kept = kept.chain(job.committing.keys().map(|(step, generation)| (step.0, generation.0))).collect();
         let litter = (kept, job.group().map(|group| group.generation.0));
-        coordinator.tried.insert(work.clone(), now);
+        coordinator.tried.insert(work.clone(), (now, false));
         let after = self.random(5..200);
         self.at(after, Event::Stored(id, Stored { work, attempt, litter }));
     }
@@ -330,13 +351,16 @@ impl World<'_> {
         if self.store.fails_until > self.millis() {
             return; // It is tried again.
         }
+        if let Some((_, is_told)) = self.coordinators[id].tried.get_mut(&stored.work) {
+            *is_told = true;
+        }
         let done = match stored.work {
             Work::CommitManifest { job, step, generation } => {
                 let key = (job.to_string(), step.0);
                 let there = *self.store.manifests.entry(key).or_insert(generation.0);
                 let error = "another attempt is committed".to_owned();
                 if there == generation.0 {
-                    self.committed(&job, step.0, generation.0, stored.attempt.as_ref());
+                    self.committed(id, &job, step.0, generation.0, stored.attempt.as_ref());
                     Command::ManifestCommitted { job, step, generation }
                 } else {
                     Command::ManifestFailed { job, step, generation, error }

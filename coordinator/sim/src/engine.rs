@@ -95,9 +95,6 @@ impl World<'_> {
     /// Brings all members to one state.
     fn agree(&mut self, members: &[usize], is_torn: bool) {
         let assignment = self.process(members[0]).turn.assignment().unwrap().clone();
-        for place in members {
-            self.process(*place).state.take_if(|state| state.job != assignment.job);
-        }
         let held: Vec<Option<State>> = members.iter().map(|place| self.process(*place).state.clone()).collect();
         let steps: Vec<Option<Step>> = held.iter().map(|s| s.as_ref().map(|state| Step(state.step))).collect();
         let agreed = match agree(&steps) {
@@ -132,11 +129,19 @@ impl World<'_> {
         let job = assignment.job.clone();
         let steps = assignment.restore.iter().filter_map(|path| path.split('/').rev().nth(1)?.parse::<u64>().ok());
         let there = steps.clone().find(|step| self.store.manifests.contains_key(&(job.to_string(), *step)));
-        if there.is_none() && steps.clone().next().is_some() {
+        // A group that the log has given up was promised nothing that lasts; its members have yet to hear of it.
+        let is_promised = self.is_active(job.as_str(), assignment.generation.0);
+        if is_promised && there.is_none() && steps.clone().next().is_some() {
             let steps: Vec<u64> = steps.collect();
             self.breaks("CommittedStaysCommitted", || format!("{job}: none of the checkpoints {steps:?} is there"));
         }
         let step = there.unwrap_or(0);
+        if let Some(generation) = self.store.manifests.get(&(job.to_string(), step)).copied()
+            && is_promised
+            && self.parts_of(job.as_str(), step, generation) == 0
+        {
+            self.breaks("CommittedStaysCommitted", || format!("{job}: the parts of the checkpoint {step} are gone"));
+        }
         State { hash: self.truth.at(job.as_str(), step, self.lanes), job, step }
     }
 

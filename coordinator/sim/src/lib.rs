@@ -53,6 +53,8 @@ pub struct Summary {
     pub steps: u64,
     /// Checkpoints that were committed.
     pub checkpoints: u64,
+    /// Losses by what gave them away: the stream's end, heartbeats, peers, a new process, absence.
+    pub losses: [u64; 5],
 }
 
 impl std::ops::AddAssign for Summary {
@@ -62,6 +64,7 @@ impl std::ops::AddAssign for Summary {
         self.groups += other.groups;
         self.steps += other.steps;
         self.checkpoints += other.checkpoints;
+        self.losses.iter_mut().zip(other.losses).for_each(|(sum, more)| *sum += more);
     }
 }
 

@@ -15,7 +15,7 @@ pub(crate) struct Stream {
     pub(crate) worker: WorkerId,
     link: Link,
     /// When the last message sent so far arrives, each way.
-    up_at: u64,
+    pub(crate) up_at: u64,
     down_at: u64,
     pub(crate) worker_has_it: bool,
     pub(crate) coordinator_has_it: bool,

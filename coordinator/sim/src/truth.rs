@@ -2,11 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use cappa_core::{Attempt, Change, Ending, JobId, Record, log_violations};
+use cappa_core::{Attempt, BreakCause, Change, Ending, JobId, Record, log_violations};
 use cappa_shared::ids::Rank;
 use cappa_shared::order::lanes_of_rank;
 
 use crate::world::World;
+
+/// A worker that nothing disturbs has been heard after so many milliseconds: two heartbeats and a slow link.
+const HEARD: u64 = 2_000;
 
 /// The one run that each job's seed stands for: the hash after each step.
 #[derive(Debug, Default)]
@@ -69,14 +72,13 @@ impl World<'_> {
     }
 
     /// A record is about to be durable.
-    pub(crate) fn logged(&mut self, id: usize, record: &Record) {
+    pub(crate) fn logged(&mut self, record: &Record) {
         match &record.change {
             Change::GroupFormed { step, members, generation, lead, .. } => {
                 self.summary.groups += 1;
                 let lead = members.get(lead.0 as usize).map(|lead| lead.worker.clone());
                 let names = || members.iter().map(|m| m.worker.to_string()).collect::<Vec<_>>().join(" ");
                 self.tell(|| format!("{}/{generation} from step {step}: {} lead {lead:?}", record.job, names()));
-                self.check_no_step_lost(id, record);
             }
             Change::CheckpointCommitted { step, generation } => {
                 self.summary.checkpoints += 1;
@@ -87,6 +89,13 @@ impl World<'_> {
                     });
                 }
             }
+            Change::GroupBroken { cause, .. } => match cause.sign() {
+                Some(sign) => self.summary.losses[sign as usize] += 1,
+                None if matches!(cause, BreakCause::Lost { .. }) => {
+                    self.breaks("LossesHaveASign", || format!("{}: {cause}", record.job));
+                }
+                None => {}
+            },
             Change::Ended { ending: Ending::Failed { code, message } } => {
                 self.breaks("JobsEndWell", || format!("{} failed: {code}: {message}", record.job));
             }
@@ -95,8 +104,9 @@ impl World<'_> {
         }
     }
 
-    /// A group starts from the highest step that a member, or a worker that could have been asked, holds.
-    fn check_no_step_lost(&mut self, id: usize, record: &Record) {
+    /// A group starts from the highest step that a member holds, or any worker that is out of its group, lives, and
+    /// whose last word has arrived.
+    pub(crate) fn check_no_step_lost(&mut self, id: usize, record: &Record) {
         let Change::GroupFormed { step, members, .. } = &record.change else { return };
         let now = self.millis();
         for (place, at) in self.places.iter().enumerate() {
@@ -106,17 +116,29 @@ impl World<'_> {
             };
             let member = members.iter().find(|member| member.worker.as_str() == format!("worker-{place}"));
             let is_member = member.is_some_and(|member| member.incarnation.as_str() == process.incarnation.to_string());
-            let is_here = process.stream.as_ref().is_some_and(|(stream, _)| self.streams[*stream].coordinator == id);
-            let is_reachable = is_here && now > process.calm_since + 12_000 && !process.bars.draining();
-            // What a slow link has not carried yet can't be known.
-            let is_reachable = is_reachable && now > process.out_since + 1_600;
-            // Who still steps in an older group, unreached, may be ahead of what it could tell.
+            let stream = process.stream.as_ref().map(|(stream, _)| &self.streams[*stream]);
+            let is_here = stream.is_some_and(|stream| stream.coordinator == id && stream.coordinator_has_it);
+            let has_arrived = stream.is_some_and(|stream| stream.up_at < now);
+            let is_reachable = has_arrived && now > process.calm_since + HEARD && !process.bars.draining();
+            // Who still steps in an older group may be ahead of what it could tell.
             let is_out = process.turn.assignment().is_none();
-            if is_out && state.step > step.0 && (is_member || is_reachable) && is_here {
+            if is_here && is_out && state.step > step.0 && (is_member || is_reachable) {
                 let held = state.step;
                 let how = format!("{} starts at step {step}, worker-{place} holds {held}", record.job);
                 return self.breaks("NoStepIsLost", || how);
             }
+        }
+    }
+
+    /// What a process holds of a job is what it tells of it: state that nobody knows of could come back after
+    /// the job has gone on elsewhere.
+    pub(crate) fn check_book(&mut self, place: usize) {
+        let Some(process) = &self.places[place].process else { return };
+        let Some(state) = &process.state else { return };
+        let told = process.book.holding().map(|held| (held.job_id.clone(), held.step));
+        if told.as_ref().is_none_or(|(job, step)| *job != state.job.as_str() || *step != state.step) {
+            let how = format!("worker-{place} holds step {} of {}, and tells {told:?}", state.step, state.job);
+            self.breaks("HeldIsTold", || how);
         }
     }
 
@@ -130,16 +152,16 @@ impl World<'_> {
         }
     }
 
-    /// A manifest is written: all parts it names are in the store.
-    pub(crate) fn committed(&mut self, job: &JobId, step: u64, generation: u64, attempt: Option<&Attempt>) {
+    /// The leader's manifest is written, or a coordinator's whose time is over: all parts it names are in the store.
+    pub(crate) fn committed(&mut self, id: usize, job: &JobId, step: u64, generation: u64, attempt: Option<&Attempt>) {
         let Some(attempt) = attempt else { return };
-        // Written again by a late repetition, after it was deleted: nobody is promised it any more.
-        if self.store.deleted.contains(&(job.to_string(), step, generation)) {
+        // Late work of a coordinator that is gone may write it again after its successor has deleted it: nobody is
+        // promised it any more. What is promised is looked at when a group restores.
+        let is_late = self.leader() != Some(id);
+        if is_late && self.store.deleted.contains(&(job.to_string(), step, generation)) {
             return;
         }
-        let written =
-            self.store.parts.iter().filter(|(j, s, g, _)| (j.as_str(), *s, *g) == (job.as_str(), step, generation));
-        let (named, there) = (attempt.ranks.len(), written.count());
+        let (named, there) = (attempt.ranks.len(), self.parts_of(job.as_str(), step, generation));
         let said = attempt.ranks.iter().flat_map(|rank| &rank.parts).next().map(|part| part.name.clone());
         let of = said.and_then(|name| name.split("-of-").nth(1)?.split('.').next()?.parse::<usize>().ok());
         if named > there || of.is_some_and(|of| of != named) {
@@ -147,6 +169,24 @@ impl World<'_> {
                 format!("{job} step {step}: {named} ranks named, {there} written of {of:?}")
             });
         }
+    }
+
+    /// Whether the generation is the job's active group, as the log has it.
+    pub(crate) fn is_active(&self, job: &str, generation: u64) -> bool {
+        let mut of_job = self.store.log.iter().rev().filter(|record| record.job.as_str() == job);
+        let newest = of_job.find_map(|record| match &record.change {
+            Change::GroupFormed { generation, .. } => Some(Some(generation.0)),
+            Change::Requeued { .. } | Change::Paused { .. } | Change::Ended { .. } => Some(None),
+            _ => None,
+        });
+        newest.flatten() == Some(generation)
+    }
+
+    /// Ranks of an attempt whose parts are in the store.
+    pub(crate) fn parts_of(&self, job: &str, step: u64, generation: u64) -> usize {
+        let from = (job.to_string(), step, generation, 0);
+        let to = (job.to_string(), step, generation, u32::MAX);
+        self.store.parts.range(from..=to).count()
     }
 
     /// A checkpoint is deleted: a newer one must be there.

@@ -37,8 +37,6 @@ pub(crate) struct Process {
     /// Since when nothing kept it from talking to its coordinator.
     pub(crate) calm_since: u64,
     pub(crate) hangs_until: u64,
-    /// Since when it is in no group.
-    pub(crate) out_since: u64,
     pub(crate) state: Option<State>,
     pub(crate) turn: Turn,
     /// Counts turns, so that what was meant for an old one is void.
@@ -116,7 +114,6 @@ impl World<'_> {
             opened_at: 0,
             calm_since: 0,
             hangs_until: 0,
-            out_since: 0,
             state: None,
             turn: Turn::Idle,
             token: 0,
@@ -250,6 +247,7 @@ impl World<'_> {
                     self.inside(place, after, Own::Aborted(token));
                 }
                 self.take_orders(place);
+                self.check_book(place);
                 self.urgent(place);
             }
             Err(Unwanted::Refused { reason, .. }) => self.kill(place, false, &reason),
@@ -267,7 +265,10 @@ impl World<'_> {
             let Some(order) = process.orders.pop_front() else { return };
             let held = process.state.as_ref().map(State::held);
             match process.turns.take(order, held, process.bars.draining(), &mut process.book) {
-                Duty::Serve(assignment) => self.begin(place, assignment),
+                Duty::Serve(assignment) => {
+                    process.state.take_if(|state| state.job != assignment.job);
+                    self.begin(place, assignment);
+                }
                 Duty::Drop => process.state = None,
                 Duty::Rest | Duty::Exit => {}
             }
@@ -276,9 +277,7 @@ impl World<'_> {
 
     /// The thread is out of its group, with its state.
     pub(crate) fn leave(&mut self, place: usize, error: Option<&str>) {
-        let now = self.millis();
         let process = self.process(place);
-        process.out_since = now;
         let Some(assignment) = process.turn.assignment() else { return };
         let (job, generation) = (assignment.job.clone(), assignment.generation);
         let failure = error.map(|message| wire::Failure {
@@ -292,6 +291,7 @@ impl World<'_> {
         let held = process.state.as_ref().map(State::held);
         process.turns.left(&job, generation, held, failure, &mut process.book);
         self.tell(|| format!("worker-{place} leaves {job}/{generation}: {}", error.unwrap_or("told to")));
+        self.check_book(place);
         self.shake(job, generation.0);
         self.urgent(place);
         self.take_orders(place);

@@ -193,7 +193,7 @@ impl<'t> World<'t> {
             Event::Fault => self.go_wrong(),
             Event::Person => self.person(),
             Event::CoordinatorStarts => self.restart_coordinator(),
-            Event::Fenced(id) => self.kill_coordinator(id, "it is fenced"),
+            Event::Fenced(id) => self.fenced(id),
             Event::Tick(id) => self.tick(id),
             Event::Turn(id) => self.turn(id),
             Event::Appended(id) => self.appended(id),

@@ -171,6 +171,7 @@ impl Driver {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
+                error = self.log.closed() => return Err(error),
                 received = self.requests.recv_many(&mut batch, BATCH) => if received == 0 { break },
                 _ = tick.tick() => {}
             }

@@ -2,6 +2,8 @@
 //! loop; what did not succeed is still outstanding at the next pass.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use cappa_core::{Command, Time, Work};
@@ -28,7 +30,7 @@ pub(crate) struct Reconciler {
     stop: CancellationToken,
     /// Messages that are on their streams, as long as they are outstanding.
     sent: HashSet<Work>,
-    /// Storage work that runs or that has failed, as long as it is outstanding.
+    /// Storage work that runs, has failed, or is done without the state knowing it yet, as long as it is outstanding.
     tried: HashMap<Work, Attempt>,
     last_pass: Time,
 }
@@ -38,11 +40,15 @@ struct Attempt {
     count: u32,
     started: Time,
     task: JoinHandle<()>,
+    /// What it came to is on its way to the loop. Were it repeated until it is heard, as when an append is slow, a
+    /// manifest could be written once more after it was deleted.
+    is_told: Arc<AtomicBool>,
 }
 
 impl Attempt {
     fn is_over(&self, now: Time) -> bool {
-        self.task.is_finished() && now.since(self.started) >= retry_after(self.count)
+        let is_told = self.is_told.load(Ordering::Acquire);
+        !is_told && self.task.is_finished() && now.since(self.started) >= retry_after(self.count)
     }
 }
 
@@ -112,17 +118,20 @@ impl Reconciler {
             return;
         };
         let (handle, stop) = (self.handle.clone(), self.stop.clone());
+        let is_told = Arc::new(AtomicBool::new(false));
+        let tells = Arc::clone(&is_told);
         let task = self.tasks.spawn(async move {
             let done = tokio::select! {
                 () = stop.cancelled() => None,
                 done = storage.perform(count) => done,
             };
             if let Some(command) = done {
+                tells.store(true, Ordering::Release);
                 // A stopping loop needs no word of it: its successor does the work again.
                 let _ = handle.tell(command).await;
             }
         });
-        self.tried.insert(work, Attempt { count, started: now, task });
+        self.tried.insert(work, Attempt { count, started: now, task, is_told });
     }
 }
 

@@ -19,7 +19,8 @@ pub struct Held<'a> {
 /// What an order asks of the training thread.
 #[derive(Debug)]
 pub enum Duty {
-    /// Take the place in the group.
+    /// Drop what is held of any other job, then take the place in the group. Whoever assigned it counts on that:
+    /// state that nobody knows of could come back after its job was rolled back or went on elsewhere.
     Serve(Box<Assignment>),
     /// Drop the state.
     Drop,
@@ -100,9 +101,11 @@ impl Turns {
     ) {
         let state = held.filter(|held| held.job == job);
         let step = state.map(|held| held.step).unwrap_or_default();
-        match state {
-            Some(_) => book.hold(job, generation, step, false),
-            None => book.release(),
+        match (state, held) {
+            (Some(_), _) => book.hold(job, generation, step, false),
+            // It was never in that group, and what it holds is as it was told before.
+            (None, Some(_)) => {}
+            (None, None) => book.release(),
         }
         book.notice(Tell::Left(wire::Left {
             job_id: job.to_string(),
@@ -130,6 +133,20 @@ mod tests {
         let told = book.due(&mut Default::default());
         let [Tell::Left(left)] = &told[..] else { panic!("told {told:?}") };
         assert_eq!((left.step, left.has_state, left.generation), (7, true, 2));
+    }
+
+    #[test]
+    fn what_is_held_of_one_job_stays_told_when_the_group_of_another_is_left() {
+        let (mut turns, mut book) = (Turns::default(), Book::default());
+        let (mine, other): (JobId, JobId) = ("mine-1".parse().unwrap(), "other-1".parse().unwrap());
+        book.hold(&mine, Generation(2), Step(46), false);
+        let held = Some(Held { job: &mine, step: Step(46) });
+        let leave = Order::Leave { job: other.clone(), generation: Generation(3) };
+        turns.take(leave, held, false, &mut book);
+        let told = book.holding().map(|held| (held.job_id.as_str(), held.generation, held.step));
+        assert_eq!(told, Some(("mine-1", 2, 46)));
+        let [Tell::Left(left)] = &book.due(&mut Default::default())[..] else { panic!("nothing is told") };
+        assert_eq!((left.job_id.as_str(), left.has_state), ("other-1", false));
     }
 
     #[test]

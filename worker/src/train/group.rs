@@ -47,7 +47,6 @@ impl Place {
         held: &'s mut Option<TrainState>,
         context: &Context,
     ) -> Result<&'s mut TrainState, Departure> {
-        held.take_if(|state| state.job != assignment.job);
         let steps = self.gather(held.as_ref().map_or(-1, |state| state.step.0 as i64))?;
         let steps: Vec<Option<Step>> = steps.into_iter().map(|step| u64::try_from(step).ok().map(Step)).collect();
         let fresh = || TrainState::initialise(&assignment.job, &assignment.spec, assignment.total_steps, self.device);

@@ -51,7 +51,10 @@ impl Trainer {
             let Context { ledger, interrupt, .. } = &self.context;
             let (held, is_draining) = (self.state.as_ref().map(TrainState::held), interrupt.draining());
             match ledger.urgent(|book| self.turns.take(order, held, is_draining, book)) {
-                Duty::Serve(assignment) => self.serve(&assignment),
+                Duty::Serve(assignment) => {
+                    self.state.take_if(|state| state.job != assignment.job);
+                    self.serve(&assignment);
+                }
                 Duty::Drop => self.state = None,
                 Duty::Rest => {}
                 Duty::Exit => break,

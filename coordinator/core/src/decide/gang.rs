@@ -146,6 +146,23 @@ pub(super) fn joiners(core: &Core, at: At, job: &Job, survivors: usize) -> Vec<C
     pool.take(core, job, room.min(most))
 }
 
+/// A free worker that holds more of the job than all survivors, such as a member of an older group that had been
+/// taken for lost, belongs to the next group whoever else waits for workers: else its steps would be made again. It
+/// takes the place of a member that is gone, or else of the survivor that is furthest behind, so that the job gets no
+/// more workers than its `places`.
+pub(super) fn include_furthest(core: &Core, at: At, job: &Job, places: usize, survivors: &mut Vec<Candidate>) {
+    let step = |worker: &WorkerId| useful_step(core, job, worker);
+    let best = survivors.iter().filter_map(|survivor| step(&survivor.worker)).max();
+    let free = Supply::of(core, at.0).free.into_iter().filter(|worker| step(worker) > best);
+    let Some(furthest) = free.max_by_key(|worker| step(worker)).map(Candidate::joiner) else { return };
+    if survivors.len() >= places
+        && let Some((behind, _)) = survivors.iter().enumerate().min_by_key(|(_, survivor)| step(&survivor.worker))
+    {
+        survivors.remove(behind);
+    }
+    survivors.push(furthest);
+}
+
 /// Whether the worker holds parameters of the job that are newer than any committed checkpoint.
 pub(crate) fn holds_useful_state(core: &Core, job: &Job, worker: &WorkerId) -> bool {
     useful_step(core, job, worker).is_some()

@@ -7,7 +7,7 @@ use crate::core::Core;
 use crate::ids::{JobId, Step, WorkerId};
 use crate::job::{Ending, Group, Job, Member, Outcome, Stage};
 use crate::policy::{OnPreemption, StopCause};
-use crate::record::{BreakCause, Change, Event};
+use crate::record::{BreakCause, Change, Event, Sign};
 
 /// The next transition of the job's group, if there is one.
 pub(super) fn review(core: &Core, at: At, job: &Job) -> Option<Event> {
@@ -121,13 +121,13 @@ fn departure(core: &Core, job: &Job, group: &Group) -> Option<BreakCause> {
 /// What gives away that members are lost; none when all are there or may still come back.
 fn loss(core: &Core, at: At, job: &Job, group: &Group) -> Option<BreakCause> {
     let unfinished = group.members.iter().filter(|member| !group.completed.contains_key(&member.worker));
-    let workers: Vec<_> = unfinished
-        .filter_map(|member| {
-            let reason = loss_of(core, at, job, group, member)?;
-            Some((member.worker.clone(), reason))
-        })
-        .collect();
-    (!workers.is_empty()).then_some(BreakCause::Lost { workers })
+    let losses = unfinished.filter_map(|member| {
+        let (sign, reason) = loss_of(core, at, job, group, member)?;
+        Some((sign, (member.worker.clone(), reason)))
+    });
+    let (signs, workers): (Vec<_>, Vec<_>) = losses.unzip();
+    let sign = Some(*signs.first()?);
+    Some(BreakCause::Lost { workers, sign })
 }
 
 /// Whether members that are not heard may still be about to come back: they were in the group before this
@@ -136,30 +136,31 @@ fn in_grace(core: &Core, at: At, group: &Group) -> bool {
     at.0 < core.grace_ends() && group.formed_at <= core.presence().watching_since
 }
 
-fn loss_of(core: &Core, at: At, job: &Job, group: &Group, member: &Member) -> Option<String> {
+fn loss_of(core: &Core, at: At, job: &Job, group: &Group, member: &Member) -> Option<(Sign, String)> {
     let timings = core.timings();
     let in_grace = in_grace(core, at, group);
+    let told = |sign, reason: &str| Some((sign, reason.to_owned()));
     let Some(presence) = core.presence().worker(&member.worker) else {
-        return (!in_grace).then(|| "has not come back".to_owned());
+        return told(Sign::Absence, "has not come back").filter(|_| !in_grace);
     };
     if presence.incarnation != member.incarnation {
-        return Some("was replaced by a new process".to_owned());
+        return told(Sign::ProcessExit, "was replaced by a new process");
     }
     if presence.link.is_none() {
-        return (!in_grace).then(|| "ended its stream".to_owned());
+        return told(Sign::StreamEnd, "ended its stream").filter(|_| !in_grace);
     }
     let silence = at.0.since(presence.last_heard);
     if silence > timings.detection {
-        return Some(format!("was silent for {:.1} s", silence.as_secs_f64()));
+        return Some((Sign::Heartbeat, format!("was silent for {:.1} s", silence.as_secs_f64())));
     }
     if !presence.has_joined(&job.id, group.generation) {
         let waited = at.0.since(group.formed_at);
         let is_late = !in_grace && waited > timings.forming;
-        return is_late.then(|| "did not begin to form".to_owned());
+        return told(Sign::Absence, "did not begin to form").filter(|_| is_late);
     }
     let holding = presence.holding_of(&job.id);
     let is_in = holding.is_some_and(|h| h.generation == group.generation && h.stepping);
-    (!is_in).then(|| "has left the group".to_owned())
+    told(Sign::PeerReport, "has left the group").filter(|_| !is_in)
 }
 
 /// What became of a member of a group that breaks up.
@@ -201,8 +202,10 @@ fn reform(core: &Core, at: At, job: &Job, group: &Group, deadline: crate::ids::T
             Fate::Gone => {}
         }
     }
+    gang::include_furthest(core, at, job, group.members.len(), &mut survivors);
     let has_state = survivors.iter().any(|survivor| gang::holds_useful_state(core, job, &survivor.worker));
-    let free = gang::joiners(core, at, job, survivors.len());
+    let mut free = gang::joiners(core, at, job, survivors.len());
+    free.retain(|joiner| survivors.iter().all(|survivor| survivor.worker != joiner.worker));
     if has_state || survivors.len() + free.len() >= job.submission.min_world_size() {
         survivors.extend(free);
         return Some(gang::form(core, job, survivors));

@@ -21,6 +21,11 @@ pub(super) fn hello(core: &Core, at: At, said: &WorkerReport) -> Decision {
     if taken {
         return Err(Refusal::WorkerIdTaken);
     }
+    // A slow hello of an older stream must not shut out the stream that its worker speaks on now.
+    let overtaken = known.is_some_and(|known| known.incarnation == *incarnation && known.newest_link > said.link);
+    if overtaken {
+        return Err(Refusal::StaleLink);
+    }
     Ok(vec![at.seen(Seen::Connected {
         worker: said.worker.clone(),
         link: said.link,
