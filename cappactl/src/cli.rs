@@ -4,7 +4,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
     audit, caption, change, checkpoints, completion, data, describe, events, explain, list, local, logs, priority,
-    queue, report, submit, tokenizer, validate, wait, workers,
+    queue, replay, report, submit, tokenizer, validate, wait, workers,
 };
 use crate::output::Format;
 
@@ -70,6 +70,8 @@ pub(crate) enum Command {
     Checkpoints(checkpoints::Command),
     /// Prove from a job's manifests that every sample of every epoch was used exactly once.
     Audit(audit::Arguments),
+    /// Show exactly what a step of a job took in.
+    Replay(replay::Arguments),
     /// Look at the workers.
     #[command(subcommand)]
     Workers(workers::Command),

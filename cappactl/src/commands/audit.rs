@@ -33,6 +33,11 @@ pub(crate) struct JobFolder {
 }
 
 impl JobFolder {
+    /// The job's id, where a coordinator is to be asked about it.
+    pub(crate) fn of_coordinator(&self) -> Option<&str> {
+        self.job.as_deref().filter(|_| self.store.is_none())
+    }
+
     /// URL of the job's folder.
     pub(crate) async fn url(&self, global: &Global) -> anyhow::Result<String> {
         match (&self.job, &self.store) {

@@ -15,6 +15,7 @@ pub(crate) mod local;
 pub(crate) mod logs;
 pub(crate) mod priority;
 pub(crate) mod queue;
+pub(crate) mod replay;
 pub(crate) mod report;
 pub(crate) mod schema;
 pub(crate) mod submit;
@@ -62,6 +63,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Priority(arguments) => priority::run(global, &arguments).await,
         Command::Checkpoints(command) => checkpoints::run(global, &command).await,
         Command::Audit(arguments) => audit::run(global, &arguments).await,
+        Command::Replay(arguments) => Box::pin(replay::run(global, &arguments)).await,
         Command::Workers(command) => workers::run(global, &command).await,
         Command::Report(arguments) => report::run(global, &arguments).await,
         Command::Data(command) => data::run(global, command).await,

@@ -8,5 +8,6 @@ mod cluster;
 mod index;
 mod inspect;
 mod quick;
+mod replay;
 mod service;
 mod support;

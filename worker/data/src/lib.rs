@@ -5,17 +5,20 @@
 //! ```
 //!
 //! [`loader`] gives the batches of a rank's lanes in step order; [`records`] gives the samples of an evaluation; [`index`] makes
-//! the manifest. Decoding runs on plain threads behind bounded channels. Nothing here knows of the network of workers, and
-//! nothing depends on a rank: a batch is a function of the manifests, their weights, the seed and the step.
+//! the manifest; [`corpus`] opens what a job names, and [`replay`] makes the batch of any step of it again. Decoding runs on plain
+//! threads behind bounded channels. Nothing here knows of the network of workers, and nothing depends on a rank: a batch is a
+//! function of the manifests, their weights, the seed and the step.
 
 pub mod bad;
 mod blocking;
 pub mod bottleneck;
+pub mod corpus;
 pub mod image;
 pub mod index;
 pub mod loader;
 mod manifest;
 pub mod records;
+pub mod replay;
 pub mod sample;
 pub mod shards;
 mod sources;

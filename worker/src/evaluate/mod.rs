@@ -12,6 +12,7 @@ mod samples;
 use std::time::Instant;
 
 use cappa_data::Sources;
+use cappa_data::corpus;
 use cappa_data::records::Records;
 use cappa_data::shards::PoolConfig;
 use cappa_data::text::Tokenizer;
@@ -24,7 +25,6 @@ use cappa_shared::storage;
 use std::sync::Arc;
 use tch::Tensor;
 
-use crate::batches;
 use crate::context::Context;
 use crate::train::group::Place;
 use crate::train::outcome::Departure;
@@ -54,7 +54,7 @@ pub(crate) fn all(
     let begun = Instant::now();
     let (job_id, generation) = (assignment.job.to_string(), assignment.generation.0);
     context.ledger.notice(Tell::EvaluationStarted(wire::EvaluationStarted { job_id, generation }));
-    let tokenizer = context.wait(assignment, batches::tokenizer(&assignment.spec, context.fetch.patience))??;
+    let tokenizer = context.wait(assignment, corpus::tokenizer(&assignment.spec, context.fetch.patience))??;
     let evaluator = Evaluator { assignment, context, place, state, tokenizer };
     let evaluations = assignment.spec.evaluate.iter().map(|evaluation| {
         evaluator.one(evaluation).map_err(|departure| match departure {
@@ -96,7 +96,7 @@ impl Evaluator<'_> {
 
     fn samples(&self, evaluation: &Evaluation) -> Result<Samples, Departure> {
         let (manifest, origin) =
-            self.context.wait(self.assignment, batches::manifest(&evaluation.data, self.context.fetch.patience))??;
+            self.context.wait(self.assignment, corpus::manifest(&evaluation.data, self.context.fetch.patience))??;
         let records = Records::open(
             PoolConfig {
                 sources: Arc::new(Sources::alone(manifest, origin)),

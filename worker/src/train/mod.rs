@@ -13,13 +13,13 @@ mod stats;
 
 use std::time::Instant;
 
+use cappa_data::corpus::Corpus;
 use cappa_proto as wire;
 use cappa_session::{Assignment, Duty, Order, Turns};
 use cappa_shared::causes::with_causes;
 use crossbeam_channel::Receiver;
 use tracing::info_span;
 
-use crate::batches::Corpus;
 use crate::checkpoint::Writer;
 use crate::context::Context;
 use crate::evaluate;

@@ -1,6 +1,7 @@
 //! How a turn in a group ends, and whose fault it was.
 
 use cappa_collective::Error as CollectiveError;
+use cappa_data::corpus::OpenError;
 use cappa_data::loader::DataError;
 use cappa_data::shards::FetchError;
 use cappa_model::ModelError;
@@ -10,7 +11,6 @@ use cappa_shared::causes::with_causes;
 use cappa_shared::code::Code;
 use thiserror::Error;
 
-use crate::batches::OpenError;
 use crate::checkpoint::CheckpointError;
 
 /// What a group was brought to.

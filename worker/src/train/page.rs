@@ -6,6 +6,7 @@
 //! over the examples of the global batch, whatever the number of ranks.
 
 use cappa_collective::{Reducer, ReducerOptions, ops};
+use cappa_data::corpus::Corpus;
 use cappa_session::Assignment;
 use tch::Tensor;
 
@@ -14,7 +15,7 @@ use super::outcome::{Departure, Ending};
 use super::record::{Phase, Recorder};
 use super::state::TrainState;
 use super::stats::StepStats;
-use crate::batches::{Batches, Corpus, RankBatch};
+use crate::batches::{Batches, RankBatch};
 use crate::checkpoint::Writer;
 use crate::context::Context;
 

@@ -109,7 +109,7 @@ impl UnderWay {
     fn set(&mut self, row: usize, outcome: Outcome, sources: &Sources) {
         match outcome {
             Outcome::Null => {}
-            Outcome::Example(example) => self.batch.set(row, &example.image, &example.tokens),
+            Outcome::Example(example) => self.batch.set(row, example),
             Outcome::Failed(error) => self.failed = Some(error),
             Outcome::Bad(sample, bad) => {
                 let shard = sources.name(sample.shard);

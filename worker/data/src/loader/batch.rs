@@ -6,6 +6,7 @@ use cappa_shared::ids::Step;
 use cappa_shared::order::{SampleRef, Slot};
 use serde::{Deserialize, Serialize};
 
+use super::example::Example;
 use crate::bad::BadReason;
 use crate::text::{END_OF_TEXT, PAD};
 
@@ -27,10 +28,25 @@ pub struct Batch {
     pub weight: Vec<f32>,
     /// The slots, `[B]`: lane after lane.
     pub slots: Vec<Slot>,
+    /// What fills the slots, `[B]`; nothing where the weight is 0.
+    pub origins: Vec<Option<Origin>>,
     /// The bad samples among them.
     pub quarantined: Vec<Quarantined>,
     /// What it took to make the batch.
     pub timing: BatchTiming,
+}
+
+/// What an example was made of, for people.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// The sample's key in its shard.
+    pub key: String,
+    /// The caption whose tokens these are.
+    pub caption: String,
+    /// Which of the sample's captions it is, from zero.
+    pub choice: usize,
+    /// How many captions the sample has.
+    pub captions: usize,
 }
 
 /// A bad sample of a batch. A sample comes once per epoch, so this is recorded once per epoch.
@@ -81,6 +97,7 @@ impl Batch {
             text_length,
             parallel,
             weight: vec![0.0; slots.len()],
+            origins: vec![None; slots.len()],
             slots,
             quarantined: Vec::new(),
             timing: BatchTiming::default(),
@@ -88,10 +105,12 @@ impl Batch {
     }
 
     /// Fills a row.
-    pub(super) fn set(&mut self, row: usize, image: &[u8], tokens: &[i64]) {
-        self.images[row * image.len()..][..image.len()].copy_from_slice(image);
-        self.tokens[row * tokens.len()..][..tokens.len()].copy_from_slice(tokens);
+    pub(super) fn set(&mut self, row: usize, example: Example) {
+        let Example { origin, image, tokens } = example;
+        self.images[row * image.len()..][..image.len()].copy_from_slice(&image);
+        self.tokens[row * tokens.len()..][..tokens.len()].copy_from_slice(&tokens);
         self.weight[row] = 1.0;
+        self.origins[row] = Some(origin);
     }
 
     /// Examples that count.

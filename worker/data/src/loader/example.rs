@@ -5,6 +5,7 @@ use std::sync::Arc;
 use cappa_shared::order::{Draws, Purpose, SampleRef, Slot};
 use cappa_shared::spec::{Augment, CaptionChoice, Captions};
 
+use super::batch::Origin;
 use crate::bad::{BadReason, BadSample};
 use crate::image::{Augmentation, DecodeError, Preparation};
 use crate::sample::RawSample;
@@ -27,6 +28,8 @@ pub(super) struct ExampleMaker {
 
 /// What a model sees of a sample.
 pub(super) struct Example {
+    /// Where it comes from.
+    pub(super) origin: Origin,
     /// `[H, W, 3]`.
     pub(super) image: Vec<u8>,
     /// `[L]`.
@@ -51,14 +54,16 @@ impl ExampleMaker {
         let augmentation = (!augment.is_off()).then_some(augmentation);
         let image = self.preparation.prepare(&raw.image()?, augmentation).map_err(bad_image)?;
         let captions = raw.captions(&self.captions.source)?;
-        let caption = &captions[self.choose(captions.len(), slot, sample)];
+        let choice = self.choose(captions.len(), slot, sample);
+        let caption = &captions[choice];
         let encode = || self.tokenizer.encode(caption, self.text_lengths.longest());
         let tokens = self
             .stats
             .tokenize
             .of(encode)
             .map_err(|error| BadSample::new(BadReason::CaptionDamaged, format!("{error}: {caption:?}")))?;
-        Ok(Example { image: image.pixels, tokens })
+        let origin = Origin { key: raw.key().to_owned(), caption: caption.clone(), choice, captions: captions.len() };
+        Ok(Example { origin, image: image.pixels, tokens })
     }
 
     /// Which of a sample's captions a slot takes.

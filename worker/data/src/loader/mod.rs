@@ -30,7 +30,7 @@ use cappa_shared::order::{JobOrder, SampleOrder};
 use cappa_shared::spec::{Augment, Captions};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
-pub use batch::{Batch, BatchTiming, Quarantined};
+pub use batch::{Batch, BatchTiming, Origin, Quarantined};
 pub use error::DataError;
 pub(crate) use example::bad_image;
 

@@ -9,6 +9,7 @@ mod formats;
 mod index;
 mod mixture;
 mod preparation;
+mod replay;
 mod s3;
 
 use std::collections::HashSet;
@@ -45,6 +46,7 @@ pub(crate) fn join(parts: Vec<Batch>) -> Batch {
             whole.parallel.extend(part.parallel);
             whole.weight.extend(part.weight);
             whole.slots.extend(part.slots);
+            whole.origins.extend(part.origins);
             whole
         })
         .unwrap()
