@@ -94,7 +94,7 @@ pub(crate) async fn verify(manifest: &str, captions: CaptionSource) -> anyhow::R
             let read = format!("{} samples, {}", units::grouped(progress.samples), units::bytes(progress.bytes));
             meter.set(progress.shards as u64, &format!("shards, {read}"));
         });
-        Ok(verified.map_err(failed)?)
+        verified.map_err(failed)
     })
     .await
 }
@@ -124,7 +124,7 @@ pub(crate) async fn inspect(inputs: &[String], options: InspectOptions) -> anyho
 fn failed(error: IndexError) -> anyhow::Error {
     let exit = match &error {
         IndexError::Pattern(_) | IndexError::Filter(_) | IndexError::NoShards(_) => Exit::Usage,
-        IndexError::Storage(source) if matches!(source, StorageError::BadUrl { .. }) => Exit::Usage,
+        IndexError::Storage(StorageError::BadUrl { .. }) => Exit::Usage,
         IndexError::Storage(source) => source.code().exit(),
         _ => return error.into(),
     };

@@ -168,10 +168,7 @@ async fn a_waiting_job_says_why_and_a_watcher_sees_its_end() {
     let running = fixture.start().await;
     let id = running.submit(&fixture.spec("demo", "{min: 2, max: 3}")).await;
     let job = running.job(&id).await;
-    assert_eq!(
-        (job.state(), job.message.as_str()),
-        (JobState::Queued, "needs 2 free workers; 0 of 0 connected ones are free")
-    );
+    assert_eq!((job.state(), job.message.as_str()), (JobState::Queued, "needs 2 workers; only 0 are connected"));
     let request = WatchRequest { job_id: id.clone(), after_event: 0 };
     let mut updates = running.jobs.clone().watch(request).await.unwrap().into_inner();
     running.cancel(&id).await;

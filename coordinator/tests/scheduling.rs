@@ -12,17 +12,18 @@ use tonic_types::StatusExt;
 const POLICY: &str = "namespaces:\n  small: {max_workers: 1, max_queued: 1}\npriority_classes: {low: -5, high: 10}\n";
 
 async fn queue(running: &Running) -> QueueResponse {
-    running.jobs.clone().queue(QueueRequest::default()).await.unwrap().into_inner()
+    running.jobs.clone().queue(QueueRequest::default()).await.expect("the queue is told").into_inner()
 }
 
 /// The kinds of the job's events so far, up to the one that is waited for.
 async fn events_until(running: &Running, job: &str, last: &str) -> Vec<String> {
     let request = WatchRequest { job_id: job.to_owned(), after_event: 0 };
-    let mut updates = running.jobs.clone().watch(request).await.unwrap().into_inner();
+    let mut updates = running.jobs.clone().watch(request).await.expect("the job is known").into_inner();
     let mut kinds = Vec::new();
     while kinds.last().is_none_or(|kind| kind != last) {
         let update = tokio::time::timeout(support::PATIENCE, updates.message()).await;
-        let update = update.unwrap_or_else(|_| panic!("waited in vain for {last} after {kinds:?}")).unwrap();
+        let update =
+            update.unwrap_or_else(|_| panic!("waited in vain for {last} after {kinds:?}")).expect("the stream goes on");
         if let Some(job_update::Update::Event(event)) = update.and_then(|update| update.update) {
             kinds.push(event.kind);
         }
@@ -41,7 +42,7 @@ async fn the_queue_says_why_each_job_waits_and_what_would_end_that() {
     let found = queue(&running).await;
     let rows: Vec<_> = found.jobs.iter().map(|job| (job.job_id.as_str(), job.reason.as_str(), job.priority)).collect();
     assert_eq!(rows, [(evaluate.as_str(), "dependency", 10), (large.as_str(), "too_few_connected", 0)]);
-    assert_eq!(found.jobs[0].jobs, [large.clone()]);
+    assert_eq!(found.jobs[0].jobs, std::slice::from_ref(&large));
     assert_eq!(found.jobs[0].ends_when, format!("{large} succeeds"));
     assert_eq!((found.jobs[1].ends_when.as_str(), found.free_workers), ("2 more connect", 1));
     assert_eq!(running.job(&large).await.message, found.jobs[1].explanation, "the same words everywhere");

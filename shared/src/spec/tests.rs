@@ -410,7 +410,7 @@ fn scheduling_is_checked_key_by_key() {
     assert_eq!(spec.time_limit.map(|limit| limit.0.as_secs()), Some(43_200));
     let bad = "priority: Very High\nnamespace: a b\nretry: {data: 5000, backoff: soon}\n\
                after: [{job: x}, {job: x}]\ntime_limit: 0s\nqueue_deadline: tomorrow";
-    let errors = parse(&format!("{}{bad}\n", MINIMAL)).unwrap_err();
+    let errors = parse(&format!("{MINIMAL}{bad}\n")).unwrap_err();
     let paths: Vec<&str> = errors.errors().iter().map(|error| error.path.as_str()).collect();
     for path in ["priority", "namespace", "retry.data", "retry.backoff", "after[1].job", "time_limit", "queue_deadline"]
     {

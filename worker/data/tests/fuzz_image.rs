@@ -68,7 +68,7 @@ fn damage(file: &mut Vec<u8>, random: &mut Random) {
         }
         let at = random.next() % file.len();
         // Headers are short, and most of what can go wrong is there.
-        let at = if random.next() % 2 == 0 { at % file.len().min(700) } else { at };
+        let at = if random.next().is_multiple_of(2) { at % file.len().min(700) } else { at };
         match random.next() % 7 {
             0 => file[at] ^= 1 << (random.next() % 8),
             1 => file[at] = random.next() as u8,

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use cappa_data::image::decode;
@@ -69,7 +69,7 @@ fn every_kind_of_image_decodes_to_what_pil_gives() {
 }
 
 /// The image's name and size of a file with expected pixels.
-fn expected_of(path: &PathBuf) -> Option<(String, String)> {
+fn expected_of(path: &Path) -> Option<(String, String)> {
     let name = path.file_name()?.to_str()?.strip_suffix(".rgb")?;
     let (name, size) = name.rsplit_once('.')?;
     Some((name.to_owned(), size.to_owned()))

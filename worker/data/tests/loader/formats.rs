@@ -187,6 +187,6 @@ fn shards_of_img2dataset_and_of_bsdtar_are_indexed_and_trained_on() {
         let corpus = Corpus { manifest: report.manifest, ..corpus };
         let batches = corpus.first_epoch();
         assert!(batches.iter().all(|batch| batch.quarantined.is_empty()), "{name}");
-        assert!(batches.iter().map(|batch| batch.examples()).sum::<usize>() >= 2, "{name}");
+        assert!(batches.iter().map(cappa_data::Batch::examples).sum::<usize>() >= 2, "{name}");
     }
 }

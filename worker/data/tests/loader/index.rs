@@ -181,6 +181,7 @@ fn the_order_counts_the_samples_that_a_filter_kept() {
     // Training sees those two and no others.
     let mut corpus = corpus;
     corpus.manifest = recorded;
-    let samples: Vec<usize> = take(corpus.config(), corpus.steps_per_epoch()).iter().map(|b| b.examples()).collect();
+    let samples: Vec<usize> =
+        take(corpus.config(), corpus.steps_per_epoch()).iter().map(cappa_data::Batch::examples).collect();
     assert_eq!(samples.iter().sum::<usize>(), 2);
 }
