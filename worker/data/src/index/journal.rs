@@ -68,8 +68,8 @@ impl Journal {
             call(&self.folder, self.folder.delete(&segment.path))?;
         }
         if let Some(path) = local_path(&self.folder) {
-            // Absent where there never was a segment; left where somebody put something into it.
-            let _ = std::fs::remove_dir(path);
+            // Absent where there never was a segment. What a killed index was still writing is in no listing, and goes with the folder.
+            let _ = std::fs::remove_dir_all(path);
         }
         Ok(())
     }
