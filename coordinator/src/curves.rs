@@ -43,8 +43,9 @@ pub(crate) struct Summary {
     pub(crate) reasons: BTreeMap<String, u64>,
 }
 
-/// A point as a line of a segment; the names are those of the wire.
-#[derive(Debug, Serialize, Deserialize)]
+/// How a point is written as a line of a segment: under the names of the wire.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "StepMetrics")]
 struct Line {
     step: u64,
     loss: f64,
@@ -134,7 +135,8 @@ impl Curves {
         };
         let mut lines = Vec::new();
         for point in &points {
-            serde_json::to_writer(&mut lines, &Line::from(*point)).expect("numbers always serialise");
+            let mut writer = serde_json::Serializer::new(&mut lines);
+            Line::serialize(point, &mut writer).expect("numbers always serialise");
             lines.push(b'\n');
         }
         storage::create(folder)?.put(&format!("curve/{first:012}-{last:012}.jsonl"), lines).await?;
@@ -159,12 +161,13 @@ impl Curves {
             let content = folder.get(&format!("curve/{}", segment.path)).await?;
             // A line that does not parse is one that a newer program wrote: the rest still counts.
             let lines = content.split(|byte| *byte == b'\n');
-            points.extend(lines.filter_map(|line| serde_json::from_slice::<Line>(line).ok()));
+            let read = |line| Line::deserialize(&mut serde_json::Deserializer::from_slice(line)).ok();
+            points.extend(lines.filter_map(read));
         }
         let mut jobs = self.jobs.lock();
         let curve = jobs.entry(job.clone()).or_default();
-        for line in points {
-            curve.insert(line.into());
+        for point in points {
+            curve.insert(point);
         }
         Ok(())
     }
@@ -182,68 +185,6 @@ impl Curve {
         self.examples += point.examples;
         self.points.insert(point.step, point);
         true
-    }
-}
-
-impl From<StepMetrics> for Line {
-    fn from(point: StepMetrics) -> Self {
-        let StepMetrics {
-            step,
-            loss,
-            learning_rate,
-            grad_norm,
-            examples,
-            seconds,
-            data_wait_seconds,
-            checkpoint_stall_seconds,
-            generation,
-            world_size,
-            unix_ms,
-        } = point;
-        Self {
-            step,
-            loss,
-            learning_rate,
-            grad_norm,
-            examples,
-            seconds,
-            data_wait_seconds,
-            checkpoint_stall_seconds,
-            generation,
-            world_size,
-            unix_ms,
-        }
-    }
-}
-
-impl From<Line> for StepMetrics {
-    fn from(line: Line) -> Self {
-        let Line {
-            step,
-            loss,
-            learning_rate,
-            grad_norm,
-            examples,
-            seconds,
-            data_wait_seconds,
-            checkpoint_stall_seconds,
-            generation,
-            world_size,
-            unix_ms,
-        } = line;
-        Self {
-            step,
-            loss,
-            learning_rate,
-            grad_norm,
-            examples,
-            seconds,
-            data_wait_seconds,
-            checkpoint_stall_seconds,
-            generation,
-            world_size,
-            unix_ms,
-        }
     }
 }
 
