@@ -8,7 +8,7 @@ use cappa_coordinator::LogError;
 use cappa_proto::coordinator_message::Message;
 use cappa_proto::worker_message::Message as Say;
 use cappa_proto::{Failure, Goodbye, Heartbeat, JobState, Left};
-use support::{FakeWorker, Fixture};
+use support::{FakeWorker, Fixture, Pair};
 
 #[tokio::test]
 async fn survivors_of_a_lost_worker_form_again_under_the_one_with_the_highest_step() {
@@ -49,10 +49,7 @@ async fn survivors_of_a_lost_worker_form_again_under_the_one_with_the_highest_st
 #[tokio::test]
 async fn a_worker_that_hangs_is_lost_within_the_detection_time() {
     let fixture = Fixture::new();
-    let running = fixture.start().await;
-    let mut a = FakeWorker::connect(&running.address, "worker-a").await;
-    let mut b = FakeWorker::connect(&running.address, "worker-b").await;
-    let id = running.submit(&fixture.spec("demo", "2")).await;
+    let Pair { running, mut a, mut b, job: id } = fixture.pair("2").await;
     let (_, _) = (a.form().await, b.form().await);
     running.until_state(&id, JobState::Running).await;
     b.hang();
@@ -71,10 +68,7 @@ async fn a_worker_that_hangs_is_lost_within_the_detection_time() {
 #[tokio::test]
 async fn steps_that_only_a_lost_worker_had_made_are_counted_and_remembered() {
     let fixture = Fixture::new();
-    let running = fixture.start().await;
-    let mut a = FakeWorker::connect(&running.address, "worker-a").await;
-    let mut b = FakeWorker::connect(&running.address, "worker-b").await;
-    let id = running.submit(&fixture.spec("demo", "2")).await;
+    let Pair { running, mut a, mut b, job: id } = fixture.pair("2").await;
     let (form_a, form_b) = (a.form().await, b.form().await);
     running.until_state(&id, JobState::Running).await;
     assert_eq!(running.job_metric("cappa_steps_lost_total", &id).await, 0.0);
@@ -95,10 +89,7 @@ async fn steps_that_only_a_lost_worker_had_made_are_counted_and_remembered() {
 #[tokio::test]
 async fn a_restarted_coordinator_forgets_nothing_and_disturbs_nobody() {
     let fixture = Fixture::new();
-    let running = fixture.start().await;
-    let mut a = FakeWorker::connect(&running.address, "worker-a").await;
-    let mut b = FakeWorker::connect(&running.address, "worker-b").await;
-    let id = running.submit(&fixture.spec("demo", "2")).await;
+    let Pair { running, mut a, mut b, job: id } = fixture.pair("2").await;
     let (form_a, form_b) = (a.form().await, b.form().await);
     running.until_state(&id, JobState::Running).await;
     a.progress(&form_a, 1..=20).await;
@@ -149,10 +140,7 @@ async fn a_coordinator_with_nothing_to_append_ends_when_another_one_takes_over()
 #[tokio::test]
 async fn a_permanent_failure_fails_the_job_with_the_first_failing_rank() {
     let fixture = Fixture::new();
-    let running = fixture.start().await;
-    let mut a = FakeWorker::connect(&running.address, "worker-a").await;
-    let mut b = FakeWorker::connect(&running.address, "worker-b").await;
-    let id = running.submit(&fixture.spec("demo", "2")).await;
+    let Pair { running, mut a, mut b, job: id } = fixture.pair("2").await;
     let (form_a, form_b) = (a.form().await, b.form().await);
     let left = |form: &cappa_proto::Form, code: &str, message: &str, permanent| {
         let failure = Failure { code: code.into(), message: message.into(), permanent };
@@ -185,10 +173,7 @@ async fn a_second_live_process_of_a_worker_id_is_refused() {
 #[tokio::test]
 async fn a_worker_that_says_goodbye_leaves_its_group_to_the_others() {
     let fixture = Fixture::new();
-    let running = fixture.start().await;
-    let mut a = FakeWorker::connect(&running.address, "worker-a").await;
-    let mut b = FakeWorker::connect(&running.address, "worker-b").await;
-    let id = running.submit(&fixture.spec("demo", "2")).await;
+    let Pair { running, mut a, mut b, job: id } = fixture.pair("2").await;
     let (form_a, form_b) = (a.form().await, b.form().await);
     running.until_state(&id, JobState::Running).await;
     b.say(Say::Goodbye(Goodbye { reason: "node drain".into() })).await;

@@ -8,16 +8,13 @@ use cappa_proto::coordinator_message::Message;
 use cappa_proto::{
     ChangeRequest, CurveRequest, GetRequest, JobState, Outcome, SubmitRequest, WatchRequest, job_update::Update,
 };
-use support::{FakeWorker, Fixture};
+use support::{FakeWorker, Fixture, Pair};
 use tonic_types::StatusExt;
 
 #[tokio::test]
 async fn a_submitted_job_gets_its_workers_and_succeeds() {
     let fixture = Fixture::new();
-    let running = fixture.start().await;
-    let mut a = FakeWorker::connect(&running.address, "worker-a").await;
-    let mut b = FakeWorker::connect(&running.address, "worker-b").await;
-    let id = running.submit(&fixture.spec("demo", "2")).await;
+    let Pair { running, mut a, mut b, job: id } = fixture.pair("2").await;
 
     let (form_a, form_b) = (a.form().await, b.form().await);
     assert_eq!((form_a.generation, form_a.rank, form_b.rank), (1, 0, 1));
@@ -47,10 +44,7 @@ async fn a_submitted_job_gets_its_workers_and_succeeds() {
 #[tokio::test]
 async fn a_checkpoint_is_committed_when_all_ranks_have_written_and_old_ones_go() {
     let fixture = Fixture::new();
-    let running = fixture.start().await;
-    let mut a = FakeWorker::connect(&running.address, "worker-a").await;
-    let mut b = FakeWorker::connect(&running.address, "worker-b").await;
-    let id = running.submit(&fixture.spec("demo", "2")).await;
+    let Pair { running, mut a, mut b, job: id } = fixture.pair("2").await;
     let (form_a, form_b) = (a.form().await, b.form().await);
     for step in [10, 20, 30] {
         a.parts(&form_a, step).await;

@@ -18,6 +18,26 @@ async fn undisturbed(corpus: &Corpus, workers: usize) -> anyhow::Result<Curve> {
     cluster.finish(&job).await
 }
 
+/// A job that runs and is about to be disturbed.
+struct Disturbed {
+    /// Lies on disk as long as this lives.
+    _corpus: Corpus,
+    expected: Curve,
+    cluster: Cluster,
+    job: String,
+}
+
+/// The curve that nothing disturbed, and the same job begun on a cluster where something will: so many workers, of which it
+/// takes between so many and so many.
+async fn to_disturb(workers: usize, takes: (u32, u32)) -> anyhow::Result<Disturbed> {
+    let corpus = Corpus::new(400)?;
+    let expected = undisturbed(&corpus, 1).await?;
+    let cluster = Cluster::start(Options { workers, ..Options::default() })?;
+    cluster.wait_idle(workers).await?;
+    let job = cluster.submit(&JobSpec { workers: takes, ..JobSpec::default() }, &corpus).await?;
+    Ok(Disturbed { _corpus: corpus, expected, cluster, job })
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn one_two_and_three_workers_give_the_same_loss_curve() -> anyhow::Result<()> {
     let corpus = Corpus::new(400)?;
@@ -31,11 +51,7 @@ async fn one_two_and_three_workers_give_the_same_loss_curve() -> anyhow::Result<
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_worker_costs_no_step() -> anyhow::Result<()> {
-    let corpus = Corpus::new(400)?;
-    let expected = undisturbed(&corpus, 1).await?;
-    let mut cluster = Cluster::start(Options { workers: 3, ..Options::default() })?;
-    cluster.wait_idle(3).await?;
-    let job = cluster.submit(&JobSpec { workers: (3, 3), ..JobSpec::default() }, &corpus).await?;
+    let Disturbed { _corpus, expected, mut cluster, job } = to_disturb(3, (3, 3)).await?;
     cluster.wait_step(&job, 10).await?;
     cluster.kill_worker(1);
     let curve = cluster.finish(&job).await?;
@@ -46,11 +62,7 @@ async fn a_killed_worker_costs_no_step() -> anyhow::Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_coordinator_costs_no_step() -> anyhow::Result<()> {
-    let corpus = Corpus::new(400)?;
-    let expected = undisturbed(&corpus, 1).await?;
-    let mut cluster = Cluster::start(Options::default())?;
-    cluster.wait_idle(2).await?;
-    let job = cluster.submit(&JobSpec { workers: (2, 2), ..JobSpec::default() }, &corpus).await?;
+    let Disturbed { _corpus, expected, mut cluster, job } = to_disturb(2, (2, 2)).await?;
     let before = cluster.wait_step(&job, 5).await?;
     cluster.kill_coordinator();
     tokio::time::sleep(Duration::from_millis(1500)).await;
@@ -63,11 +75,7 @@ async fn a_killed_coordinator_costs_no_step() -> anyhow::Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_was_paused_continues_its_curve_on_other_workers() -> anyhow::Result<()> {
-    let corpus = Corpus::new(400)?;
-    let expected = undisturbed(&corpus, 1).await?;
-    let mut cluster = Cluster::start(Options::default())?;
-    cluster.wait_idle(2).await?;
-    let job = cluster.submit(&JobSpec { workers: (1, 2), ..JobSpec::default() }, &corpus).await?;
+    let Disturbed { _corpus, expected, mut cluster, job } = to_disturb(2, (1, 2)).await?;
     cluster.wait_step(&job, 10).await?;
     let change = ChangeRequest { job_id: job.clone(), reason: "test".into() };
     cluster.jobs().await?.pause(change.clone()).await?;
@@ -87,11 +95,7 @@ async fn a_job_that_was_paused_continues_its_curve_on_other_workers() -> anyhow:
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_is_asked_to_end_checkpoints_first_and_costs_no_step() -> anyhow::Result<()> {
-    let corpus = Corpus::new(400)?;
-    let expected = undisturbed(&corpus, 1).await?;
-    let mut cluster = Cluster::start(Options::default())?;
-    cluster.wait_idle(2).await?;
-    let job = cluster.submit(&JobSpec { workers: (1, 2), ..JobSpec::default() }, &corpus).await?;
+    let Disturbed { _corpus, expected, mut cluster, job } = to_disturb(2, (1, 2)).await?;
     cluster.wait_step(&job, 10).await?;
     let before = cluster.job(&job).await?.generation;
     let asked = Instant::now();

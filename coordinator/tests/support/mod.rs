@@ -70,6 +70,15 @@ impl Fixture {
         self.start_with("").await
     }
 
+    /// Starts a coordinator, two workers and a job that wants as many as `workers` says.
+    pub async fn pair(&self, workers: &str) -> Pair {
+        let running = self.start().await;
+        let a = FakeWorker::connect(&running.address, "worker-a").await;
+        let b = FakeWorker::connect(&running.address, "worker-b").await;
+        let job = running.submit(&self.spec("demo", workers)).await;
+        Pair { running, a, b, job }
+    }
+
     /// Starts a coordinator with a policy file of this text.
     pub async fn start_with(&self, policy: &str) -> Running {
         let policy = ClusterPolicy::parse(policy).unwrap();
@@ -78,6 +87,14 @@ impl Fixture {
         let jobs = JobsClient::connect(address.clone()).await.unwrap();
         Running { coordinator, jobs, address }
     }
+}
+
+/// A coordinator with two workers and a job for them.
+pub struct Pair {
+    pub running: Running,
+    pub a: FakeWorker,
+    pub b: FakeWorker,
+    pub job: String,
 }
 
 /// A coordinator and a client of it.
