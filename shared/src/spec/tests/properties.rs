@@ -1,0 +1,136 @@
+//! What holds for every spec there can be.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::manifest::{Filter, ScoreRange};
+
+fn any_task() -> impl Strategy<Value = Task> {
+    prop_oneof![
+        Just(Task::Caption),
+        "[a-z.]{1,9}".prop_map(|negative| Task::Choose { negative }),
+        ("[a-z.]{1,9}", prop::collection::vec("(?s).{0,6}", 0..3), "(?s).{0,6}").prop_map(|(label, labels, prompt)| {
+            Task::Classify { label, labels, template: format!("{}{{}}", prompt.replace("{}", "")) }
+        }),
+    ]
+}
+
+fn any_sources() -> impl Strategy<Value = Sources> {
+    let source = prop_oneof!["[a-z]{1,9}\\.json", "[a-z]{1,5}-\\{0\\.\\.9\\}\\.tar", "[a-z]{1,5}-[?*]\\.tar"];
+    prop::collection::btree_map(source, 0.5..2.0f64, 1..4).prop_map(|sources| {
+        let only = sources.len() == 1;
+        let one = |(name, weight)| Source { source: format!("s3://b/{name}"), weight: if only { 1.0 } else { weight } };
+        Sources::new(sources.into_iter().map(one).collect())
+    })
+}
+
+fn any_captions() -> impl Strategy<Value = Captions> {
+    let source = prop_oneof![
+        Just(CaptionSource::Auto),
+        Just(CaptionSource::Txt),
+        "(?s).{1,6}".prop_map(|field| CaptionSource::Json { field }),
+    ];
+    let choose = prop_oneof![Just(CaptionChoice::One), Just(CaptionChoice::Turn)];
+    (source, choose).prop_map(|(source, choose)| Captions { source, choose })
+}
+
+fn any_filter() -> impl Strategy<Value = Filter> {
+    let scores = prop::option::of("(?s).{1,6}").prop_map(|field| {
+        let range = |field| ScoreRange { field, min: Some(0.25), max: None };
+        field.map(range).into_iter().collect()
+    });
+    (prop::option::of(1..500u32), prop::option::of(1.0..9.0f64), prop::option::of(any::<u32>()), scores).prop_map(
+        |(min_side, max_aspect, max_caption, scores)| Filter {
+            min_side,
+            max_aspect,
+            max_caption,
+            scores,
+            ..Filter::default()
+        },
+    )
+}
+
+prop_compose! {
+    fn any_augment()(
+        crop in prop::option::of(Just(Crop::default())),
+        flip in 0.0..=1.0f64,
+        jitter in prop::option::of((0.0..2.0f64, 0.0..=0.5f64)),
+    ) -> Augment {
+        let jitter = jitter.map(|(range, hue)| Jitter { brightness: range, contrast: range, saturation: range, hue });
+        Augment { crop, flip, jitter }
+    }
+}
+
+prop_compose! {
+    fn any_spec()(
+        name in "[a-z][a-z0-9]{0,20}",
+        fraction in prop::option::of(0.0..=1.0f64),
+        (lanes, slots, seed) in (1..200u32, 1..50u32, any::<u64>()),
+        length in prop_oneof![(1..1u64 << 40).prop_map(Length::Steps), (1..1000u64).prop_map(Length::Epochs), (1..1u64 << 40).prop_map(Length::Examples)],
+        learning_rate in 1e-12..1e6f64,
+        beta1 in 0.0..1.0f64,
+        priority in prop_oneof![any::<i32>().prop_map(Priority::Number), "[a-z]{1,9}".prop_map(Priority::Class)],
+        (retry, limit) in ((0..9u32, 0..9u32, 1..99_999u64), prop::option::of(1..u64::MAX / 4_000_000)),
+        after in prop::collection::btree_set("[a-z]{1,9}", 0..3),
+        tasks in prop::collection::vec((any_task(), prop::option::of(1..u64::MAX)), 0..3),
+        bf16 in any::<bool>(),
+        (train, filter) in (any_sources(), any_filter()),
+        (captions, decode, augment, lengths) in (any_captions(), prop_oneof![Just(Decode::Exact), Just(Decode::Fast)], any_augment(), prop::collection::btree_set(2..4096u32, 1..5)),
+    ) -> JobSpec {
+        let mut spec = spec("model: tiny");
+        spec.name = name;
+        spec.objective = fraction.map_or(Objective::Cap, |parallel_fraction| Objective::Cappa { parallel_fraction });
+        (spec.data.lanes, spec.batch_size, spec.data.seed) = (lanes, lanes * slots, seed);
+        (spec.data.train, spec.data.captions, spec.data.decode) = (train, captions, decode);
+        spec.data.augment = augment;
+        spec.data.text_length = TextLengths::new(lengths.into_iter().collect());
+        spec.data.filter = if spec.data.train.iter().any(Source::is_manifest) { Filter::default() } else { filter };
+        let has_epochs = spec.data.train.only().is_some();
+        let length = match length { Length::Epochs(n) if !has_epochs => Length::Steps(n), length => length };
+        spec.duration = length;
+        let steps = match length { Length::Epochs(_) => None, _ => Some(spec.total_steps(1)) };
+        spec.schedule.warmup_steps = steps.map(|steps| spec.warmup_steps(steps).min(steps));
+        (spec.optimizer.learning_rate, spec.optimizer.beta1, spec.priority) = (learning_rate, beta1, priority);
+        spec.precision = if bf16 { Precision::Bf16 } else { Precision::Fp32 };
+        spec.workers = Workers { min: 1, max: lanes };
+        let backoff = Span(std::time::Duration::from_millis(retry.2));
+        spec.retry = Retry { data: retry.0, user: retry.1, infrastructure: retry.0, backoff };
+        spec.time_limit = limit.map(|limit| Span(std::time::Duration::from_millis(limit)));
+        spec.after = after.into_iter().map(|job| Dependency { job, condition: Condition::Ended }).collect();
+        spec.evaluate = tasks.into_iter().enumerate().map(|(n, (task, limit))| {
+            Evaluation { name: format!("e{n}"), data: "s3://bucket/d.json".into(), task, limit }
+        }).collect();
+        spec
+    }
+}
+
+proptest! {
+    #[test]
+    fn the_printed_spec_parses_back_to_itself(spec in any_spec()) {
+        for text in [spec.to_document(), spec.to_json()] {
+            let again = JobSpec::parse(&text, &SpecBase::none()).map_err(|errors| TestCaseError::fail(format!("{errors}\n{text}")))?;
+            prop_assert_eq!(&again, &spec, "{}", text);
+            prop_assert_eq!(again.digest(), spec.digest());
+        }
+    }
+
+    #[test]
+    fn no_text_makes_the_parser_panic(text in "\\PC{0,200}") {
+        let _ = parse(&text);
+    }
+
+    #[test]
+    fn no_bytes_make_the_parser_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        let _ = parse(&String::from_utf8_lossy(&bytes));
+    }
+
+    #[test]
+    fn no_change_of_a_good_document_makes_the_parser_panic(
+        at in 0..400usize, len in 0..20usize, patch in "[\\[\\]{}:,&*!|>'\"%@`#?\n\t a-z0-9.-]{0,12}",
+    ) {
+        let mut text = spec("model: tiny\nevaluate: [{name: a, data: d, task: {type: classify, label: x}}]").to_document();
+        let (from, to) = (at.min(text.len()), (at + len).min(text.len()));
+        text.replace_range(from..to, &patch);
+        let _ = parse(&text);
+    }
+}
