@@ -106,8 +106,10 @@ pub(crate) async fn order_of(manifest: &CheckpointManifest) -> anyhow::Result<Re
     if data_digest(&digests) != contents.data_digest {
         return Ok(Err("the data manifest is not the one that the job was trained on: it was written again".into()));
     }
-    let counts = data.iter().map(DataManifest::sample_counts).collect();
-    Ok(Ok(account.order.order(counts)?))
+    match data.iter().map(|source| account.order.counts(source)).collect() {
+        Some(counts) => Ok(Ok(account.order.order(counts)?)),
+        None => Ok(Err("the data manifest does not count the captions of its samples, which the order goes by".into())),
+    }
 }
 
 impl Present for View {

@@ -70,14 +70,17 @@ pub(crate) struct Index {
     update: bool,
     /// Of plain tar files in a store read only the headers, about one request a sample, and know them by ETag and size
     /// instead of a digest. Filters need the contents.
-    #[arg(long, conflicts_with_all = ["min_side", "max_side", "max_aspect", "min_caption", "max_caption", "scores"])]
+    #[arg(long, conflicts_with_all = ["every_caption", "min_side", "max_side", "max_aspect", "min_caption", "max_caption", "scores"])]
     quick: bool,
     /// Shards that are read at the same time [default: by the cores; 64 with --quick, which waits more than it reads].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     parallel: Option<u16>,
-    /// Where captions are: auto, txt, or json:FIELD. Counts for bounds on their length.
+    /// Where captions are: auto, txt, or json:FIELD. Counts for bounds on their length and for --every-caption.
     #[arg(long, value_name = "SOURCE", default_value = "auto", value_parser = caption_source)]
     captions: CaptionSource,
+    /// Count the captions of every sample, for jobs with `captions: {choose: all}`.
+    #[arg(long)]
+    every_caption: bool,
     #[command(flatten)]
     filter: Bounds,
 }
@@ -143,7 +146,8 @@ impl From<Index> for IndexOptions {
         let usual = Self::default();
         let parallel = if index.quick { QUICK_PARALLEL } else { usual.parallel };
         let parallel = index.parallel.map_or(parallel, usize::from);
-        Self { filter, captions: index.captions, update: index.update, quick: index.quick, parallel }
+        let Index { captions, every_caption, update, quick, .. } = index;
+        Self { filter, captions, every_caption, update, quick, parallel }
     }
 }
 
@@ -154,6 +158,9 @@ struct Written {
     shards: u64,
     samples: u64,
     bytes: u64,
+    /// Captions of all samples, where they were counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    captions: Option<u64>,
     /// Shards that an earlier index had read.
     #[serde(skip_serializing_if = "Option::is_none")]
     unchanged: Option<u64>,
@@ -187,6 +194,7 @@ async fn synth(arguments: Synth) -> anyhow::Result<Written> {
         shards: splits.iter().map(|split| split.shards).sum(),
         samples: splits.iter().map(|split| split.samples).sum(),
         bytes: splits.iter().map(|split| split.bytes).sum(),
+        captions: None,
         unchanged: None,
     })
 }
@@ -198,6 +206,7 @@ impl From<corpus::Indexed> for Written {
             shards: manifest.shards().len() as u64,
             samples: manifest.total_samples(),
             bytes: manifest.total_bytes(),
+            captions: manifest.caption_counts().map(|counts| counts.into_iter().map(u64::from).sum()),
             unchanged: Some(indexed.report.unchanged as u64),
             path: indexed.url,
         }
@@ -224,7 +233,9 @@ impl Present for Verified {
 impl Present for Written {
     fn table(&self) -> String {
         let (samples, shards) = (units::grouped(self.samples), units::grouped(self.shards));
-        format!("{}: {samples} samples in {shards} shards, {}", self.path, units::bytes(self.bytes))
+        let captions = self.captions.map(|captions| format!(" with {} captions", units::grouped(captions)));
+        let captions = captions.unwrap_or_default();
+        format!("{}: {samples} samples{captions} in {shards} shards, {}", self.path, units::bytes(self.bytes))
     }
 
     fn names(&self) -> Vec<String> {

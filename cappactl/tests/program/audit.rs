@@ -31,6 +31,7 @@ fn contents(data: &Path, digest: &str, step: u64, previous: Option<&CheckpointMa
                 lanes: 4,
                 shuffle_window: 2,
                 batch_size: 8,
+                every_caption: false,
             },
             previous: previous.map(|manifest| Previous {
                 step: manifest.contents().step,

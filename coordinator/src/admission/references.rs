@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use cappa_shared::causes::with_causes;
 use cappa_shared::manifest::{DataManifest, Format, ManifestError, Shard};
-use cappa_shared::spec::{JobSpec, is_manifest};
+use cappa_shared::spec::{Captions, JobSpec, is_manifest};
 use cappa_shared::storage::{self, AllowList, Location};
 use futures::future::FutureExt;
 use futures::stream::{self, StreamExt};
@@ -32,6 +32,7 @@ pub(super) struct References {
     tokenizer: Option<String>,
     evaluations: Vec<(usize, String)>,
     lanes: Option<u32>,
+    captions: Captions,
     vocabulary: Option<u32>,
 }
 
@@ -46,6 +47,7 @@ pub(super) struct Found {
 /// What a job must know of a manifest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ManifestFacts {
+    /// Of an epoch.
     pub(super) samples: u64,
     pub(super) digest: String,
 }
@@ -64,6 +66,7 @@ impl References {
             tokenizer: Some(spec.data.tokenizer.clone()),
             evaluations: spec.evaluate.iter().map(|evaluation| evaluation.data.clone()).enumerate().collect(),
             lanes: Some(spec.data.lanes),
+            captions: spec.data.captions.clone(),
             vocabulary: Some(spec.model.vocabulary),
         }
     }
@@ -82,13 +85,15 @@ impl References {
             tokenizer: url("/data/tokenizer"),
             evaluations: (0..evaluations).filter_map(|n| Some((n, url(&format!("/evaluate/{n}/data"))?))).collect(),
             lanes: None,
+            captions: Captions::default(),
             vocabulary: None,
         }
     }
 
     /// Looks at all of them.
     pub(super) async fn check(&self, allowed: &AllowList) -> Found {
-        let train = self.train.iter().map(|(path, url)| check_manifest(path, url, allowed, self.lanes).boxed());
+        let train =
+            self.train.iter().map(|(path, url)| check_manifest(path, url, allowed, self.lanes, &self.captions).boxed());
         let train = stream::iter(train.collect::<Vec<_>>()).buffered(4).collect::<Vec<_>>();
         let tokenizer = async {
             match &self.tokenizer {
@@ -118,10 +123,16 @@ fn is_url(text: &str) -> bool {
 type Checked = (Vec<Mistake>, Option<ManifestFacts>);
 
 async fn check_evaluation(place: usize, url: &str, allowed: &AllowList) -> Checked {
-    check_manifest(&format!("evaluate[{place}].data"), url, allowed, None).await
+    check_manifest(&format!("evaluate[{place}].data"), url, allowed, None, &Captions::default()).await
 }
 
-async fn check_manifest(path: &str, url: &str, allowed: &AllowList, lanes: Option<u32>) -> Checked {
+async fn check_manifest(
+    path: &str,
+    url: &str,
+    allowed: &AllowList,
+    lanes: Option<u32>,
+    captions: &Captions,
+) -> Checked {
     let mistake = |message: String| Mistake { path: path.to_owned(), message };
     if !is_manifest(url) {
         let message = "is no manifest (its name ends in .json); write one with `cappactl data index` and name that";
@@ -137,8 +148,12 @@ async fn check_manifest(path: &str, url: &str, allowed: &AllowList, lanes: Optio
         Ok(found) => found,
         Err(messages) => return (messages.into_iter().map(mistake).collect(), None),
     };
-    let samples = manifest.total_samples();
     let mut messages = check_shards(&location, &manifest, allowed).await;
+    let counts = manifest.epoch_counts(captions).unwrap_or_else(|error| {
+        messages.push(error.to_string());
+        manifest.sample_counts()
+    });
+    let samples = counts.into_iter().map(u64::from).sum();
     if let Some(lanes) = lanes.filter(|lanes| u64::from(*lanes) > samples) {
         messages.push(format!("has {samples} samples for {lanes} lanes; add data or lower data.lanes"));
     }

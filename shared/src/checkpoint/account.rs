@@ -3,8 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Generation, Step};
+use crate::manifest::DataManifest;
 use crate::order::{JobOrder, OrderError, Weights};
-use crate::spec::Data;
+use crate::spec::{CaptionChoice, Data};
 
 /// How a run came to the state of a checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +33,9 @@ pub struct OrderRecord {
     pub shuffle_window: u32,
     /// Examples of a step.
     pub batch_size: u32,
+    /// Whether every caption of a sample is a sample of its own.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub every_caption: bool,
 }
 
 /// A source of samples.
@@ -96,10 +100,16 @@ impl OrderRecord {
             lanes: data.lanes,
             shuffle_window: data.shuffle_window,
             batch_size,
+            every_caption: data.captions.choose == CaptionChoice::All,
         })
     }
 
-    /// The order, given the samples of every shard of every source.
+    /// What an epoch has of every shard of a source, which may not be known any more where every caption counts.
+    pub fn counts(&self, source: &DataManifest) -> Option<Vec<u32>> {
+        if self.every_caption { source.caption_counts() } else { Some(source.sample_counts()) }
+    }
+
+    /// The order, given what an epoch has of every shard of every source ([`OrderRecord::counts`]).
     ///
     /// # Errors
     /// As [`JobOrder::new`].

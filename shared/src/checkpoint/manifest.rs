@@ -59,7 +59,7 @@ pub struct Part {
 pub struct Quarantined {
     /// Its shard, as the data manifest names it.
     pub shard: String,
-    /// Its place in the shard, from zero.
+    /// Its place in the shard, from zero; where every caption is a sample of its own, among them.
     pub index: u64,
     /// Its key in the shard.
     pub key: String,

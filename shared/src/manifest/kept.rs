@@ -5,6 +5,8 @@ use std::fmt;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
+use super::bits::{BitReader, BitWriter};
+
 /// The samples of a shard that a filter kept, by their index among all samples of the shard.
 ///
 /// It is written as the lengths of the runs of kept and of dropped samples: a bit that says whether the first run is kept, then
@@ -100,7 +102,7 @@ impl Kept {
 
     /// The runs in order: whether they are kept, and how long they are.
     fn runs(&self) -> impl Iterator<Item = (bool, u32)> + '_ {
-        let mut bits = BitReader { bytes: &self.code, next: 0 };
+        let mut bits = BitReader::new(&self.code);
         let mut keeps = !bits.bit().unwrap_or(false);
         std::iter::from_fn(move || {
             keeps = !keeps;
@@ -116,7 +118,7 @@ fn encode(first: bool, runs: &[u32]) -> Box<[u8]> {
         bits.bit(first);
         runs.iter().for_each(|&length| bits.gamma(length));
     }
-    bits.bytes.into_boxed_slice()
+    bits.into_bytes()
 }
 
 impl fmt::Display for Kept {
@@ -128,57 +130,6 @@ impl fmt::Display for Kept {
 impl fmt::Debug for Kept {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Kept({} of {})", self.kept, self.of)
-    }
-}
-
-#[derive(Default)]
-struct BitWriter {
-    bytes: Vec<u8>,
-    /// Bits used of the last byte; 0 where there is none or it is full.
-    used: u8,
-}
-
-impl BitWriter {
-    fn bit(&mut self, bit: bool) {
-        if self.used == 0 {
-            self.bytes.push(0);
-        }
-        if let Some(last) = self.bytes.last_mut() {
-            *last |= u8::from(bit) << (7 - self.used);
-        }
-        self.used = (self.used + 1) % 8;
-    }
-
-    /// Writes `value`, which is not 0: as many zeros as it has bits after the first, then its bits.
-    fn gamma(&mut self, value: u32) {
-        let bits = value.ilog2();
-        (0..bits).for_each(|_| self.bit(false));
-        (0..=bits).rev().for_each(|place| self.bit(value >> place & 1 == 1));
-    }
-}
-
-struct BitReader<'a> {
-    bytes: &'a [u8],
-    next: usize,
-}
-
-impl BitReader<'_> {
-    fn bit(&mut self) -> Option<bool> {
-        let byte = self.bytes.get(self.next / 8)?;
-        let bit = byte >> (7 - self.next % 8) & 1 == 1;
-        self.next += 1;
-        Some(bit)
-    }
-
-    fn gamma(&mut self) -> Option<u32> {
-        let mut zeros = 0;
-        while !self.bit()? {
-            zeros += 1;
-            if zeros > 31 {
-                return None;
-            }
-        }
-        (0..zeros).try_fold(1u32, |value, _| Some(value << 1 | u32::from(self.bit()?)))
     }
 }
 
@@ -222,6 +173,6 @@ mod tests {
     fn a_code_of_billions_of_samples_is_refused_without_spelling_them_out() {
         let mut bits = BitWriter::default();
         (0..4).for_each(|_| bits.gamma(u32::MAX - 1));
-        assert!(Kept::parse(&URL_SAFE_NO_PAD.encode(&bits.bytes)).is_err());
+        assert!(Kept::parse(&URL_SAFE_NO_PAD.encode(bits.into_bytes())).is_err());
     }
 }

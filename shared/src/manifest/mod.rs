@@ -1,8 +1,11 @@
-//! The data manifest: which shards a corpus has, how large they are, how many samples each holds and which of them a filter kept.
+//! The data manifest: which shards a corpus has, how large they are, how many samples each holds, which of them a filter kept,
+//! and where that was asked for how many captions each has.
 //!
 //! It fixes the sample order, so it carries a digest of its own content; two jobs with the same digest and seed see the
 //! same samples in the same order.
 
+mod bits;
+mod captions;
 mod filter;
 mod kept;
 mod shard;
@@ -16,6 +19,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
+use crate::spec::{CaptionChoice, CaptionSource, Captions};
+
+pub use captions::{CaptionCounts, Pairs};
 pub use filter::{Dropped, Filter, SampleFacts, ScoreRange};
 pub use kept::Kept;
 use shard::RawShard;
@@ -28,9 +34,21 @@ pub const MANIFEST_VERSION: u32 = 2;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DataManifest {
     version: u32,
-    filter: Option<AppliedFilter>,
+    recipe: Recipe,
     shards: Vec<Shard>,
     digest: String,
+}
+
+/// What an index was asked for, beside its shards.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// The filter by which the samples were chosen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filter: Option<AppliedFilter>,
+    /// Where the captions of every sample were counted, if they were; every shard has their numbers then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub captions: Option<CaptionSource>,
 }
 
 /// The filter by which a manifest's samples were chosen.
@@ -51,6 +69,8 @@ struct RawManifest {
     version: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     filter: Option<AppliedFilter>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    captions: Option<CaptionSource>,
     shards: Vec<RawShard>,
     digest: String,
 }
@@ -81,6 +101,17 @@ pub enum ManifestError {
     Invalid(Vec<ManifestProblem>),
 }
 
+/// The manifest does not say how many captions its samples have where a job looks for them.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{found}, and `choose: all` takes every caption as a sample; write the manifest again with \
+     `cappactl data index --every-caption --captions {wanted}`"
+)]
+pub struct UncountedCaptions {
+    found: String,
+    wanted: String,
+}
+
 fn list(problems: &[ManifestProblem]) -> String {
     problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
@@ -91,16 +122,16 @@ impl DataManifest {
     /// # Errors
     /// [`ManifestError::Invalid`] with every problem.
     pub fn new(shards: Vec<Shard>) -> Result<Self, ManifestError> {
-        Self::filtered(None, shards)
+        Self::indexed(Recipe::default(), shards)
     }
 
-    /// A manifest of these shards, in this order, of which the filter kept what each shard records.
+    /// A manifest of these shards, in this order, which were indexed by a recipe.
     ///
     /// # Errors
     /// [`ManifestError::Invalid`] with every problem.
-    pub fn filtered(filter: Option<AppliedFilter>, shards: Vec<Shard>) -> Result<Self, ManifestError> {
-        let digest = content_digest(MANIFEST_VERSION, filter.as_ref(), &shards);
-        Self { version: MANIFEST_VERSION, filter, shards, digest }.validate(Vec::new())
+    pub fn indexed(recipe: Recipe, shards: Vec<Shard>) -> Result<Self, ManifestError> {
+        let digest = content_digest(MANIFEST_VERSION, &recipe, &shards);
+        Self { version: MANIFEST_VERSION, recipe, shards, digest }.validate(Vec::new())
     }
 
     /// Reads and validates a manifest's JSON document.
@@ -109,14 +140,15 @@ impl DataManifest {
     /// [`ManifestError::Syntax`], or [`ManifestError::Invalid`] with every problem, among them a digest that is not that of
     /// the content.
     pub fn from_json(document: &[u8]) -> Result<Self, ManifestError> {
-        let RawManifest { version, filter, shards: raw, digest } =
+        let RawManifest { version, filter, captions, shards: raw, digest } =
             serde_json::from_slice(document).map_err(ManifestError::Syntax)?;
         let mut problems = Vec::new();
         let mut problem = |path: String, message: String| problems.push(ManifestProblem { path, message });
         if !(1..=MANIFEST_VERSION).contains(&version) {
             problem("version".into(), format!("is {version}, but this program reads 1 to {MANIFEST_VERSION}"));
         }
-        if version == 1 && (filter.is_some() || !raw.iter().all(RawShard::is_of_version_1)) {
+        let recipe = Recipe { filter, captions };
+        if version == 1 && (recipe != Recipe::default() || !raw.iter().all(RawShard::is_of_version_1)) {
             problem("version".into(), "is 1, but the document uses what came with version 2".into());
         }
         let mut shards = Vec::with_capacity(raw.len());
@@ -130,20 +162,21 @@ impl DataManifest {
         }
         // Where a shard can't be read, the digest of the rest says nothing.
         if problems.is_empty() {
-            let content = content_digest(version, filter.as_ref(), &shards);
+            let content = content_digest(version, &recipe, &shards);
             if digest != content {
                 let message = format!("is {digest:?}, but the content has {content}: it was edited");
                 problems.push(ManifestProblem { path: "digest".into(), message });
             }
         }
-        Self { version, filter, shards, digest }.validate(problems)
+        Self { version, recipe, shards, digest }.validate(problems)
     }
 
     /// The JSON document, indented for people and ending in a line feed.
     pub fn to_json(&self) -> Vec<u8> {
         let raw = RawManifest {
             version: self.version,
-            filter: self.filter.clone(),
+            filter: self.recipe.filter.clone(),
+            captions: self.recipe.captions.clone(),
             shards: self.shards.iter().map(RawShard::from).collect(),
             digest: self.digest.clone(),
         };
@@ -159,7 +192,12 @@ impl DataManifest {
 
     /// The filter that chose the samples, if one did.
     pub fn filter(&self) -> Option<&AppliedFilter> {
-        self.filter.as_ref()
+        self.recipe.filter.as_ref()
+    }
+
+    /// What the index was asked for.
+    pub fn recipe(&self) -> &Recipe {
+        &self.recipe
     }
 
     /// SHA-256 of the content, in lowercase hexadecimal: the identity of the corpus.
@@ -177,9 +215,34 @@ impl DataManifest {
         self.shards.iter().map(|shard| shard.bytes).sum()
     }
 
-    /// Samples of every shard, as the sample order takes them.
+    /// Samples of every shard that are used.
     pub fn sample_counts(&self) -> Vec<u32> {
         self.shards.iter().map(|shard| shard.samples).collect()
+    }
+
+    /// Captions of every shard's used samples, where they were counted.
+    pub fn caption_counts(&self) -> Option<Vec<u32>> {
+        self.shards.iter().map(|shard| shard.captions.as_ref().map(CaptionCounts::captions)).collect()
+    }
+
+    /// What an epoch of a job has of every shard, as the sample order takes it: samples, or where every caption of a sample is
+    /// one of its own, captions.
+    ///
+    /// # Errors
+    /// When every caption is wanted, and they were not counted there.
+    pub fn epoch_counts(&self, captions: &Captions) -> Result<Vec<u32>, UncountedCaptions> {
+        if captions.choose != CaptionChoice::All {
+            return Ok(self.sample_counts());
+        }
+        let wanted = captions.source.to_string();
+        match &self.recipe.captions {
+            Some(counted) if *counted == captions.source => Ok(self.caption_counts().expect("it was validated")),
+            Some(counted) => Err(UncountedCaptions {
+                found: format!("counts the captions of `{counted}`, not of `{wanted}`"),
+                wanted,
+            }),
+            None => Err(UncountedCaptions { found: "does not count the captions of its samples".into(), wanted }),
+        }
     }
 
     /// Adds to `problems` what is wrong with the whole.
@@ -198,7 +261,18 @@ impl DataManifest {
                 problem(format!("shards[{place}].path"), format!("{:?} is listed twice", shard.path));
             }
         }
-        if let Some(filter) = &self.filter {
+        for (place, shard) in self.shards.iter().enumerate() {
+            match (&self.recipe.captions, &shard.captions) {
+                (Some(_), None) => {
+                    problem(format!("shards[{place}].captions"), "is absent, but captions are counted".into())
+                }
+                (None, Some(_)) => {
+                    problem(format!("shards[{place}].captions"), "is there, but nothing says which".into())
+                }
+                _ => {}
+            }
+        }
+        if let Some(filter) = &self.recipe.filter {
             for found in filter.bounds.problems() {
                 problem(format!("filter.bounds.{}", found.path), found.message);
             }
@@ -207,14 +281,16 @@ impl DataManifest {
     }
 }
 
-/// SHA-256 of the compact JSON `{"version":…,"filter":…,"shards":[…]}`, fields in the order of the document and absent ones left
+/// SHA-256 of the compact JSON `{"version":…,"filter":…,"captions":…,"shards":[…]}`, fields in the order of the document and absent ones left
 /// out, which any JSON library that keeps the order of keys can reproduce. An ETag beside a sha256 is left out too.
-fn content_digest(version: u32, filter: Option<&AppliedFilter>, shards: &[Shard]) -> String {
+fn content_digest(version: u32, recipe: &Recipe, shards: &[Shard]) -> String {
     #[derive(Serialize)]
     struct Content<'a> {
         version: u32,
         #[serde(skip_serializing_if = "Option::is_none")]
         filter: Option<&'a AppliedFilter>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        captions: Option<&'a CaptionSource>,
         #[serde(serialize_with = "contents")]
         shards: &'a [Shard],
     }
@@ -222,7 +298,8 @@ fn content_digest(version: u32, filter: Option<&AppliedFilter>, shards: &[Shard]
         serializer.collect_seq(shards.iter().map(RawShard::content))
     }
     let mut hasher = Sha256::new();
-    serde_json::to_writer(&mut hasher, &Content { version, filter, shards })
+    let (filter, captions) = (recipe.filter.as_ref(), recipe.captions.as_ref());
+    serde_json::to_writer(&mut hasher, &Content { version, filter, captions, shards })
         .expect("strings and numbers always serialise");
     hex::encode(hasher.finalize())
 }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::Kept;
+use super::{CaptionCounts, Kept};
 
 /// How a shard is packed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -91,6 +91,8 @@ pub struct Shard {
     pub samples: u32,
     /// Which of the shard's samples those are; all of them where there is nothing.
     pub kept: Option<Kept>,
+    /// How many captions each of the used samples has, where that was counted.
+    pub captions: Option<CaptionCounts>,
 }
 
 /// What was found where a shard should be. What is not known is left out.
@@ -115,6 +117,7 @@ impl Shard {
             identity: Identity::Content { sha256: sha256.into(), etag: None },
             samples,
             kept: None,
+            captions: None,
         }
     }
 
@@ -203,6 +206,10 @@ impl Shard {
         if let Some(kept) = self.kept.as_ref().filter(|kept| kept.len() != self.samples) {
             problems.push(("kept", format!("keeps {} samples where samples says {}", kept.len(), self.samples)));
         }
+        if let Some(captions) = self.captions.as_ref().filter(|captions| captions.samples() != self.samples) {
+            let of = captions.samples();
+            problems.push(("captions", format!("counts those of {of} samples where samples says {}", self.samples)));
+        }
         problems
     }
 }
@@ -241,6 +248,8 @@ pub(super) struct RawShard {
     samples: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     kept: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    captions: Option<String>,
 }
 
 fn is_tar(format: &Format) -> bool {
@@ -259,7 +268,18 @@ impl RawShard {
 
     /// Whether it has only the fields that version 1 had.
     pub(super) fn is_of_version_1(&self) -> bool {
-        matches!(self, Self { format: Format::Tar, unpacked_bytes: None, sha256: Some(_), etag: None, kept: None, .. })
+        matches!(
+            self,
+            Self {
+                format: Format::Tar,
+                unpacked_bytes: None,
+                sha256: Some(_),
+                etag: None,
+                kept: None,
+                captions: None,
+                ..
+            }
+        )
     }
 }
 
@@ -274,6 +294,7 @@ impl From<&Shard> for RawShard {
             etag: shard.etag().map(str::to_owned),
             samples: shard.samples,
             kept: shard.kept.as_ref().map(ToString::to_string),
+            captions: shard.captions.as_ref().map(ToString::to_string),
         }
     }
 }
@@ -290,6 +311,13 @@ impl TryFrom<RawShard> for Shard {
                 None
             }
         };
+        let captions = match raw.captions.as_deref().map(CaptionCounts::parse).transpose() {
+            Ok(captions) => captions,
+            Err(message) => {
+                problems.push(("captions", message));
+                None
+            }
+        };
         if raw.format.is_packed() && raw.unpacked_bytes.is_none() {
             problems.push(("unpacked_bytes", format!("is absent, but the format is {}", raw.format)));
         }
@@ -299,7 +327,7 @@ impl TryFrom<RawShard> for Shard {
         };
         let unpacked_bytes = raw.unpacked_bytes.unwrap_or(raw.bytes);
         let RawShard { path, bytes, format, samples, .. } = raw;
-        let shard = Self { path, bytes, format, unpacked_bytes, identity, samples, kept };
+        let shard = Self { path, bytes, format, unpacked_bytes, identity, samples, kept, captions };
         problems.extend(shard.problems());
         if problems.is_empty() { Ok(shard) } else { Err(problems) }
     }

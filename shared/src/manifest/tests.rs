@@ -11,8 +11,9 @@ fn varied() -> DataManifest {
     let tagged = Shard { identity: Identity::Tag { etag: "\"5f\"".into() }, ..shard("s3://bucket/train-2.tar", 4) };
     let folder = Shard { format: Format::Folder, ..shard("loose", 1) };
     let bounds = Filter { max_aspect: Some(2.5), min_caption: Some(3), ..Filter::default() };
-    let filter = AppliedFilter { bounds, captions: "txt".into() };
-    DataManifest::filtered(Some(filter), vec![shard("train-0.tar", 3), packed, tagged, folder]).unwrap()
+    let filter = Some(AppliedFilter { bounds, captions: "txt".into() });
+    DataManifest::indexed(Recipe { filter, captions: None }, vec![shard("train-0.tar", 3), packed, tagged, folder])
+        .unwrap()
 }
 
 #[test]
@@ -23,6 +24,47 @@ fn a_manifest_survives_writing_and_reading() {
     assert_eq!(manifest.sample_counts(), [3, 3, 4, 1]);
     let packed = &manifest.shards()[1];
     assert_eq!((packed.all_samples(), packed.index_in_shard(1), packed.index_in_shard(3)), (4, Some(2), None));
+}
+
+/// Two shards whose captions were counted.
+fn counted() -> DataManifest {
+    let with = |path: &str, counts: &[u32]| Shard {
+        captions: CaptionCounts::from_counts(counts.iter().copied()),
+        ..shard(path, u32::try_from(counts.len()).unwrap())
+    };
+    let recipe = Recipe { filter: None, captions: Some(CaptionSource::Json { field: "alt".into() }) };
+    DataManifest::indexed(recipe, vec![with("a.tar", &[5, 5, 2]), with("b.tar", &[1])]).unwrap()
+}
+
+#[test]
+fn an_epoch_has_every_caption_where_a_job_asks_for_all_and_they_were_counted_there() {
+    let manifest = counted();
+    assert_eq!(DataManifest::from_json(&manifest.to_json()).unwrap(), manifest);
+    let field = |field: &str| CaptionSource::Json { field: field.into() };
+    let of = |source: CaptionSource, choose| manifest.epoch_counts(&Captions { source, choose });
+    assert_eq!(of(field("alt"), CaptionChoice::All).unwrap(), [12, 1]);
+    assert_eq!(of(field("alt"), CaptionChoice::Turn).unwrap(), [3, 1]);
+    assert_eq!(of(CaptionSource::Txt, CaptionChoice::One).unwrap(), [3, 1]);
+    let elsewhere = of(field("title"), CaptionChoice::All).unwrap_err().to_string();
+    assert!(elsewhere.starts_with("counts the captions of `json:alt`, not of `json:title`"), "{elsewhere}");
+    let captions = Captions { source: CaptionSource::Txt, choose: CaptionChoice::All };
+    let uncounted = varied().epoch_counts(&captions).unwrap_err().to_string();
+    assert!(uncounted.ends_with("`cappactl data index --every-caption --captions txt`"), "{uncounted}");
+}
+
+#[test]
+fn counts_of_captions_that_do_not_fit_are_refused() {
+    let shards = counted().shards().to_vec();
+    let recipe = || counted().recipe().clone();
+    let refused = |recipe, shards| match DataManifest::indexed(recipe, shards) {
+        Err(ManifestError::Invalid(problems)) => problems[0].to_string(),
+        other => panic!("not refused: {other:?}"),
+    };
+    let uncounted = vec![shards[0].clone(), Shard { captions: None, ..shards[1].clone() }];
+    assert!(refused(recipe(), uncounted).starts_with("shards[1].captions: is absent"));
+    assert!(refused(Recipe::default(), shards.clone()).starts_with("shards[0].captions: is there"));
+    let fewer = vec![Shard { samples: 2, ..shards[0].clone() }];
+    assert_eq!(refused(recipe(), fewer), "shards[0].captions: counts those of 3 samples where samples says 2");
 }
 
 #[test]

@@ -141,6 +141,16 @@ pub enum CaptionSource {
     },
 }
 
+impl std::fmt::Display for CaptionSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Txt => f.write_str("txt"),
+            Self::Json { field } => write!(f, "json:{field}"),
+        }
+    }
+}
+
 /// Which of several captions of an image is taken.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -150,7 +160,8 @@ pub enum CaptionChoice {
     One,
     /// The next one in every epoch, so that K epochs see all K captions of an image.
     Turn,
-    /// Every caption is an example of its own. Not supported yet.
+    /// Each of them: an epoch has every (image, caption) pair once. The manifest must count them
+    /// (`cappactl data index --every-caption`).
     All,
 }
 

@@ -216,7 +216,7 @@ pub(super) struct RawCaptions {
     pub(super) from: Option<CaptionFrom>,
     /// json: the field with the caption, or with a list of them.
     pub(super) field: Option<String>,
-    /// Which of several captions of an image. Default: one.
+    /// Which of several captions of an image: one, drawn; turn by turn; or all, each a sample of its own. Default: one.
     pub(super) choose: Option<CaptionChoice>,
 }
 

@@ -253,11 +253,7 @@ fn mistakes_of_data_are_named() {
     );
     check(
         "data: {train: a.json, tokenizer: t.json, captions: {field: x, choose: all}}",
-        &[
-            "1:60: data.captions.field: is for captions from `json` only",
-            "1:71: data.captions.choose: `all` is not supported by this version: an epoch has every image once; `turn` takes \
-             the next caption of an image in every epoch, so that all of them are seen in time",
-        ],
+        &["1:60: data.captions.field: is for captions from `json` only"],
     );
     check(
         "data: {train: a.json, tokenizer: t.json, augment: {crop: {scale: [0.5]}, flip: 2, flop: 1, jitter: {hue: 0.6}}}",

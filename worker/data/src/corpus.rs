@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use cappa_shared::checkpoint::data_digest;
 use cappa_shared::ids::Step;
-use cappa_shared::manifest::{DataManifest, ManifestError};
+use cappa_shared::manifest::{DataManifest, ManifestError, UncountedCaptions};
 use cappa_shared::order::{JobOrder, OrderError, Weights};
 use cappa_shared::spec::JobSpec;
 use cappa_shared::storage::{self, Location, StorageError};
@@ -40,6 +40,9 @@ pub enum OpenError {
     /// The manifest.
     #[error("`{0}` is no data manifest")]
     Manifest(String, #[source] ManifestError),
+    /// Every caption is wanted as a sample, and the manifest does not count them.
+    #[error("`{0}` does not fit `choose: all`")]
+    Captions(String, #[source] UncountedCaptions),
     /// The tokenizer.
     #[error("`{0}` is no tokenizer for this job")]
     Tokenizer(String, #[source] TokenizerError),
@@ -70,16 +73,16 @@ impl Corpus {
         let sources = Sources::new(sources);
         let weights: Vec<f64> = data.train.iter().map(|source| source.weight).collect();
         let weights = Weights::new(&weights)?;
-        let counts = sources.sample_counts();
+        let counts = sources.epoch_counts(&data.captions).map_err(|(url, source)| OpenError::Captions(url, source))?;
         let (window, batch_size) = (data.shuffle_window, spec.batch_size.into());
         let order = JobOrder::new(counts, &weights, data.seed, data.lanes, window, batch_size)?;
         let tokenizer = tokenizer(spec, patience).await?;
         Ok(Self { sources: Arc::new(sources), order: Arc::new(order), tokenizer })
     }
 
-    /// Samples of an epoch of every source, together.
+    /// Samples of an epoch of every source, together; each caption one where all are taken.
     pub fn samples(&self) -> u64 {
-        self.sources.total_samples()
+        self.order.total_samples()
     }
 
     /// The identity of the data, as checkpoints keep it.

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use cappa_shared::manifest::{DataManifest, Shard};
+use cappa_shared::manifest::{DataManifest, Shard, UncountedCaptions};
+use cappa_shared::spec::Captions;
 use cappa_shared::storage::{Location, StorageError};
 
 /// A corpus in a store.
@@ -44,7 +45,18 @@ impl Sources {
         self.sources.iter()
     }
 
-    /// Samples of every shard of every source, as the sample order takes them.
+    /// What an epoch has of every shard of every source, as the sample order takes it.
+    ///
+    /// # Errors
+    /// When every caption is wanted and a manifest does not count them: the manifest's URL and the reason.
+    pub fn epoch_counts(&self, captions: &Captions) -> Result<Vec<Vec<u32>>, (String, UncountedCaptions)> {
+        let counts = |source: &Source| {
+            source.manifest.epoch_counts(captions).map_err(|reason| (source.origin.url().to_owned(), reason))
+        };
+        self.iter().map(counts).collect()
+    }
+
+    /// Samples of every shard of every source.
     pub fn sample_counts(&self) -> Vec<Vec<u32>> {
         self.iter().map(|source| source.manifest.sample_counts()).collect()
     }

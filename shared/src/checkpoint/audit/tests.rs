@@ -10,6 +10,7 @@ fn record(sources: u32) -> OrderRecord {
         lanes: 4,
         shuffle_window: 2,
         batch_size: 8,
+        every_caption: false,
     }
 }
 

@@ -30,7 +30,7 @@ fn any_captions() -> impl Strategy<Value = Captions> {
         Just(CaptionSource::Txt),
         "(?s).{1,6}".prop_map(|field| CaptionSource::Json { field }),
     ];
-    let choose = prop_oneof![Just(CaptionChoice::One), Just(CaptionChoice::Turn)];
+    let choose = prop_oneof![Just(CaptionChoice::One), Just(CaptionChoice::Turn), Just(CaptionChoice::All)];
     (source, choose).prop_map(|(source, choose)| Captions { source, choose })
 }
 

@@ -6,7 +6,7 @@ use crate::spec::document::{child, item};
 use crate::spec::error::Mistake;
 use crate::spec::preset::Sizes;
 use crate::spec::raw::{CaptionFrom, RawCaptions, RawData, RawSource, Short};
-use crate::spec::{CaptionChoice, CaptionSource, Captions, Data, Length, Source, Sources, TextLengths};
+use crate::spec::{CaptionSource, Captions, Data, Length, Source, Sources, TextLengths};
 
 const MAX_TEXT_LENGTH: u64 = 4096;
 /// Lengths that texts may be padded to: each is a shape that the model meets.
@@ -116,18 +116,12 @@ fn captions(raw: Option<Short<CaptionFrom, RawCaptions>>, checker: &mut Checker<
     if from != CaptionFrom::Json && given {
         checker.report(&[at_field], Mistake::Inconsistent, "is for captions from `json` only".into());
     }
-    let choose = raw.choose.unwrap_or_default();
-    if choose == CaptionChoice::All {
-        let message = "`all` is not supported by this version: an epoch has every image once; `turn` takes the next \
-                       caption of an image in every epoch, so that all of them are seen in time";
-        checker.report(&["data.captions.choose"], Mistake::Unsupported, message.into());
-    }
     let source = match from {
         CaptionFrom::Auto => CaptionSource::Auto,
         CaptionFrom::Txt => CaptionSource::Txt,
         CaptionFrom::Json => CaptionSource::Json { field },
     };
-    Captions { source, choose }
+    Captions { source, choose: raw.choose.unwrap_or_default() }
 }
 
 fn text_lengths(raw: Option<Short<u32, Vec<u32>>>, of_preset: u32, checker: &mut Checker<'_>) -> TextLengths {

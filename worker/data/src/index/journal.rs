@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use cappa_shared::manifest::{AppliedFilter, DataManifest, Shard};
+use cappa_shared::manifest::{DataManifest, Recipe, Shard};
 use cappa_shared::storage::{Location, StorageError};
 
 use super::{IndexError, disk};
@@ -20,17 +20,14 @@ const SHARDS: usize = 256;
 /// The journal of one index.
 pub(super) struct Journal {
     folder: Location,
-    filter: Option<AppliedFilter>,
+    recipe: Recipe,
     pending: Vec<Shard>,
     written: Instant,
 }
 
 impl Journal {
-    /// Opens the journal beside a manifest and gives the shards, by path, that an index with the same filter left there.
-    pub(super) fn open(
-        manifest: &Location,
-        filter: Option<AppliedFilter>,
-    ) -> Result<(Self, HashMap<String, Shard>), IndexError> {
+    /// Opens the journal beside a manifest and gives the shards, by path, that an index by the same recipe left there.
+    pub(super) fn open(manifest: &Location, recipe: Recipe) -> Result<(Self, HashMap<String, Shard>), IndexError> {
         let name = format!("{}.journal", manifest.prefix.filename().unwrap_or("manifest"));
         let folder = manifest.parent().join(&name)?;
         let mut known = HashMap::new();
@@ -38,11 +35,11 @@ impl Journal {
             let document = call(&folder, folder.get(&segment.path))?;
             // A segment of another version of the program, or a file that is none of ours.
             let Ok(segment) = DataManifest::from_json(&document) else { continue };
-            if segment.filter() == filter.as_ref() {
+            if *segment.recipe() == recipe {
                 known.extend(segment.shards().iter().map(|shard| (shard.path.clone(), shard.clone())));
             }
         }
-        Ok((Self { folder, filter, pending: Vec::new(), written: Instant::now() }, known))
+        Ok((Self { folder, recipe, pending: Vec::new(), written: Instant::now() }, known))
     }
 
     /// Takes in a shard; it is safe after the next segment.
@@ -57,7 +54,7 @@ impl Journal {
         if self.pending.is_empty() {
             return Ok(());
         }
-        let segment = DataManifest::filtered(self.filter.clone(), std::mem::take(&mut self.pending))?;
+        let segment = DataManifest::indexed(self.recipe.clone(), std::mem::take(&mut self.pending))?;
         let name = format!("{}.json", &segment.digest()[..16]);
         call(&self.folder, self.folder.put(&name, segment.to_json()))
     }

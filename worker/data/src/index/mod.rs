@@ -16,7 +16,7 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use cappa_shared::manifest::{AppliedFilter, DataManifest, Filter, ManifestError, ManifestProblem, Shard};
+use cappa_shared::manifest::{AppliedFilter, DataManifest, Filter, ManifestError, ManifestProblem, Recipe, Shard};
 use cappa_shared::storage::{Location, StorageError};
 use serde_json::Value;
 
@@ -92,13 +92,16 @@ pub enum IndexError {
 pub struct IndexOptions {
     /// Which samples are used; by default all.
     pub filter: Filter,
-    /// Where captions are looked for, for a filter on their length.
+    /// Where captions are looked for, for a filter on their length and to count them.
     pub captions: CaptionSource,
+    /// Whether the captions of every sample are counted, for jobs that take each of them as a sample of its own.
+    pub every_caption: bool,
     /// Whether shards that the manifest at the place of the new one knows, and whose size and ETag (for a folder: files, sizes and
     /// times) are as they were, are taken over without reading them.
     pub update: bool,
     /// Whether of plain tar files in a store only the headers are read, about one request a sample, and the shards known by ETag and
-    /// size instead of a digest. Has no effect on what is local, packed, without a strong ETag, or has to pass a filter.
+    /// size instead of a digest. Has no effect on what is local, packed, without a strong ETag, has to pass a filter, or whose captions
+    /// are counted.
     pub quick: bool,
     /// Shards that are read at the same time.
     pub parallel: usize,
@@ -107,7 +110,14 @@ pub struct IndexOptions {
 impl Default for IndexOptions {
     fn default() -> Self {
         let parallel = std::thread::available_parallelism().map_or(4, std::num::NonZero::get).clamp(2, 16);
-        Self { filter: Filter::default(), captions: CaptionSource::default(), update: false, quick: false, parallel }
+        Self {
+            filter: Filter::default(),
+            captions: CaptionSource::default(),
+            every_caption: false,
+            update: false,
+            quick: false,
+            parallel,
+        }
     }
 }
 
@@ -145,19 +155,19 @@ pub fn index(
     if !problems.is_empty() {
         return Err(IndexError::Filter(problems));
     }
-    let applied = applied(options);
+    let recipe = recipe(options);
     let found = find(patterns)?;
     let folder = format!("{}/", manifest.parent().url());
     let paths: Vec<String> =
         found.iter().map(|f| f.location.url().strip_prefix(&folder).unwrap_or(f.location.url()).to_owned()).collect();
-    let (journal, mut known) = Journal::open(manifest, applied.clone())?;
+    let (journal, mut known) = Journal::open(manifest, recipe.clone())?;
     let earlier = if options.update { earlier(manifest)? } else { None };
     let mut removed = Vec::new();
     if let Some(earlier) = earlier {
         let present: HashSet<&String> = paths.iter().collect();
         removed
             .extend(earlier.shards().iter().map(|shard| &shard.path).filter(|path| !present.contains(path)).cloned());
-        if earlier.filter() == applied.as_ref() {
+        if *earlier.recipe() == recipe {
             earlier.shards().iter().for_each(|shard| {
                 known.entry(shard.path.clone()).or_insert_with(|| shard.clone());
             });
@@ -173,20 +183,21 @@ pub fn index(
         let problems = reports.iter().take(10).map(ToString::to_string).collect::<Vec<_>>().join("; ");
         return Err(IndexError::NoSamples { pattern, problems });
     }
-    let written = DataManifest::filtered(applied, used)?;
+    let written = DataManifest::indexed(recipe, used)?;
     write_manifest(manifest, &written)?;
     journal.remove()?;
     Ok(IndexReport { manifest: written, shards: reports, unchanged, removed })
 }
 
-/// The filter as the manifest records it.
-fn applied(options: &IndexOptions) -> Option<AppliedFilter> {
+/// What is asked for, as the manifest records it.
+fn recipe(options: &IndexOptions) -> Recipe {
     let asks = options.filter.asks_captions();
     let captions = || serde_json::to_value(&options.captions).expect("a caption source always serialises");
-    (!options.filter.is_empty()).then(|| AppliedFilter {
+    let filter = (!options.filter.is_empty()).then(|| AppliedFilter {
         bounds: options.filter.clone(),
         captions: if asks { captions() } else { Value::Null },
-    })
+    });
+    Recipe { filter, captions: options.every_caption.then(|| options.captions.clone()) }
 }
 
 /// The manifest that is there.

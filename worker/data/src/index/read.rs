@@ -5,7 +5,9 @@ use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::ops::Range;
 
-use cappa_shared::manifest::{Dropped, Filter, Format, Identity, Kept, SampleFacts, Shard as ManifestShard};
+use cappa_shared::manifest::{
+    CaptionCounts, Dropped, Filter, Format, Identity, Kept, SampleFacts, Shard as ManifestShard,
+};
 use cappa_shared::storage::{Location, StorageError};
 use futures::{StreamExt, TryStreamExt, stream};
 use object_store::{GetOptions, GetRange, ObjectStore};
@@ -75,10 +77,9 @@ pub(super) fn index_shard(
         let samples = count(&found.location, scan.samples.len())?;
         let identity = Identity::Tag { etag: etag.to_owned() };
         let (format, bytes) = (found.format, found.bytes);
-        return Ok((
-            ManifestShard { path, bytes, format, unpacked_bytes: bytes, identity, samples, kept: None },
-            report,
-        ));
+        let (kept, captions) = (None, None);
+        let shard = ManifestShard { path, bytes, format, unpacked_bytes: bytes, identity, samples, kept, captions };
+        return Ok((shard, report));
     }
     let location = &found.location;
     let WholeShard { shard, sha256, bytes } = read(found)?;
@@ -93,13 +94,36 @@ pub(super) fn index_shard(
         )
     };
     let samples = kept.as_ref().map_or(all, Kept::len);
+    let captions = match options.every_caption {
+        true => Some(count_captions(location, &shard, all, kept.as_ref(), &options.captions)?),
+        false => None,
+    };
     let unpacked_bytes = match found.format.is_packed() {
         true => shard.unpacked_bytes().map_err(|source| disk(location, source))?,
         false => bytes,
     };
     let report = ShardReport::new(path.clone(), shard.scan(), dropped);
     let identity = Identity::Content { sha256, etag: found.etag.clone() };
-    Ok((ManifestShard { path, bytes, format: found.format, unpacked_bytes, identity, samples, kept }, report))
+    let format = found.format;
+    Ok((ManifestShard { path, bytes, format, unpacked_bytes, identity, samples, kept, captions }, report))
+}
+
+/// How many captions each of the samples has that are used. Those that training will find bad have none.
+fn count_captions(
+    location: &Location,
+    shard: &Shard,
+    all: u32,
+    kept: Option<&Kept>,
+    source: &CaptionSource,
+) -> Result<CaptionCounts, IndexError> {
+    let captions = |index| RawSample::find(shard, index).and_then(|sample| sample.captions(source));
+    // No file of a sample is so large that its captions could not be counted.
+    let count = |index| captions(index).map_or(0, |found| u32::try_from(found.len()).unwrap_or(u32::MAX));
+    let counts = match kept {
+        Some(kept) => CaptionCounts::from_counts(kept.indices().map(count)),
+        None => CaptionCounts::from_counts((0..all).map(count)),
+    };
+    counts.ok_or_else(|| IndexError::TooLarge { location: location.to_string() })
 }
 
 fn count(location: &Location, samples: usize) -> Result<u32, IndexError> {
@@ -109,7 +133,8 @@ fn count(location: &Location, samples: usize) -> Result<u32, IndexError> {
 /// The tag by which a shard may be known without its digest; nothing where it is read whole.
 fn quick_etag<'a>(found: &'a Found, options: &IndexOptions) -> Option<&'a str> {
     let is_remote = local_path(&found.location).is_none();
-    let may = options.quick && options.filter.is_empty() && is_remote && found.format == Format::Tar && found.bytes > 0;
+    let needs_contents = !options.filter.is_empty() || options.every_caption;
+    let may = options.quick && !needs_contents && is_remote && found.format == Format::Tar && found.bytes > 0;
     strong_etag(found).filter(|_| may)
 }
 

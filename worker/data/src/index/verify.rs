@@ -126,6 +126,6 @@ pub(super) fn read_as_recorded(manifest: &Location, expected: &ManifestShard) ->
     let is = FoundShard { bytes: Some(bytes), sha256: Some(&sha256), etag: found.etag.as_deref() };
     match expected.difference(&is) {
         Some(difference) => Err(difference),
-        None => Ok(shard.with_kept(expected.kept.as_ref())),
+        None => Ok(shard.counted_as(expected)),
     }
 }

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use cappa_shared::manifest::UncountedCaptions;
+
 use crate::shards::FetchError;
 use crate::text::BucketsError;
 
@@ -21,6 +23,15 @@ pub enum DataError {
     /// The lengths of texts.
     #[error("the text lengths can't be used")]
     TextLengths(#[from] BucketsError),
+    /// Every caption is wanted as a sample, and a manifest does not count them.
+    #[error("the data manifest {url} does not fit `choose: all`")]
+    Captions {
+        /// Where the manifest lies.
+        url: String,
+        /// Why it does not.
+        #[source]
+        source: UncountedCaptions,
+    },
     /// The order was made from other manifests.
     #[error(
         "the sample order, of {order} samples, is not that of the manifests, of {manifests}; make the order from these manifests"

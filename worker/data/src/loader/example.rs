@@ -44,18 +44,33 @@ impl ExampleMaker {
 
     /// The example of a slot that holds `sample`.
     pub(super) fn make(&self, shard: &Shard, slot: &Slot, sample: SampleRef) -> Result<Example, BadSample> {
-        let raw = RawSample::find(shard, sample.index)?;
-        self.example(&raw, slot, sample).map_err(|bad| BadSample { key: Some(raw.key().to_owned()), ..bad })
+        // Where every caption is a sample of its own, the order counts pairs of an image and a caption.
+        let (index, caption) = match self.captions.choose {
+            CaptionChoice::All => {
+                let (index, caption) = shard.pair(sample.index).ok_or_else(|| uncounted(sample))?;
+                (index, Some(caption))
+            }
+            CaptionChoice::One | CaptionChoice::Turn => (sample.index, None),
+        };
+        let raw = RawSample::find(shard, index)?;
+        self.example(&raw, slot, sample, caption).map_err(|bad| BadSample { key: Some(raw.key().to_owned()), ..bad })
     }
 
-    fn example(&self, raw: &RawSample<'_>, slot: &Slot, sample: SampleRef) -> Result<Example, BadSample> {
+    /// The example of a sample with one of its captions: the given one, else that which is the slot's turn or lot.
+    fn example(
+        &self,
+        raw: &RawSample<'_>,
+        slot: &Slot,
+        sample: SampleRef,
+        caption: Option<u32>,
+    ) -> Result<Example, BadSample> {
         let Self { augment, draws, .. } = self;
         let augmentation = Augmentation { augment, draws: *draws, epoch: slot.epoch, slot: slot.number };
         let augmentation = (!augment.is_off()).then_some(augmentation);
         let image = self.preparation.prepare(&raw.image()?, augmentation).map_err(bad_image)?;
         let captions = raw.captions(&self.captions.source)?;
-        let choice = self.choose(captions.len(), slot, sample);
-        let caption = &captions[choice];
+        let choice = caption.map_or_else(|| self.choose(captions.len(), slot, sample), |caption| caption as usize);
+        let caption = captions.get(choice).ok_or_else(|| fewer(captions.len(), choice))?;
         let encode = || self.tokenizer.encode(caption, self.text_lengths.longest());
         let tokens = self
             .stats
@@ -85,6 +100,18 @@ impl ExampleMaker {
 
 /// An epoch that never comes, for draws that a sample keeps in all epochs.
 const EVERY_EPOCH: u64 = u64::MAX;
+
+/// A pair that the order counts and the shard does not have.
+fn uncounted(sample: SampleRef) -> BadSample {
+    let message = format!("the manifest counts no pair {} of an image and a caption", sample.index);
+    BadSample::new(BadReason::CaptionMissing, message)
+}
+
+/// A caption that the manifest counts and the sample does not have.
+fn fewer(captions: usize, choice: usize) -> BadSample {
+    let message = format!("the manifest counts a caption {choice}, but the sample has {captions}");
+    BadSample::new(BadReason::CaptionMissing, message)
+}
 
 pub(crate) fn bad_image(error: DecodeError) -> BadSample {
     let reason = match error {

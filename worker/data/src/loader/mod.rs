@@ -231,9 +231,11 @@ fn check(config: &LoaderConfig) -> Result<(), DataError> {
     let wrong = |setting, value: &dyn std::fmt::Display, must| {
         Err(DataError::Setting { setting, value: value.to_string(), must })
     };
-    let counts = config.sources.sample_counts();
+    let counts = config.sources.epoch_counts(&config.captions);
+    let counts = counts.map_err(|(url, source)| DataError::Captions { url, source })?;
     if !config.order.sources().iter().map(SampleOrder::counts).eq(&counts) {
-        let (order, manifests) = (config.order.total_samples(), config.sources.total_samples());
+        let manifests = counts.iter().flatten().map(|&count| u64::from(count)).sum();
+        let order = config.order.total_samples();
         return Err(DataError::OtherManifests { order, manifests });
     }
     if config.lanes.end > config.order.lanes() {

@@ -22,7 +22,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use cappa_shared::manifest::Kept;
+use cappa_shared::manifest::{self, Pairs};
 pub use config::FetchConfig;
 pub use fetch::FetchError;
 pub(crate) use fetch::local_path;
@@ -42,6 +42,8 @@ pub const MAX_FILE_BYTES: u64 = 256 << 20;
 pub struct Shard {
     content: Content,
     scan: Scan,
+    /// Which pair of an image and one of its captions is the n-th, where captions were counted.
+    pairs: Option<Pairs>,
 }
 
 /// Where the bytes of a shard are.
@@ -68,8 +70,14 @@ impl Shard {
     pub(crate) fn scanned(file: ShardFile) -> io::Result<Self> {
         let unpacked = unpack::unpacked(&*file.open()?);
         match unpacked {
-            Ok(Some(unpacked)) => Ok(Self { scan: scan_tar(&unpacked)?, content: Content::Unpacked(unpacked) }),
-            Ok(None) => Ok(Self { scan: scan_tar(&*file.open()?)?, content: Content::Tar(file) }),
+            Ok(Some(unpacked)) => {
+                let scan = scan_tar(&unpacked)?;
+                Ok(Self::new(Content::Unpacked(unpacked), scan))
+            }
+            Ok(None) => {
+                let scan = scan_tar(&*file.open()?)?;
+                Ok(Self::new(Content::Tar(file), scan))
+            }
             // The disk failed, not the shard.
             Err(error) if error.raw_os_error().is_some() => Err(error),
             Err(error) => {
@@ -81,13 +89,20 @@ impl Shard {
 
     /// A folder of loose files as a shard.
     pub(crate) fn of_folder(folder: Folder) -> Self {
-        Self { scan: folder.scan(), content: Content::Folder(folder) }
+        let scan = folder.scan();
+        Self::new(Content::Folder(folder), scan)
     }
 
-    /// The shard with those samples only that a filter kept, so that the n-th is the n-th that the order counts.
+    fn new(content: Content, scan: Scan) -> Self {
+        Self { content, scan, pairs: None }
+    }
+
+    /// The shard as the manifest counts it: with those samples only that a filter kept, so that the n-th is the n-th that the
+    /// order counts, and with its pairs of images and captions numbered.
     #[must_use]
-    pub fn with_kept(mut self, kept: Option<&Kept>) -> Self {
-        if let Some(kept) = kept {
+    pub fn counted_as(mut self, recorded: &manifest::Shard) -> Self {
+        self.pairs = recorded.captions.as_ref().map(manifest::CaptionCounts::pairs);
+        if let Some(kept) = &recorded.kept {
             let mut kept = kept.indices().peekable();
             let mut index = 0;
             self.scan.samples.retain(|_| {
@@ -97,6 +112,12 @@ impl Shard {
             });
         }
         self
+    }
+
+    /// The `n`-th pair of an image and one of its captions: the sample's index and the caption's, where captions were counted and
+    /// there are so many.
+    pub fn pair(&self, n: u32) -> Option<(u32, u32)> {
+        self.pairs.as_ref()?.get(n)
     }
 
     /// Size of the tar file that samples are read from, or of all loose files.
@@ -116,7 +137,7 @@ impl Shard {
     /// A shard of which nothing may be used.
     pub(crate) fn unusable(file: ShardFile, damage: Damage) -> Self {
         let scan = Scan { damage: Some(damage), ..Scan::default() };
-        Self { content: Content::Tar(file), scan }
+        Self::new(Content::Tar(file), scan)
     }
 
     /// The shard without its samples, because of this damage.

@@ -257,7 +257,7 @@ impl Shared {
         if let Some(damage) = fetched.damage() {
             tracing::warn!(shard = %location, usable = fetched.samples().len(), promised = shard.all_samples(), %damage, "damaged shard");
         }
-        Ok(fetched.with_kept(shard.kept.as_ref()))
+        Ok(fetched.counted_as(shard))
     }
 
     /// What a shard takes in the cache; nothing where it is read in place.
@@ -306,7 +306,7 @@ fn folder(location: &Location, shard: &manifest::Shard) -> Result<Shard, FetchEr
     let found = FoundShard { bytes: Some(folder.bytes()), sha256: Some(&sha256), etag: None };
     Ok(match shard.difference(&found) {
         Some(message) => Shard::of_folder(folder).damaged(Damage::Changed { message }),
-        None => Shard::of_folder(folder).with_kept(shard.kept.as_ref()),
+        None => Shard::of_folder(folder).counted_as(shard),
     })
 }
 

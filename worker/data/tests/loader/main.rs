@@ -5,6 +5,7 @@
 mod corpus;
 mod damage;
 mod download;
+mod every_caption;
 mod formats;
 mod index;
 mod mixture;
