@@ -9,3 +9,4 @@ mod process;
 
 pub use cluster::{Cluster, Options};
 pub use corpus::Corpus;
+pub use process::binary;

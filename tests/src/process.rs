@@ -108,7 +108,7 @@ fn kill(pid: libc::pid_t, signal: libc::c_int) -> Result<()> {
 }
 
 /// A program of this build: beside this one, or beside the folder of a test binary.
-pub(crate) fn binary(name: &str) -> Result<PathBuf> {
+pub fn binary(name: &str) -> Result<PathBuf> {
     let this = std::env::current_exe()?;
     let folders = this.ancestors().skip(1).take(2); // <profile>, or <profile>/deps and then <profile>
     let found = folders.map(|folder| folder.join(name)).find(|path| path.is_file());

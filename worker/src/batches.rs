@@ -85,7 +85,8 @@ fn placed(tensor: Tensor, device: Device) -> Tensor {
     }
 }
 
-fn to_tensors(batch: DataBatch, device: Device, image_size: u32) -> RankBatch {
+/// A rank's part of a batch as tensors on a device.
+pub(crate) fn to_tensors(batch: DataBatch, device: Device, image_size: u32) -> RankBatch {
     let (size, length) = (i64::from(image_size), batch.text_length as i64);
     RankBatch {
         weight: batch.weight.iter().map(|&weight| f64::from(weight)).sum(),

@@ -22,6 +22,8 @@ pub(crate) enum Command {
     Run(RunArgs),
     /// Caption images with a checkpoint.
     Caption(CaptionArgs),
+    /// Make a job's updates up to a step again, on this machine alone; prints their losses as JSON lines.
+    Replay(ReplayArgs),
 }
 
 /// Settings of a serving worker.
@@ -66,6 +68,26 @@ pub(crate) struct RunArgs {
     /// Log lines as text or json.
     #[arg(long, env = "CAPPA_LOG_FORMAT", default_value = "text")]
     pub log_format: String,
+}
+
+/// Updates made again.
+#[derive(Debug, Args)]
+pub(crate) struct ReplayArgs {
+    /// URL of the job's folder.
+    #[arg(long)]
+    pub folder: String,
+    /// The job's spec as it ran, as JSON (`cappactl describe JOB -o json` has it).
+    #[arg(long)]
+    pub spec: PathBuf,
+    /// Committed manifests below the folder to begin from, the first that can be read; without any, from the seed.
+    #[arg(long)]
+    pub manifest: Vec<String>,
+    /// The last update, counted from 1 as the curve does.
+    #[arg(long)]
+    pub step: u64,
+    /// Folder for downloaded shards.
+    #[arg(long, env = "CAPPA_CACHE")]
+    pub cache: PathBuf,
 }
 
 /// Captions from a checkpoint.

@@ -9,6 +9,7 @@ mod context;
 mod evaluate;
 mod interrupt;
 mod metrics;
+mod replay;
 mod run;
 mod session;
 mod train;
@@ -22,6 +23,7 @@ fn main() {
     let outcome = match cli::Cli::parse().command {
         cli::Command::Run(args) => run::run(args),
         cli::Command::Caption(args) => caption::caption(&args),
+        cli::Command::Replay(args) => replay::replay(&args),
     };
     let code = match outcome {
         Ok(()) => 0,

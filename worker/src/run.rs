@@ -188,7 +188,7 @@ fn write_addresses(path: &std::path::Path, metrics: &str) -> Result<()> {
 
 impl Backend {
     /// NCCL where libtorch and the machine have CUDA, else Gloo. Comes before any other use of torch.
-    fn open() -> Result<Self> {
+    pub(crate) fn open() -> Result<Self> {
         match Cuda::open()? {
             Some(cuda) if tch::Cuda::is_available() => Ok(Self::Nccl { cuda, device: 0 }),
             _ => Ok(Self::Gloo),

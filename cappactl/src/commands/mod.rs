@@ -17,6 +17,7 @@ pub(crate) mod priority;
 pub(crate) mod queue;
 pub(crate) mod replay;
 pub(crate) mod report;
+mod rerun;
 pub(crate) mod schema;
 pub(crate) mod submit;
 pub(crate) mod tokenizer;

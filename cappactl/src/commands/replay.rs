@@ -1,6 +1,8 @@
-//! `cappactl replay`: what a step took in, made again by the loader that trained.
+//! `cappactl replay`: what a step took in, made again by the loader that trained; with `--run` the step itself, too.
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -18,6 +20,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use super::audit::JobFolder;
+use super::rerun::{Request, Rerun};
 use crate::cli::Global;
 use crate::exit::{Exit, Failure};
 use crate::output::{self, Present};
@@ -41,6 +44,13 @@ pub(crate) struct Arguments {
     /// Folder for downloaded shards [default: a temporary one].
     #[arg(long, value_name = "FOLDER")]
     cache: Option<PathBuf>,
+    /// Also compute the updates from the checkpoint before up to this one again, on this machine, and compare their losses
+    /// with those that the job logged; exit code 1 where they differ.
+    #[arg(long)]
+    run: bool,
+    /// Largest relative difference of losses that agree [default: 1e-4 in fp32, 1e-2 in bf16].
+    #[arg(long, value_name = "R", requires = "run")]
+    tolerance: Option<f64>,
 }
 
 #[derive(Serialize)]
@@ -51,13 +61,16 @@ struct View {
     batch: StepReplay,
     /// Of the run, as the job's curve has it.
     recorded_loss: Option<f64>,
+    /// The update itself, made again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    run: Option<Rerun>,
 }
 
 /// What matters here of a point of the curve.
-#[derive(Deserialize)]
-struct Point {
-    step: u64,
-    loss: f64,
+#[derive(Debug, Deserialize)]
+pub(super) struct Point {
+    pub(super) step: u64,
+    pub(super) loss: f64,
 }
 
 pub(crate) async fn run(global: &Global, arguments: &Arguments) -> anyhow::Result<Exit> {
@@ -73,10 +86,20 @@ pub(crate) async fn run(global: &Global, arguments: &Arguments) -> anyhow::Resul
     let fetch = FetchConfig { patience: PATIENCE, ..FetchConfig::default() };
     let config = LoaderConfig { first_step: Step(arguments.step - 1), fetch, ..corpus.loader(&spec, &cache)? };
     let batch = tokio::task::spawn_blocking(move || replay::step(config)).await??;
-    let recorded_loss = arguments.job.loss(global, &at, arguments.step).await?;
-    let view = View { folder, step: arguments.step, batch, recorded_loss };
-    output::print(global.output, &view)?;
-    Ok(Exit::Ok)
+    let recorded = arguments.job.losses(global, &at, arguments.step..=arguments.step).await?;
+    let recorded_loss = recorded.get(&arguments.step).copied();
+    let run = match arguments.run {
+        true => {
+            let Arguments { step, tolerance, .. } = *arguments;
+            let (folder, cache) = (folder.as_str(), cache.as_path());
+            let request = Request { at: &at, folder, spec: &spec, document: &document, step, cache, tolerance };
+            Some(request.run(async |steps| arguments.job.losses(global, &at, steps).await).await?)
+        }
+        false => None,
+    };
+    let agrees = run.as_ref().is_none_or(|run| run.agrees);
+    output::print(global.output, &View { folder, step: arguments.step, batch, recorded_loss, run })?;
+    Ok(if agrees { Exit::Ok } else { Exit::Failed })
 }
 
 impl Arguments {
@@ -112,23 +135,29 @@ async fn check(at: &Location, spec: &JobSpec, corpus: &Corpus, step: u64) -> any
 }
 
 impl JobFolder {
-    /// The loss of a step, if the coordinator or the job's folder knows it.
-    async fn loss(&self, global: &Global, at: &Location, step: u64) -> anyhow::Result<Option<f64>> {
+    /// The losses of steps that the coordinator or the job's folder knows. Of a step that was computed again after its state was
+    /// lost, the last counts.
+    async fn losses(
+        &self,
+        global: &Global,
+        at: &Location,
+        steps: RangeInclusive<u64>,
+    ) -> anyhow::Result<BTreeMap<u64, f64>> {
         if let Some(job_id) = self.of_coordinator() {
             let client = super::connect(global)?;
-            let request = CurveRequest { job_id: job_id.to_owned(), from_step: step };
+            let request = CurveRequest { job_id: job_id.to_owned(), from_step: *steps.start() };
             let curve = client.jobs.clone().curve(request).await.map_err(|status| client.failure(&status))?;
-            return Ok(curve.into_inner().points.iter().find(|point| point.step == step).map(|point| point.loss));
+            let points = curve.into_inner().points.into_iter().filter(|point| steps.contains(&point.step));
+            return Ok(points.map(|point| (point.step, point.loss)).collect());
         }
+        let mut losses = BTreeMap::new();
         for segment in at.list("curve").await? {
             let content = at.get(&format!("curve/{}", segment.path)).await?;
             let lines = content.split(|byte| *byte == b'\n');
-            let mut points = lines.filter_map(|line| serde_json::from_slice::<Point>(line).ok());
-            if let Some(point) = points.find(|point| point.step == step) {
-                return Ok(Some(point.loss));
-            }
+            let points = lines.filter_map(|line| serde_json::from_slice::<Point>(line).ok());
+            losses.extend(points.filter(|point| steps.contains(&point.step)).map(|point| (point.step, point.loss)));
         }
-        Ok(None)
+        Ok(losses)
     }
 }
 
@@ -138,6 +167,9 @@ impl Present for View {
         let mut text = format!("step {} of {}\nbatch {sha256}\n", self.step, self.folder);
         if let Some(loss) = self.recorded_loss {
             text += &format!("loss  {loss} when the job ran\n");
+        }
+        if let Some(run) = &self.run {
+            text += &format!("\n{}", run.table());
         }
         let rows = slots.iter().map(|slot| {
             let or_none = |value: Option<String>| value.unwrap_or_else(|| "-".into());

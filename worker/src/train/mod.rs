@@ -9,7 +9,7 @@ pub(crate) mod outcome;
 mod page;
 mod record;
 pub(crate) mod state;
-mod stats;
+pub(crate) mod stats;
 
 use std::time::Instant;
 

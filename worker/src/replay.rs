@@ -1,0 +1,124 @@
+//! `cappa-worker replay`: the updates up to a step again, by this machine alone.
+//!
+//! What a step takes in is a function of the job's spec, its data and the step, and so is the state before it: that of the newest
+//! checkpoint before, or at step 0 the seed's, after the updates in between. It is the same loss as in the job, up to the
+//! rounding of sums that several ranks made in another order.
+
+use std::io::{self, Write as _};
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use cappa_collective::ops;
+use cappa_data::corpus::Corpus;
+use cappa_data::shards::FetchConfig;
+use cappa_data::{Loader, LoaderConfig};
+use cappa_shared::causes::with_causes;
+use cappa_shared::ids::{JobId, Step};
+use cappa_shared::spec::JobSpec;
+use serde::Serialize;
+use tch::Device;
+
+use crate::batches::{RankBatch, to_tensors};
+use crate::checkpoint::Restore;
+use crate::cli::ReplayArgs;
+use crate::context::Backend;
+use crate::train::state::TrainState;
+use crate::train::stats::StepStats;
+
+/// How long an absent store is waited for.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Batches made ahead.
+const DEPTH: usize = 2;
+
+/// An update that was made again, by the names of the job's curve.
+#[derive(Serialize)]
+struct Point {
+    step: u64,
+    loss: f64,
+    learning_rate: f64,
+    grad_norm: f64,
+    examples: u64,
+}
+
+/// Prints a line of JSON for every update that is made again, up to the step.
+pub(crate) fn replay(args: &ReplayArgs) -> Result<()> {
+    let backend = Backend::open()?;
+    let document = std::fs::read(&args.spec).with_context(|| format!("cannot read --spec {}", args.spec.display()))?;
+    let spec: JobSpec = serde_json::from_slice(&document)
+        .with_context(|| format!("--spec {} is not a job's spec as it ran", args.spec.display()))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let corpus = runtime.block_on(Corpus::open(&spec, PATIENCE))?;
+    let total_steps = Step(spec.total_steps(corpus.samples()));
+    if args.step > total_steps.0 {
+        bail!("the job has {total_steps} steps, so there is no step {}", args.step);
+    }
+    let job: JobId = spec.name.parse().context("the spec's name is no name of a job")?;
+    let state = TrainState::initialise(&job, &spec, total_steps, backend.device())?;
+    let state = runtime.block_on(restore(args, state));
+    updates(&corpus, &spec, state, Step(args.step), &args.cache, backend.device())
+}
+
+/// The state of the first of the checkpoints that can be read; without any the seed's.
+async fn restore(args: &ReplayArgs, mut state: TrainState) -> TrainState {
+    for manifest in &args.manifest {
+        match (Restore { folder: &args.folder, manifest }).read(&mut state).await {
+            Ok(()) => return state,
+            Err(error) => {
+                eprintln!("{manifest} can't be restored, the one before it is tried: {}", with_causes(&error))
+            }
+        }
+    }
+    state
+}
+
+/// Makes the updates from the state's step to the last, as the training page does, without a group.
+fn updates(
+    corpus: &Corpus,
+    spec: &JobSpec,
+    mut state: TrainState,
+    last: Step,
+    cache: &Path,
+    device: Device,
+) -> Result<()> {
+    let mut loader = Loader::start(LoaderConfig {
+        first_step: state.step,
+        end_step: Some(last),
+        fetch: FetchConfig { patience: PATIENCE, ..FetchConfig::default() },
+        depth: DEPTH,
+        ..corpus.loader(spec, cache)?
+    })?;
+    let batch_size = f64::from(spec.batch_size);
+    while state.step < last {
+        let RankBatch { examples, weight, seen, quarantined } =
+            to_tensors(loader.next_batch()?, device, spec.data.image_size);
+        let loss = state.model.loss(&examples)?.sum;
+        (&loss * batch_size.recip()).f_backward()?;
+        let loss = loss.double_value(&[]);
+        let all = StepStats { loss, weight, seen, bad: quarantined.len() as f64, ..StepStats::default() };
+        if !all.mean_loss().is_finite() {
+            bail!("the loss of step {} is {}", state.step.next(), all.mean_loss());
+        }
+        let grads = state.model.params().grads();
+        let scale = batch_size / all.weight.max(1.0);
+        let update = state.optimizer.step(state.model.params(), &grads, state.step.0, scale)?;
+        ops::zero_(&grads.into_iter().flatten().collect::<Vec<_>>())?;
+        state.advance(&all);
+        print(&Point {
+            step: state.step.0,
+            loss: all.mean_loss(),
+            learning_rate: update.learning_rate,
+            grad_norm: update.grad_norm.double_value(&[]),
+            examples: all.weight as u64,
+        })?;
+    }
+    Ok(())
+}
+
+/// A line on stdout, at once: whoever started us shows how far we are.
+fn print(point: &Point) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    serde_json::to_writer(&mut out, point)?;
+    out.write_all(b"\n")?;
+    out.flush()
+}
