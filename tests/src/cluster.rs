@@ -24,13 +24,15 @@ pub struct Options {
     pub detection: Duration,
     /// URL of the store; a folder of the cluster's own when absent.
     pub store: Option<String>,
+    /// Bound of a worker's cache of shards in MiB; the program's own when absent.
+    pub cache_mib: Option<u64>,
     /// Further environment of every process.
     pub env: Vec<(String, String)>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { workers: 2, detection: Duration::from_secs(5), store: None, env: Vec::new() }
+        Self { workers: 2, detection: Duration::from_secs(5), store: None, cache_mib: None, env: Vec::new() }
     }
 }
 
@@ -127,6 +129,8 @@ impl Cluster {
             "1",
         ]
         .map(str::to_owned);
+        let bound = self.options.cache_mib.map(|mib| ["--cache-mib".to_owned(), mib.to_string()]);
+        let arguments: Vec<String> = arguments.into_iter().chain(bound.into_iter().flatten()).collect();
         let process = Process::start("cappa-worker", &name, self.folder.path(), &arguments, &self.options.env)?;
         self.workers.insert(index, process);
         Ok(())

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Result, bail};
+use cappa_test_stores::S3Server;
 use tempfile::TempDir;
 
 use crate::process::binary;
@@ -14,8 +15,13 @@ pub struct Corpus {
 }
 
 impl Corpus {
-    /// So many training samples, in shards of 50.
+    /// So many training samples, in shards of 50, each with one caption.
     pub fn new(samples: u32) -> Result<Self> {
+        Self::of_level(samples, "easy")
+    }
+
+    /// So many training samples, in shards of 50, of a level of the synthetic corpus.
+    pub fn of_level(samples: u32, level: &str) -> Result<Self> {
         let corpus = Self { folder: tempfile::tempdir()? };
         let at = |name: &str| corpus.path(name).display().to_string();
         let samples = samples.to_string();
@@ -30,18 +36,34 @@ impl Corpus {
             "100",
             "--samples-per-shard",
             "50",
+            "--level",
+            level,
         ])?;
-        corpus.index()?;
+        corpus.index(&[])?;
         cappactl(&["data", "index", &at("shards/heldout-*.tar"), "--out", &at("heldout.json")])?;
         cappactl(&["tokenizer", "train", &at("train.json"), "--out", &at("tokenizer.json")])?;
         Ok(corpus)
     }
 
-    /// Writes the training manifest, of the shards as they are.
-    pub fn index(&self) -> Result<()> {
-        let shards = self.path("shards/train-*.tar").display().to_string();
-        cappactl(&["data", "index", &shards, "--out", &self.path("train.json").display().to_string()])?;
+    /// Writes the training manifest, of the shards as they are, with further arguments of `data index`.
+    pub fn index(&self, more: &[&str]) -> Result<()> {
+        let at = |name: &str| self.path(name).display().to_string();
+        let arguments = ["data", "index", &at("shards/train-*.tar"), "--out", &at("train.json")];
+        cappactl(&[&arguments, more].concat())?;
         Ok(())
+    }
+
+    /// Serves all of it from an S3 server, in this bucket; the URL of a file there is `s3://BUCKET/` and its name here.
+    pub fn serve(&self, bucket: &str) -> Result<S3Server> {
+        let server = S3Server::start(&[bucket]);
+        for name in ["train.json", "heldout.json", "tokenizer.json"] {
+            server.put(bucket, name, std::fs::read(self.path(name))?);
+        }
+        for shard in std::fs::read_dir(self.path("shards"))? {
+            let shard = shard?;
+            server.put(bucket, &format!("shards/{}", shard.file_name().display()), std::fs::read(shard.path())?);
+        }
+        Ok(server)
     }
 
     /// A file of the corpus: `train.json`, `heldout.json`, `tokenizer.json`, `shards/train-000000.tar`, ….

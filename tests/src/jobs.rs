@@ -24,6 +24,12 @@ pub struct JobSpec {
     pub workers: (u32, u32),
     /// Updates between checkpoints.
     pub checkpoint_every: u64,
+    /// Sources in place of the corpus's training manifest, as the document writes them.
+    pub train: Option<String>,
+    /// URL of the tokenizer in place of the corpus's.
+    pub tokenizer: Option<String>,
+    /// Further fields of the data section, each with a comma before it.
+    pub data: String,
     /// Further lines of the document.
     pub more: String,
 }
@@ -31,21 +37,32 @@ pub struct JobSpec {
 impl Default for JobSpec {
     fn default() -> Self {
         let model = "{ preset: tiny, width: 64, layers: 2, mlp: 128 }".to_owned();
-        Self { steps: 50, model, workers: (1, 3), checkpoint_every: 1_000, more: String::new() }
+        Self {
+            steps: 50,
+            model,
+            workers: (1, 3),
+            checkpoint_every: 1_000,
+            train: None,
+            tokenizer: None,
+            data: String::new(),
+            more: String::new(),
+        }
     }
 }
 
 impl JobSpec {
     /// The document.
     pub fn document(&self, corpus: &Corpus) -> String {
-        let Self { steps, model, workers: (min, max), checkpoint_every, more } = self;
-        let at = |name: &str| corpus.path(name).display().to_string();
+        let Self { steps, model, workers: (min, max), checkpoint_every, train, tokenizer, data, more } = self;
+        let or_local = |given: &Option<String>, name: &str| {
+            given.clone().unwrap_or_else(|| corpus.path(name).display().to_string())
+        };
         format!(
             "apiVersion: cappa.dev/v1
 name: test
 objective: {{ type: cappa, parallel_fraction: 0.5 }}
 model: {model}
-data: {{ train: {}, tokenizer: {}, lanes: 12, seed: 7, shuffle_window: 4 }}
+data: {{ train: {}, tokenizer: {}, lanes: 12, seed: 7, shuffle_window: 4{data} }}
 batch_size: 24
 optimizer: {{ name: adamw, learning_rate: 1e-3 }}
 schedule: {{ name: cosine, warmup_steps: 5 }}
@@ -54,8 +71,8 @@ workers: {{ min: {min}, max: {max} }}
 checkpoint: {{ every: {checkpoint_every}, keep: 2 }}
 {more}
 ",
-            at("train.json"),
-            at("tokenizer.json"),
+            or_local(train, "train.json"),
+            or_local(tokenizer, "tokenizer.json"),
         )
     }
 }

@@ -1,0 +1,150 @@
+//! The same samples for everybody, each exactly once, wherever the data lies and whatever happens meanwhile.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use cappa_test_stores::{Fault, Rule};
+use cappa_tests::corpus::cappactl;
+use cappa_tests::jobs::{Curve, JobSpec};
+use cappa_tests::{Cluster, Corpus, Options};
+use serde_json::Value;
+use tonic_types::{FieldViolation, StatusExt as _};
+
+const STEPS: u64 = 50;
+/// fp32 sums in another order.
+const TOLERANCE: f64 = 1e-4;
+const BUCKET: &str = "data";
+
+/// A job that ran to its end, on a cluster that is still there.
+struct Ran {
+    cluster: Cluster,
+    job: String,
+    curve: Curve,
+}
+
+impl Ran {
+    /// What the audit of its folder says, without a coordinator.
+    fn audit(&self) -> Result<Value> {
+        let folder = self.cluster.store_folder().join("jobs").join(&self.job);
+        let folder = folder.to_str().context("a temporary folder has a plain name")?;
+        Ok(serde_json::from_str(&cappactl(&["audit", "--store", folder, "-o", "json"])?)?)
+    }
+}
+
+async fn run(corpus: &Corpus, workers: usize, spec: &JobSpec, options: Options) -> Result<Ran> {
+    let cluster = Cluster::start(Options { workers, ..options })?;
+    cluster.wait_idle(workers).await?;
+    let spec = JobSpec { workers: (workers as u32, workers as u32), ..spec.clone() };
+    let job = cluster.submit(&spec, corpus).await?;
+    let curve = cluster.finish(&job).await?;
+    Ok(Ran { cluster, job, curve })
+}
+
+/// Epochs that an audit found complete, of a source: their number, and the samples of each.
+fn complete_epochs(audit: &Value, source: u64) -> (usize, u64) {
+    let epochs = audit["epochs"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let of_source = epochs.iter().filter(|epoch| epoch["source"] == source);
+    let complete: Vec<&Value> = of_source.filter(|epoch| epoch["used"] == epoch["samples"]).collect();
+    (complete.len(), complete.first().map_or(0, |epoch| epoch["samples"].as_u64().unwrap_or_default()))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_that_fails_while_training_reads_it_gives_the_curve_of_local_files() -> Result<()> {
+    let corpus = Corpus::new(400)?;
+    let local = run(&corpus, 1, &JobSpec::default(), Options::default()).await?.curve;
+    let server = corpus.serve(BUCKET)?;
+    let url = |name: &str| Some(format!("s3://{BUCKET}/{name}"));
+    let spec = JobSpec { train: url("train.json"), tokenizer: url("tokenizer.json"), ..JobSpec::default() };
+    for rule in [
+        Rule::new(Fault::INTERNAL).gets().every(3),
+        Rule::new(Fault::Reset { after: 10_000 }).gets().on(".tar").every(3),
+    ] {
+        server.faults().clear();
+        let (before, seen) = (server.faults().injected(), server.faults().seen().len());
+        server.faults().add(rule.clone());
+        let env = server.environment().map(|(name, value)| (name.to_owned(), value)).to_vec();
+        // Less than the shards of the corpus take: they are read again in every epoch.
+        let options = Options { cache_mib: Some(1), env, ..Options::default() };
+        let remote = run(&corpus, 2, &spec, options).await?;
+        remote.curve.assert_same(&local, STEPS, TOLERANCE);
+        let injected = server.faults().injected() - before;
+        let reads = server.faults().seen()[seen..].iter().filter(|seen| seen.target.contains(".tar")).count();
+        println!("{rule:?}: {injected} faults in {reads} reads of shards");
+        assert!(injected >= 4, "{rule:?} met {injected} of {reads} reads");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mixture_by_weight_is_the_same_run_on_one_and_two_workers_and_audited() -> Result<()> {
+    let corpus = Corpus::new(200)?;
+    let at = |name: &str| corpus.path(name).display().to_string();
+    let train =
+        format!("[{{ source: {}, weight: 3 }}, {{ source: {}, weight: 1 }}]", at("train.json"), at("heldout.json"));
+    let spec = JobSpec { train: Some(train), checkpoint_every: 20, ..JobSpec::default() };
+    let one = run(&corpus, 1, &spec, Options::default()).await?;
+    let two = run(&corpus, 2, &spec, Options::default()).await?;
+    two.curve.assert_same(&one.curve, STEPS, TOLERANCE);
+    for ran in [one, two] {
+        let audit = ran.audit()?;
+        assert_eq!((&audit["proven"], &audit["step"]), (&true.into(), &STEPS.into()), "{audit}");
+        // 1,200 slots: 900 of the 200 samples, 300 of the 100.
+        let (train, heldout) = (complete_epochs(&audit, 0), complete_epochs(&audit, 1));
+        assert_eq!((train.1, heldout.1), (200, 100), "{audit}");
+        assert!(train.0 >= 3 && heldout.0 >= 2, "{audit}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_whose_worker_and_coordinator_were_killed_is_proven_to_have_used_every_sample_once() -> Result<()> {
+    let corpus = Corpus::new(400)?;
+    let mut cluster = Cluster::start(Options { workers: 3, ..Options::default() })?;
+    cluster.wait_idle(3).await?;
+    let spec = JobSpec { workers: (3, 3), checkpoint_every: 10, ..JobSpec::default() };
+    let job = cluster.submit(&spec, &corpus).await?;
+    cluster.wait_step(&job, 12).await?;
+    cluster.kill_worker(1);
+    cluster.wait_step(&job, 25).await?;
+    cluster.kill_coordinator();
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    cluster.start_coordinator()?;
+    let curve = cluster.finish(&job).await?;
+    let ran = Ran { cluster, job, curve };
+    assert_eq!(ran.curve.0.len() as u64, STEPS);
+    let audit = ran.audit()?;
+    assert_eq!((&audit["proven"], &audit["step"]), (&true.into(), &STEPS.into()), "{audit}");
+    let groups = audit["groups"].as_array().context("groups")?;
+    let sizes: Vec<_> = groups.iter().map(|group| group["world_size"].as_u64()).collect();
+    assert!(sizes.first() == Some(&Some(3)) && sizes.contains(&Some(2)), "the loss is in the account: {audit}");
+    assert_eq!(complete_epochs(&audit, 0), (2, 400), "{audit}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_caption_is_a_sample_of_its_own_for_one_and_two_workers_the_audit_and_a_replay() -> Result<()> {
+    let corpus = Corpus::of_level(200, "medium")?;
+    corpus.index(&["--every-caption"])?;
+    let spec = JobSpec { data: ", captions: { choose: all }".into(), ..JobSpec::default() };
+    let one = run(&corpus, 1, &spec, Options::default()).await?;
+    let two = run(&corpus, 2, &spec, Options::default()).await?;
+    two.curve.assert_same(&one.curve, STEPS, TOLERANCE);
+    let audit = two.audit()?;
+    assert_eq!(audit["proven"], true, "{audit}");
+    let (epochs, captions) = complete_epochs(&audit, 0);
+    assert!(epochs >= 1 && captions > 300, "images have one to three captions: {audit}");
+    let url = two.cluster.url();
+    let replayed = cappactl(&["--coordinator", &url, "replay", &two.job, "--step", "7", "-o", "json"])?;
+    let replayed: Value = serde_json::from_str(&replayed)?;
+    let slots = replayed["slots"].as_array().context("slots")?;
+    assert!(slots.iter().any(|slot| slot["choice"].as_u64() > Some(0)), "{replayed}");
+    assert!(slots.iter().all(|slot| slot["choice"].as_u64() < slot["captions"].as_u64()), "{replayed}");
+    // Without the counts the job is refused before it is queued.
+    corpus.index(&[])?;
+    let refused = two.cluster.submit(&spec, &corpus).await.expect_err("its manifest counts no captions");
+    let status = refused.downcast_ref::<tonic::Status>().context("a refusal")?;
+    let places = status.get_details_bad_request().context("the places")?.field_violations;
+    let names = |place: &FieldViolation| place.field == "data.train" && place.description.contains("--every-caption");
+    assert!(places.iter().any(names), "{places:?}");
+    Ok(())
+}
