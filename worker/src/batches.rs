@@ -94,6 +94,7 @@ pub(crate) fn to_tensors(batch: DataBatch, device: Device, image_size: u32) -> R
         examples: Examples {
             images: placed(Tensor::from_slice(&batch.images), device).view([-1, size, size, 3]),
             tokens: Tensor::from_slice(&batch.tokens).view([-1, length]),
+            causal_length: batch.causal_length as i64,
             weights: Tensor::from_slice(&batch.weight),
             parallel: batch.parallel,
             mask_locations: None,

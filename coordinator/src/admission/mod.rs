@@ -90,7 +90,6 @@ impl Admission {
         let is_new = |mistake: &Mistake| !mistakes.iter().any(|known| known.path == mistake.path);
         let new: Vec<Mistake> = found.mistakes.into_iter().filter(is_new).collect();
         mistakes.extend(new);
-        mistakes.extend(parsed.iter().flat_map(unsupported));
         let mut priority = 0;
         if let Ok(spec) = &parsed {
             match self.priority(&spec.priority) {
@@ -121,19 +120,6 @@ impl Admission {
 fn mistake_of(error: &cappa_shared::spec::SpecError) -> Mistake {
     let place = error.position.map(|at| format!(" (line {}, column {})", at.line, at.column));
     Mistake { path: error.path.clone(), message: format!("{}{}", error.message, place.unwrap_or_default()) }
-}
-
-/// What a spec may say and no worker can do yet.
-fn unsupported(spec: &JobSpec) -> Vec<Mistake> {
-    let data = &spec.data;
-    let what = [(
-        "data.text_length",
-        data.text_length.all().len() > 1 && spec.objective.parallel_fraction() > 0.0,
-        "a list is for the objective `cap`: in parallel prediction every token sees the padding, so the update would \
-             depend on which captions a worker has together; give one length",
-    )];
-    let found = what.into_iter().filter(|(_, is_meant, _)| *is_meant);
-    found.map(|(path, _, message)| Mistake { path: path.into(), message: message.into() }).collect()
 }
 
 fn submission(spec: &JobSpec, namespace: &str, key: &str, train: &[ManifestFacts]) -> Submission {

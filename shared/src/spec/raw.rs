@@ -176,8 +176,9 @@ pub(super) struct RawData {
     pub(super) augment: Option<Augment>,
     /// Height and width of the model's input in pixels. Default: the preset's.
     pub(super) image_size: Option<u32>,
-    /// Tokens of a caption, end-of-text included. Of a list (objective cap only), every batch takes the shortest length
-    /// that its captions fit into. Default: the preset's.
+    /// Tokens of a caption, end-of-text included. Of a list, the captions of a batch that are predicted autoregressively take
+    /// the shortest length that they fit into, which changes no loss; those predicted in parallel, where every position sees the
+    /// padding, always the longest. Default: the preset's.
     pub(super) text_length: Option<Short<u32, Vec<u32>>>,
     /// Seed of sample order, draws and initialisation. Default: 0.
     pub(super) seed: Option<u64>,

@@ -4,7 +4,7 @@
 
 use tch::{Device, Kind, Tensor};
 
-use crate::decoder::Decoder;
+use crate::decoder::{Decoder, Memory};
 use crate::encoder::Encoder;
 use crate::layers::{Mask, Precision};
 use crate::loss::Targets;
@@ -19,6 +19,9 @@ pub struct Batch {
     pub images: Tensor,
     /// Captions `[B, L]`, i64, ending with [`crate::END_OF_TEXT`], filled up with [`crate::PAD`].
     pub tokens: Tensor,
+    /// Length, at most L, that holds the captions of all autoregressive examples: behind it nothing is computed for them. The
+    /// loss is the same as with L, since none of their positions sees a later one and padding is not in the loss.
+    pub causal_length: i64,
     /// Which examples are predicted in parallel (the others autoregressively); B of them.
     pub parallel: Vec<bool>,
     /// With a masking ratio below 1: which tokens of parallel examples are hidden, `[B, L]`,
@@ -172,11 +175,36 @@ impl Captioner {
         let input = self.decoder_input(batch)?;
         let encoded = self.encode(&batch.images)?;
         let memory = self.decoder.memory(&encoded, self.precision);
-        let x = self.decoder.forward(&input.tokens, &memory, &input.mask, self.precision, &mut NoTap);
+        let x = match input.mask {
+            Mask::Additive(_) if batch.causal_length < input.tokens.size()[1] => {
+                self.decode_apart(batch, &input, &memory)
+            }
+            _ => self.decoder.forward(&input.tokens, &memory, &input.mask, self.precision, &mut NoTap),
+        };
         let logits = self.decoder.logits(&targets.rows(&x), self.precision);
         let per_example = targets.loss_per_example(&logits, batch.tokens.size()[0], label_smoothing);
         let weights = batch.weights.to_device_(self.device, Kind::Float, true, false);
         Ok(LossOutput { sum: per_example.dot(&weights), per_example: per_example.detach(), tokens: targets.count() })
+    }
+
+    /// Each mode by itself: parallel examples at the full length L, because there every position sees all others, mask tokens in the
+    /// place of padding included; autoregressive ones cut to their own length. `[B, L, E]`, zeros where it was cut.
+    fn decode_apart(&self, batch: &Batch, input: &DecoderInput, memory: &Memory) -> Tensor {
+        let length = input.tokens.size()[1];
+        let places = |mode: bool| {
+            let of_mode = (0i64..).zip(&batch.parallel).filter(|(_, parallel)| **parallel == mode);
+            let places: Vec<i64> = of_mode.map(|(place, _)| place).collect();
+            Tensor::from_slice(&places).to_device_(self.device, Kind::Int64, true, false)
+        };
+        let (parallel, causal) = (places(true), places(false));
+        let decode = |rows: &Tensor, length: i64, mask: Mask| {
+            let tokens = input.tokens.index_select(0, rows).narrow(1, 0, length);
+            self.decoder.forward(&tokens, &memory.of(rows), &mask, self.precision, &mut NoTap)
+        };
+        let cut = decode(&causal, batch.causal_length, Mask::Causal);
+        let cut = cut.constant_pad_nd([0, 0, 0, length - batch.causal_length]);
+        let x = Tensor::cat(&[decode(&parallel, length, Mask::Full), cut], 0);
+        x.index_select(0, &Tensor::cat(&[parallel, causal], 0).argsort(0, false))
     }
 
     /// What the decoder sees of a batch in training.
@@ -185,6 +213,9 @@ impl Captioner {
         let rows = tokens.size()[0];
         if batch.weights.size() != [rows] {
             return Err(ModelError::shape("weights", &batch.weights, [rows]));
+        }
+        if !(1..=tokens.size()[1]).contains(&batch.causal_length) {
+            return Err(ModelError::shape("tokens", &tokens, [batch.causal_length]));
         }
         if i64::try_from(batch.parallel.len()) != Ok(rows) || batch.images.size().first() != Some(&rows) {
             return Err(ModelError::shape("tokens", &tokens, [batch.parallel.len()]));

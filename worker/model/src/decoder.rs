@@ -24,6 +24,14 @@ pub(crate) struct Decoder {
 #[derive(Debug)]
 pub(crate) struct Memory(Vec<KeyValue>);
 
+impl Memory {
+    /// That of some of the images, by their places.
+    pub(crate) fn of(&self, images: &Tensor) -> Self {
+        let of = |tensor: &Tensor| tensor.index_select(0, images);
+        Self(self.0.iter().map(|block| KeyValue { key: of(&block.key), value: of(&block.value) }).collect())
+    }
+}
+
 /// Keys and values of the tokens decoded so far; one entry a block, `None` before the first token.
 #[derive(Debug)]
 pub(crate) struct Cache {

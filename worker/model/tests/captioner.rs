@@ -20,6 +20,7 @@ fn rows(of: &Batch, start: i64, length: i64) -> Batch {
         images: part(&of.images),
         tokens: part(&of.tokens),
         parallel: of.parallel[start as usize..(start + length) as usize].to_vec(),
+        causal_length: of.causal_length,
         mask_locations: None,
         weights: part(&of.weights),
     }
@@ -54,6 +55,31 @@ fn captioner_with_grads(batches: &[Batch]) -> Captioner {
     let captioner = captioner();
     batches.iter().for_each(|batch| captioner.loss(batch).expect("a fitting batch").sum.backward());
     captioner
+}
+
+/// The captions have at most 12 tokens of 24: autoregressive examples need no more.
+#[test]
+fn autoregressive_captions_cut_to_their_length_teach_the_same_as_whole_ones() {
+    let whole = batch(&config(), 12);
+    let cut = Batch { causal_length: 12, ..rows(&whole, 0, 12) };
+    let losses = [&whole, &cut].map(|batch| captioner().loss(batch).expect("a fitting batch"));
+    assert_eq!(losses[0].tokens, losses[1].tokens);
+    assert!(difference(&losses[0].per_example, &losses[1].per_example) < 1e-5);
+    let [one, two] = [captioner_with_grads(&[whole]), captioner_with_grads(&[cut])];
+    for ((name, a), (_, b)) in one.params().iter().zip(two.params().iter()) {
+        assert!(difference(&a.grad(), &b.grad()) < 1e-4, "{name}");
+    }
+}
+
+/// Parallel examples see padding: cut, they would be other examples. That is why only the others are.
+#[test]
+fn parallel_captions_do_depend_on_the_length_they_are_padded_to() {
+    let whole = Batch { parallel: vec![true; 12], ..batch(&config(), 12) };
+    let short = Batch { tokens: whole.tokens.narrow(1, 0, 12), causal_length: 12, ..rows(&whole, 0, 12) };
+    let [whole, short] = [whole, short].map(|batch| captioner().loss(&batch).expect("a fitting batch").per_example);
+    assert!(difference(&whole, &short) > 1e-3, "{whole:?} {short:?}");
+    let unseen = Batch { causal_length: 1, parallel: vec![true; 12], ..batch(&config(), 12) };
+    assert_eq!(captioner().loss(&unseen).expect("a fitting batch").per_example, whole);
 }
 
 #[test]

@@ -12,7 +12,6 @@ use super::example::{Example, ExampleMaker};
 use super::{Batch, DataError, Quarantined};
 use crate::bad::BadSample;
 use crate::sources::Sources;
-use crate::text::PAD;
 
 /// What the other threads tell the assembler.
 pub(super) enum Event {
@@ -94,7 +93,7 @@ impl Assembler {
             let UnderWay { mut batch, failed, .. } = self.under_way.remove(&self.next).expect("it was just found");
             // Rows come in any order; the record does not.
             batch.quarantined.sort_by_key(|bad| bad.sample);
-            batch.text_length = self.maker.text_lengths.trim(&mut batch.tokens, batch.text_length, PAD);
+            batch.shorten(&self.maker.text_lengths);
             let sent = self.batches.send(failed.clone().map_or(Ok(batch), Err));
             if sent.is_err() || failed.is_some() {
                 return false;

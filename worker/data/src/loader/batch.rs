@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::example::Example;
 use crate::bad::BadReason;
-use crate::text::{END_OF_TEXT, PAD};
+use crate::text::{Buckets, END_OF_TEXT, PAD};
 
 /// The part of a step's batch that a rank's lanes hold. B is the number of its slots, H = W the image's side, L the length of the
 /// text.
@@ -20,8 +20,11 @@ pub struct Batch {
     pub images: Vec<u8>,
     /// Token ids, `[B, L]`; only an end of text where the weight is 0, so that a mean over tokens stays finite.
     pub tokens: Vec<i64>,
-    /// L: of the job's text lengths the smallest that holds all texts of this batch.
+    /// L: the longest of the job's text lengths, or where all examples are decoded autoregressively, the smallest that holds all
+    /// texts of this batch.
     pub text_length: usize,
+    /// Of the job's text lengths the smallest that holds all autoregressive texts of this batch: all that they need (see [`Buckets`]).
+    pub causal_length: usize,
     /// Whether the example is decoded in parallel rather than autoregressively, `[B]`.
     pub parallel: Vec<bool>,
     /// Weight of the example in the loss, `[B]`: 1, or 0 in null slots and for bad samples.
@@ -95,6 +98,7 @@ impl Batch {
             images: vec![0; slots.len() * image_bytes],
             tokens: null_text.repeat(slots.len()),
             text_length,
+            causal_length: text_length,
             parallel,
             weight: vec![0.0; slots.len()],
             origins: vec![None; slots.len()],
@@ -111,6 +115,16 @@ impl Batch {
         self.tokens[row * tokens.len()..][..tokens.len()].copy_from_slice(&tokens);
         self.weight[row] = 1.0;
         self.origins[row] = Some(origin);
+    }
+
+    /// Cuts off the padding that no example's loss depends on.
+    pub(super) fn shorten(&mut self, lengths: &Buckets) {
+        let texts = self.tokens.chunks_exact(self.text_length.max(1)).zip(&self.parallel);
+        let causal = texts.filter(|(_, parallel)| !**parallel).map(|(text, _)| text);
+        self.causal_length = lengths.holding(causal, PAD).min(self.text_length);
+        if !self.parallel.contains(&true) {
+            self.text_length = lengths.trim(&mut self.tokens, self.text_length, PAD);
+        }
     }
 
     /// Examples that count.

@@ -61,7 +61,7 @@ pub struct LoaderConfig {
     pub preparation: Preparation,
     /// Random changes of the images.
     pub augment: Augment,
-    /// The lengths in tokens that the texts of a batch are padded to.
+    /// The lengths in tokens that texts are padded to.
     pub text_lengths: Buckets,
     /// Makes tokens of captions.
     pub tokenizer: Tokenizer,
@@ -246,14 +246,6 @@ fn check(config: &LoaderConfig) -> Result<(), DataError> {
     }
     if config.preparation.size == 0 {
         return wrong("the image size", &config.preparation.size, "at least 1 pixel");
-    }
-    if config.text_lengths.count() > 1 && config.parallel_fraction > 0.0 {
-        // Else the update would depend on which captions a rank happens to have together.
-        return wrong(
-            "the number of text lengths",
-            &config.text_lengths.count(),
-            "1 where texts are decoded in parallel",
-        );
     }
     Ok(())
 }

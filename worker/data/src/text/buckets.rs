@@ -3,10 +3,11 @@
 /// A few lengths; the texts of a batch are padded to the smallest that holds the longest of them. So short captions cost little,
 /// and the model sees few shapes.
 ///
-/// The loss leaves padding out, and every position of the decoder attends to earlier ones only, so in autoregressive mode the loss
-/// does not depend on the length that was chosen. In parallel mode it does: there all positions attend to each other, padding
-/// included, and another length is another input: the update would depend on which texts a rank has together, so the loader refuses
-/// several lengths there.
+/// The loss of a text of tokens t₁ … tₙ is −1/n · Σᵢ log p(tᵢ | image, what position i sees), whatever its padding. In autoregressive
+/// mode position i sees t₁ … tᵢ₋₁, so the loss and its gradients are those of any length L ≥ n. In parallel mode position i sees
+/// mask tokens at all of 1 … L, padding included (the authors mask no padding): another L is another function, and the update would
+/// depend on which texts a rank has together. So parallel examples always have the longest length, and only autoregressive ones
+/// are cut, which is exact up to rounding.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Buckets {
     /// Rising.
@@ -61,15 +62,19 @@ impl Buckets {
         self.lengths.iter().copied().find(|&length| length >= longest).unwrap_or(self.longest())
     }
 
+    /// The length for these texts, each followed by `pad` to its end.
+    pub fn holding<'a>(&self, texts: impl Iterator<Item = &'a [i64]>, pad: i64) -> usize {
+        let used = |text: &[i64]| text.iter().rposition(|&token| token != pad).map_or(0, |last| last + 1);
+        self.of(texts.map(used).max().unwrap_or(0))
+    }
+
     /// Cuts padding off the texts of a batch, `[B, length]`, so that they become `[B, l]` with the smallest length of the
     /// buckets that holds all of them; gives `l`. What follows a text's end must be `pad`.
     pub fn trim(&self, tokens: &mut Vec<i64>, length: usize, pad: i64) -> usize {
         if length == 0 {
             return length;
         }
-        let used = |row: &[i64]| row.iter().rposition(|&token| token != pad).map_or(0, |last| last + 1);
-        let longest = tokens.chunks_exact(length).map(used).max().unwrap_or(0);
-        let shorter = self.of(longest).min(length);
+        let shorter = self.holding(tokens.chunks_exact(length), pad).min(length);
         if shorter < length {
             let rows = tokens.len() / length;
             for row in 1..rows {

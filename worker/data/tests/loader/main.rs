@@ -19,7 +19,6 @@ use std::time::{Duration, Instant};
 
 use cappa_data::records::{Records, records_of_rank};
 use cappa_data::shards::{FetchConfig, PoolConfig};
-use cappa_data::text::Buckets;
 use cappa_data::{Batch, DataError, Loader, LoaderConfig};
 use cappa_shared::ids::{Rank, Step};
 use cappa_shared::order::lanes_of_rank;
@@ -148,7 +147,6 @@ fn settings_that_contradict_each_other_are_refused() {
     for (config, word) in [
         (LoaderConfig { lanes: 2..5, ..corpus.config() }, "lanes"),
         (LoaderConfig { parallel_fraction: 1.5, ..corpus.config() }, "fraction"),
-        (LoaderConfig { text_lengths: Buckets::new(vec![4, 8]).unwrap(), ..corpus.config() }, "text lengths"),
         (LoaderConfig { order: Corpus::of(&[3]).config().order, ..corpus.config() }, "manifests"),
     ] {
         let message = refused(config).expect("the configuration was accepted");

@@ -53,6 +53,31 @@ fn changes_are_drawn_by_slot_whatever_the_number_of_ranks() {
 }
 
 #[test]
+fn parallel_texts_keep_their_padding_and_autoregressive_ones_say_how_much_they_need() {
+    let corpus = corpus();
+    let order = JobOrder::new(vec![corpus.manifest.sample_counts()], &Weights::alone(), 7, LANES, 2, 4).unwrap();
+    let config = LoaderConfig { parallel_fraction: 0.5, order: Arc::new(order), lanes: 0..2, ..corpus.config() };
+    let lengths = Buckets::new(vec![3, TEXT_LENGTH]).unwrap();
+    let steps = 40;
+    let mut seen = [0, 0];
+    for (batch, whole) in
+        take(LoaderConfig { text_lengths: lengths, ..config.clone() }, steps).iter().zip(take(config, steps))
+    {
+        if batch.parallel[0] == batch.parallel[1] {
+            continue;
+        }
+        assert_eq!((batch.text_length, &batch.tokens), (TEXT_LENGTH, &whole.tokens));
+        let texts = batch.tokens.chunks(TEXT_LENGTH).zip(&batch.parallel);
+        let mut causal = texts.filter(|(_, parallel)| !**parallel).map(|(text, _)| text);
+        let fits = |length: usize| move |text: &[i64]| text[length..].iter().all(|&token| token == PAD);
+        let expected = if causal.all(fits(3)) { 3 } else { TEXT_LENGTH };
+        assert_eq!(batch.causal_length, expected);
+        seen[usize::from(expected == TEXT_LENGTH)] += 1;
+    }
+    assert!(seen.iter().all(|&count| count > 0), "both lengths come: {seen:?}");
+}
+
+#[test]
 fn a_batch_is_as_long_as_its_longest_text() {
     let corpus = corpus();
     let order = JobOrder::new(vec![corpus.manifest.sample_counts()], &Weights::alone(), 7, LANES, 2, 4).unwrap();

@@ -142,9 +142,11 @@ fn rows(reference: &Reference) -> Result<usize, GoldenError> {
 }
 
 fn batch(reference: &Reference, parallel: Vec<bool>) -> Result<Batch, GoldenError> {
+    let tokens = tokens(reference, "inputs/labels")?;
     Ok(Batch {
         images: reference.tensor("inputs/image")?.shallow_clone(),
-        tokens: tokens(reference, "inputs/labels")?,
+        causal_length: tokens.size()[1],
+        tokens,
         weights: Tensor::ones([parallel.len() as i64], (Kind::Float, Device::Cpu)),
         mask_locations: reference.find("inputs/mask_locations").map(|places| places.to_kind(Kind::Bool)),
         parallel,

@@ -120,6 +120,7 @@ pub(super) fn trajectory(reference: &Reference, comparison: &mut Comparison) -> 
         let rows = tokens.size()[0];
         let batch = Batch {
             images: images.get(index),
+            causal_length: tokens.size()[1],
             tokens,
             parallel: vec![false; usize::try_from(rows).unwrap_or_default()],
             mask_locations: None,

@@ -23,6 +23,7 @@ pub(crate) fn batch(config: &ModelConfig, rows: i64) -> Batch {
         images: integers("images", &[rows, height, width, 3], 256).to_kind(Kind::Uint8),
         tokens,
         parallel: (0..rows).map(|row| row % 2 == 1).collect(),
+        causal_length: config.text_length,
         mask_locations: None,
         weights: Tensor::ones([rows], (Kind::Float, Device::Cpu)),
     }

@@ -36,6 +36,7 @@ impl Data {
             images: self.images.shallow_clone(),
             tokens: self.tokens.shallow_clone(),
             parallel,
+            causal_length: self.tokens.size()[1],
             mask_locations: None,
             weights: self.weights.shallow_clone(),
         }
