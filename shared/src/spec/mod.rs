@@ -153,8 +153,8 @@ pub struct Optimizer {
     pub name: OptimizerName,
     /// Peak learning rate.
     pub learning_rate: f64,
-    /// Decoupled weight decay, on kernels only; it scales with the schedule, not the learning rate, for
-    /// Adafactor (as the authors do), and with both for AdamW.
+    /// Decoupled weight decay, on kernels only; as the authors have it, it scales with the schedule, not with
+    /// the learning rate.
     pub weight_decay: f64,
     /// Gradients are scaled down to this joint norm.
     pub clip_norm: f64,
@@ -172,6 +172,8 @@ pub enum OptimizerName {
     Adafactor,
     /// Adam with decoupled weight decay.
     Adamw,
+    /// Orthogonal momentum (0.95) for the matrices of the Transformer blocks, AdamW with `beta1` and `beta2` for the rest.
+    Muon,
 }
 
 /// Learning rate over time.

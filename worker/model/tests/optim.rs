@@ -2,14 +2,18 @@
 
 mod common;
 
-use cappa_model::optim::{AdafactorConfig, AdamWConfig, Optimizer, OptimizerConfig, RuleConfig};
+use cappa_model::optim::{AdafactorConfig, AdamWConfig, MuonConfig, Optimizer, OptimizerConfig, RuleConfig};
 use cappa_model::schedule::{Decay, Schedule};
 use cappa_model::{Batch, Captioner};
 use common::{batch, config};
 use tch::{Device, Tensor};
 
-fn rules() -> [RuleConfig; 2] {
-    [RuleConfig::Adafactor(AdafactorConfig::default()), RuleConfig::AdamW(AdamWConfig::default())]
+fn rules() -> [RuleConfig; 3] {
+    [
+        RuleConfig::Adafactor(AdafactorConfig::default()),
+        RuleConfig::AdamW(AdamWConfig::default()),
+        RuleConfig::Muon(MuonConfig::default()),
+    ]
 }
 
 fn optimizer(rule: RuleConfig, captioner: &Captioner) -> Optimizer {

@@ -1,6 +1,6 @@
 //! From the job's spec to the model crate's own types.
 
-use cappa_model::optim::{AdafactorConfig, AdamWConfig, Optimizer, OptimizerConfig, RuleConfig};
+use cappa_model::optim::{AdafactorConfig, AdamWConfig, MuonConfig, Optimizer, OptimizerConfig, RuleConfig};
 use cappa_model::schedule::{Decay, Schedule};
 use cappa_model::{Captioner, ModelConfig, ModelError, ParamTable, PositionEmbedding, Precision};
 use cappa_shared::ids::Step;
@@ -46,15 +46,15 @@ pub(crate) fn model(spec: &JobSpec) -> ModelConfig {
 /// The update rule of a job, its state zero.
 pub(crate) fn optimizer(spec: &JobSpec, total_steps: Step, params: &ParamTable) -> Optimizer {
     let optimizer = &spec.optimizer;
+    let adamw = AdamWConfig { beta1: optimizer.beta1, beta2: optimizer.beta2, ..AdamWConfig::default() };
     let rule = match optimizer.name {
         spec::OptimizerName::Adafactor => RuleConfig::Adafactor(AdafactorConfig {
             beta2_cap: optimizer.beta2,
             momentum: optimizer.beta1,
             ..AdafactorConfig::default()
         }),
-        spec::OptimizerName::Adamw => {
-            RuleConfig::AdamW(AdamWConfig { beta1: optimizer.beta1, beta2: optimizer.beta2, ..AdamWConfig::default() })
-        }
+        spec::OptimizerName::Adamw => RuleConfig::AdamW(adamw),
+        spec::OptimizerName::Muon => RuleConfig::Muon(MuonConfig { others: adamw, ..MuonConfig::default() }),
     };
     let config = OptimizerConfig {
         rule,

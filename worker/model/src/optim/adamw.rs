@@ -43,9 +43,10 @@ struct Slot {
 }
 
 impl AdamW {
-    pub(super) fn new(config: AdamWConfig, params: &ParamTable) -> Self {
+    /// State for the trained parameters that `takes` chooses by name; the others are left alone.
+    pub(super) fn of(config: AdamWConfig, params: &ParamTable, takes: impl Fn(&str, &Tensor) -> bool) -> Self {
         let slot = |(name, param): (&str, &Tensor)| {
-            param.requires_grad().then(|| Slot {
+            (param.requires_grad() && takes(name, param)).then(|| Slot {
                 name: name.to_owned(),
                 m: zeros_like(param, Kind::Float),
                 v: zeros_like(param, Kind::Float),

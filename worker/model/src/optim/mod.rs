@@ -7,6 +7,7 @@
 
 mod adafactor;
 mod adamw;
+mod muon;
 
 use std::collections::HashMap;
 
@@ -21,6 +22,8 @@ use adafactor::Adafactor;
 pub use adafactor::{AdafactorConfig, second_moment_decay};
 use adamw::AdamW;
 pub use adamw::AdamWConfig;
+use muon::Muon;
+pub use muon::MuonConfig;
 
 /// How gradients become a direction.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -30,6 +33,8 @@ pub enum RuleConfig {
     Adafactor(AdafactorConfig),
     /// Adam with decoupled weight decay.
     AdamW(AdamWConfig),
+    /// Orthogonal momentum for the blocks' matrices, AdamW for the rest.
+    Muon(MuonConfig),
 }
 
 /// All that an update depends on besides parameters, gradients and state.
@@ -68,6 +73,7 @@ pub struct Optimizer {
 enum Rule {
     Adafactor(Adafactor),
     AdamW(AdamW),
+    Muon(Muon),
 }
 
 /// The parameters of one update that have gradients, in the table's order.
@@ -92,7 +98,8 @@ impl Optimizer {
     pub fn new(config: OptimizerConfig, params: &ParamTable) -> Self {
         let rule = match &config.rule {
             RuleConfig::Adafactor(rule) => Rule::Adafactor(Adafactor::new(rule.clone(), params)),
-            RuleConfig::AdamW(rule) => Rule::AdamW(AdamW::new(rule.clone(), params)),
+            RuleConfig::AdamW(rule) => Rule::AdamW(AdamW::of(rule.clone(), params, |_, _| true)),
+            RuleConfig::Muon(rule) => Rule::Muon(Muon::new(rule.clone(), params)),
         };
         Self { config, rule }
     }
@@ -144,6 +151,7 @@ impl Optimizer {
         match &mut self.rule {
             Rule::Adafactor(rule) => rule.apply(&update)?,
             Rule::AdamW(rule) => rule.apply(&update)?,
+            Rule::Muon(rule) => rule.apply(&update)?,
         }
         Ok(StepStats { grad_norm, learning_rate })
     }
@@ -167,6 +175,7 @@ impl Optimizer {
         let slots = match &self.rule {
             Rule::Adafactor(rule) => rule.state(),
             Rule::AdamW(rule) => rule.state(),
+            Rule::Muon(rule) => rule.state(),
         };
         slots.into_iter().map(|(name, tensor)| (format!("opt/{name}"), tensor)).collect()
     }
