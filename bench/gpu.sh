@@ -5,7 +5,7 @@
 #
 # Needs a Python with torch 2.11.0+cu130 (CAPPA_BENCH_PYTHON, or python3), whose libraries all programs then use.
 # Programs come from PROGRAMS (a folder with step-bench, golden-check and libcappa_cuda.so, built elsewhere against
-# any torch 2.11.0), or are built here. NOT RUN ON A GPU YET: only its CPU half (--cpu-only) was tried.
+# any torch 2.11.0), or are built here.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
