@@ -49,7 +49,7 @@ deny: ## Check licences, sources and known vulnerabilities of dependencies
 
 golden: setup ## Check the model against a folder of reference data (DIR=…)
 	@test -n "$(DIR)" || { echo "name the folder: make golden DIR=…" >&2; exit 2; }
-	@$(CARGO) run --quiet -p cappa-model --bin golden-check -- "$(DIR)"
+	@$(CARGO) run --quiet -p cappa-worker --bin golden-check -- "$(DIR)"
 
 bench: build ## Measure speed beside its peers
 	@bench/run.sh

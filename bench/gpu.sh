@@ -16,7 +16,7 @@ torch=$("${python[@]}" -c 'import pathlib, torch; print(pathlib.Path(torch.__fil
 
 if [[ -z ${PROGRAMS:-} ]]; then
     # Where headers of CUDA and NCCL lie beside torch the plug-in is built too.
-    LIBTORCH=$torch cargo build --release -p cappa-model --bin step-bench --bin golden-check
+    LIBTORCH=$torch cargo build --release -p cappa-model --bin step-bench -p cappa-worker --bin golden-check
     PROGRAMS=target/release
 fi
 # Before the programs' own search path: torch, and each of the CUDA libraries that its wheel brought.

@@ -6,7 +6,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::decoder::{Decoder, Memory};
 use crate::encoder::Encoder;
-use crate::layers::{Mask, Precision};
+use crate::layers::{Mask, Precision, Scope};
 use crate::loss::Targets;
 use crate::tap::{NoTap, Tap};
 use crate::{ModelConfig, ModelError, ParamTable, spec};
@@ -77,7 +77,7 @@ impl Captioner {
 
     fn with_params(config: &ModelConfig, params: ParamTable, device: Device) -> Result<Self, ModelError> {
         Ok(Self {
-            encoder: Encoder::new(config, &params, device)?,
+            encoder: Encoder::new(&config.vision(), &Scope::new(&params).at("encoder"), device)?,
             decoder: Decoder::new(config, &params, device)?,
             config: config.clone(),
             params,

@@ -14,6 +14,53 @@ pub enum PositionEmbedding {
     Sincos2d,
 }
 
+/// A vision transformer without class token and head.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct VisionConfig {
+    pub(crate) image_size: [i64; 2],
+    pub(crate) patch: [i64; 2],
+    pub(crate) width: i64,
+    pub(crate) layers: i64,
+    pub(crate) heads: i64,
+    pub(crate) mlp: i64,
+    pub(crate) position: PositionEmbedding,
+}
+
+impl VisionConfig {
+    /// Rows and columns of patches.
+    pub(crate) const fn grid(&self) -> [i64; 2] {
+        [self.image_size[0] / self.patch[0], self.image_size[1] / self.patch[1]]
+    }
+
+    /// P: patches of an image.
+    pub(crate) const fn patches(&self) -> i64 {
+        self.grid()[0] * self.grid()[1]
+    }
+
+    /// Checks that the sizes describe a network.
+    pub(crate) fn validate(&self) -> Result<(), ModelError> {
+        let sizes = [
+            ("image height", self.image_size[0]),
+            ("image width", self.image_size[1]),
+            ("patch height", self.patch[0]),
+            ("patch width", self.patch[1]),
+            ("width", self.width),
+            ("layers", self.layers),
+            ("heads", self.heads),
+            ("mlp", self.mlp),
+        ];
+        check_sizes(&sizes)?;
+        let ([height, width], [patch_height, patch_width]) = (self.image_size, self.patch);
+        check("patch height", patch_height, height % patch_height == 0, "it must divide the image height")?;
+        check("patch width", patch_width, width % patch_width == 0, "it must divide the image width")?;
+        check("heads", self.heads, self.width % self.heads == 0, "it must divide width")?;
+        match self.position {
+            PositionEmbedding::Learn => Ok(()),
+            PositionEmbedding::Sincos2d => check_sincos2d("width", self.width),
+        }
+    }
+}
+
 /// An encoder-decoder captioner (Tschannen et al., arXiv 2306.07915, section 3).
 ///
 /// All sizes are in elements. Use [`ModelConfig::validate`] before trusting values from outside;
@@ -121,16 +168,22 @@ impl ModelConfig {
         }
     }
 
+    /// The encoder alone.
+    pub(crate) const fn vision(&self) -> VisionConfig {
+        let &Self { image_size, patch, width, layers, heads, mlp, position, .. } = self;
+        VisionConfig { image_size, patch, width, layers, heads, mlp, position }
+    }
+
     /// Rows and columns of patches.
     #[must_use]
     pub const fn grid(&self) -> [i64; 2] {
-        [self.image_size[0] / self.patch[0], self.image_size[1] / self.patch[1]]
+        self.vision().grid()
     }
 
     /// P: patches of an image.
     #[must_use]
     pub const fn patches(&self) -> i64 {
-        self.grid()[0] * self.grid()[1]
+        self.vision().patches()
     }
 
     /// The id of the mask token, where the model has one.
@@ -144,15 +197,8 @@ impl ModelConfig {
     /// # Errors
     /// The first field that is wrong.
     pub fn validate(&self) -> Result<(), ModelError> {
-        let sizes: [(&'static str, i64); 14] = [
-            ("image height", self.image_size[0]),
-            ("image width", self.image_size[1]),
-            ("patch height", self.patch[0]),
-            ("patch width", self.patch[1]),
-            ("width", self.width),
-            ("layers", self.layers),
-            ("heads", self.heads),
-            ("mlp", self.mlp),
+        self.vision().validate()?;
+        let sizes = [
             ("decoder_width", self.decoder_width),
             ("decoder_layers", self.decoder_layers),
             ("decoder_heads", self.decoder_heads),
@@ -160,29 +206,11 @@ impl ModelConfig {
             ("vocab", self.vocab),
             ("text_length", self.text_length),
         ];
-        for (field, value) in sizes {
-            check(field, value, value > 0, "use at least 1")?;
-        }
-        check(
-            "patch height",
-            self.patch[0],
-            self.image_size[0] % self.patch[0] == 0,
-            "it must divide the image height",
-        )?;
-        check("patch width", self.patch[1], self.image_size[1] % self.patch[1] == 0, "it must divide the image width")?;
-        check("heads", self.heads, self.width % self.heads == 0, "it must divide width")?;
+        check_sizes(&sizes)?;
         let divides = self.decoder_width % self.decoder_heads == 0;
         check("decoder_heads", self.decoder_heads, divides, "it must divide decoder_width")?;
         if self.position == PositionEmbedding::Sincos2d {
-            // Four quarters, and the frequencies' exponents divide by width / 4 - 1.
-            let fits = |width: i64| width % 4 == 0 && width > 4;
-            check("width", self.width, fits(self.width), "sincos2d needs a multiple of 4 above 4")?;
-            check(
-                "decoder_width",
-                self.decoder_width,
-                fits(self.decoder_width),
-                "sincos2d needs a multiple of 4 above 4",
-            )?;
+            check_sincos2d("decoder_width", self.decoder_width)?;
         }
         let share = |value: f64| (0.0..=1.0).contains(&value);
         check("masked_pred_prob", self.masked_pred_prob, share(self.masked_pred_prob), "use a share from 0 to 1")?;
@@ -190,7 +218,22 @@ impl ModelConfig {
     }
 }
 
-fn check(field: &'static str, value: impl ToString, holds: bool, remedy: &'static str) -> Result<(), ModelError> {
+/// Every size is at least 1.
+pub(crate) fn check_sizes(sizes: &[(&'static str, i64)]) -> Result<(), ModelError> {
+    sizes.iter().try_for_each(|&(field, value)| check(field, value, value > 0, "use at least 1"))
+}
+
+/// Four quarters, and the frequencies' exponents divide by width / 4 - 1.
+fn check_sincos2d(field: &'static str, width: i64) -> Result<(), ModelError> {
+    check(field, width, width % 4 == 0 && width > 4, "sincos2d needs a multiple of 4 above 4")
+}
+
+pub(crate) fn check(
+    field: &'static str,
+    value: impl ToString,
+    holds: bool,
+    remedy: &'static str,
+) -> Result<(), ModelError> {
     if holds { Ok(()) } else { Err(ModelError::Config { field, value: value.to_string(), remedy }) }
 }
 

@@ -4,10 +4,11 @@
 
 use tch::{Device, Kind, Tensor};
 
-use crate::config::{ModelConfig, PositionEmbedding};
-use crate::layers::{Attention, Dense, LayerNorm, Mask, Mlp, Precision, Scope};
+use crate::config::{PositionEmbedding, VisionConfig};
+use crate::layers::{Dense, Precision, Scope};
 use crate::tap::Tap;
-use crate::{ModelError, ParamTable, position};
+use crate::transformer::Transformer;
+use crate::{ModelError, position};
 
 /// Patches, positions, pre-norm blocks and a final layer norm; no class token.
 #[derive(Debug)]
@@ -16,26 +17,22 @@ pub(crate) struct Encoder {
     patch: [i64; 2],
     embedding: Dense,
     positions: Tensor,
-    blocks: Vec<Block>,
-    norm: LayerNorm,
+    transformer: Transformer,
 }
 
 impl Encoder {
-    pub(crate) fn new(config: &ModelConfig, params: &ParamTable, device: Device) -> Result<Self, ModelError> {
-        let scope = Scope::new(params).at("encoder");
-        let transformer = scope.at("Transformer");
+    /// The encoder whose parameters lie in the scope.
+    pub(crate) fn new(config: &VisionConfig, scope: &Scope, device: Device) -> Result<Self, ModelError> {
         let positions = match config.position {
             PositionEmbedding::Learn => scope.get("pos_embedding")?,
             PositionEmbedding::Sincos2d => position::sincos2d(config.grid(), config.width, device),
         };
-        let block = |i| Block::new(&transformer.at(&format!("encoderblock_{i}")), config.heads);
         Ok(Self {
             image_size: config.image_size,
             patch: config.patch,
             embedding: Dense::new(&scope.at("embedding"))?,
             positions,
-            blocks: (0..config.layers).map(block).collect::<Result<_, _>>()?,
-            norm: LayerNorm::new(&transformer.at("encoder_norm"))?,
+            transformer: Transformer::new(&scope.at("Transformer"), config.layers, config.heads)?,
         })
     }
 
@@ -49,12 +46,9 @@ impl Encoder {
         let patches = self.patchify(images)?;
         let stem = self.embedding.forward(&patches, precision);
         tap.see(|| "stem".to_owned(), &stem);
-        let mut x = stem + &self.positions;
+        let x = stem + &self.positions;
         tap.see(|| "with_posemb".to_owned(), &x);
-        for (i, block) in self.blocks.iter().enumerate() {
-            x = block.forward(&x, i, precision, tap);
-        }
-        Ok(self.norm.forward(&x))
+        Ok(self.transformer.forward(x, precision, tap))
     }
 
     /// `[B, height, width, 3]` → `[B, P, patch height · patch width · 3]`, f32 in [-1, 1]: the
@@ -68,38 +62,14 @@ impl Encoder {
         let (rows, columns) = (height / ph, width / pw);
         let patches = images.view([-1, rows, ph, columns, pw, 3]).permute([0, 1, 3, 2, 4, 5]);
         let patches = patches.reshape([-1, rows * columns, ph * pw * 3]);
-        Ok(match patches.kind() {
-            Kind::Uint8 => patches.to_kind(Kind::Float) / 255.0 * 2.0 - 1.0,
-            _ => patches.to_kind(Kind::Float),
-        })
+        Ok(value_range(&patches))
     }
 }
 
-#[derive(Debug)]
-struct Block {
-    norms: [LayerNorm; 2],
-    attention: Attention,
-    mlp: Mlp,
-}
-
-impl Block {
-    fn new(scope: &Scope, heads: i64) -> Result<Self, ModelError> {
-        Ok(Self {
-            norms: [LayerNorm::new(&scope.at("LayerNorm_0"))?, LayerNorm::new(&scope.at("LayerNorm_1"))?],
-            attention: Attention::new(&scope.at("MultiHeadDotProductAttention_0"), heads)?,
-            mlp: Mlp::new(&scope.at("MlpBlock_0"))?,
-        })
-    }
-
-    fn forward(&self, x: &Tensor, index: usize, precision: Precision, tap: &mut impl Tap) -> Tensor {
-        let attended = self.attention.to_self(&self.norms[0].forward(x), &Mask::Full, precision);
-        tap.see(|| format!("block{index:02}/sa"), &attended);
-        let x = x + attended;
-        tap.see(|| format!("block{index:02}/+sa"), &x);
-        let mixed = self.mlp.forward(&self.norms[1].forward(&x), precision);
-        tap.see(|| format!("block{index:02}/mlp"), &mixed);
-        let x = x + mixed;
-        tap.see(|| format!("block{index:02}/+mlp"), &x);
-        x
+/// Pixels in the network's range, f32: bytes from 0..=255 to [-1, 1], floats as they are.
+pub(crate) fn value_range(pixels: &Tensor) -> Tensor {
+    match pixels.kind() {
+        Kind::Uint8 => pixels.to_kind(Kind::Float) / 255.0 * 2.0 - 1.0,
+        _ => pixels.to_kind(Kind::Float),
     }
 }

@@ -15,6 +15,7 @@ pub fn initial_value(spec: &ParamSpec, seed: u64) -> Tensor {
     let values: Vec<f32> = match spec.init {
         Init::Zeros => return Tensor::zeros(&spec.shape, (Kind::Float, tch::Device::Cpu)),
         Init::Ones => return Tensor::ones(&spec.shape, (Kind::Float, tch::Device::Cpu)),
+        Init::Constant(value) => return Tensor::full(&spec.shape, value, (Kind::Float, tch::Device::Cpu)),
         Init::Normal(std) => (0..count).map(|_| (random.normal() * std) as f32).collect(),
         Init::GlorotUniform { fan_in, fan_out } => {
             let limit = (6.0 / (fan_in + fan_out) as f64).sqrt();

@@ -3,6 +3,7 @@
 //! A [`Captioner`] is a vision transformer whose representation is learned by captioning: its
 //! decoder predicts a caption autoregressively, or all tokens in parallel from masked inputs
 //! (Tschannen et al., "Image Captioners Are Scalable Vision Learners Too", arXiv 2306.07915).
+//! A [`TwoTower`] model learns by telling the right pairs of a batch from the wrong ones (CLIP, SigLIP).
 //! Parameters carry the names of the authors' tree; `tests/golden` defines what is correct.
 //!
 //! This crate knows no network, no storage and no clock.
@@ -12,9 +13,11 @@
 mod caption;
 mod captioner;
 mod config;
+mod contrastive;
 mod decoder;
 mod encoder;
 mod error;
+pub mod fewshot;
 mod flops;
 pub mod golden;
 mod init;
@@ -27,9 +30,11 @@ mod position;
 pub mod schedule;
 pub mod spec;
 mod tap;
+mod transformer;
 
 pub use captioner::{Batch, Captioner, LossOutput};
 pub use config::{ModelConfig, PositionEmbedding};
+pub use contrastive::{Contrast, ContrastiveConfig, ContrastiveLoss, Embeddings, Pooling, TowerConfig, TwoTower};
 pub use error::ModelError;
 pub use flops::flop_per_image;
 pub use init::initial_value;

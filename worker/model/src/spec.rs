@@ -1,9 +1,10 @@
-//! The parameters of a captioner: their names in the authors' tree, shapes and initialisers.
+//! The parameters of captioners and two-tower models: their names in the authors' tree, shapes and initialisers.
 //!
 //! E encoder width, F decoder width, H heads, D head dim, M hidden width of an MLP, P patches,
 //! L text length, V vocabulary.
 
-use crate::config::{ModelConfig, PositionEmbedding};
+use crate::config::{ModelConfig, PositionEmbedding, VisionConfig};
+use crate::contrastive::{ContrastiveConfig, Pooling, TowerConfig};
 
 /// How a parameter starts (golden `init_stats.json` describes each).
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -12,6 +13,8 @@ pub enum Init {
     Zeros,
     /// All 1.
     Ones,
+    /// All of one value.
+    Constant(f64),
     /// Normal of this standard deviation.
     Normal(f64),
     /// Uniform within ±√(6 / (fan in + fan out)).
@@ -35,6 +38,7 @@ impl Init {
         match self {
             Self::Zeros => Some(0.0),
             Self::Ones => Some(1.0),
+            Self::Constant(value) => Some(value.abs()),
             Self::Normal(_) => None,
             Self::GlorotUniform { fan_in, fan_out } => Some((6.0 / (fan_in + fan_out) as f64).sqrt()),
             Self::LecunNormal { fan_in } => Some(2.0 * lecun_std(fan_in)),
@@ -65,27 +69,38 @@ pub struct ParamSpec {
 #[must_use]
 pub fn captioner(config: &ModelConfig) -> Vec<ParamSpec> {
     let mut specs = Specs::default();
-    encoder(&mut specs, config);
+    encoder(&mut specs, "encoder", &config.vision());
     decoder(&mut specs, config);
     specs.0
 }
 
-fn encoder(specs: &mut Specs, c: &ModelConfig) {
+/// The parameters of a two-tower model, in the order in which the forward pass uses them.
+#[must_use]
+pub fn two_tower(config: &ContrastiveConfig) -> Vec<ParamSpec> {
+    let mut specs = Specs::default();
+    encoder(&mut specs, "img", &config.vision());
+    specs.head("img", &config.image, config.embedding);
+    let text = &config.text;
+    specs.add("txt/Embed_0/embedding", &[config.vocab, text.width], position_init(text.width));
+    specs.add("txt/pos_embedding", &[1, config.text_length, text.width], position_init(text.width));
+    specs.transformer("txt/Encoder_0", [text.width, text.mlp], text.layers, text.heads);
+    specs.head("txt", text, config.embedding);
+    specs.add("t", &[1], Init::Constant(config.temperature.ln()));
+    if let Some(bias) = config.bias {
+        specs.add("b", &[1], Init::Constant(bias));
+    }
+    specs.0
+}
+
+fn encoder(specs: &mut Specs, name: &str, c: &VisionConfig) {
     let e = c.width;
     let [ph, pw] = c.patch;
-    specs.add("encoder/embedding/kernel", &[ph, pw, 3, e], Init::LecunNormal { fan_in: ph * pw * 3 });
-    specs.add("encoder/embedding/bias", &[e], Init::Zeros);
+    specs.add(&format!("{name}/embedding/kernel"), &[ph, pw, 3, e], Init::LecunNormal { fan_in: ph * pw * 3 });
+    specs.add(&format!("{name}/embedding/bias"), &[e], Init::Zeros);
     if c.position == PositionEmbedding::Learn {
-        specs.add("encoder/pos_embedding", &[1, c.patches(), e], position_init(e));
+        specs.add(&format!("{name}/pos_embedding"), &[1, c.patches(), e], position_init(e));
     }
-    for i in 0..c.layers {
-        let block = format!("encoder/Transformer/encoderblock_{i}");
-        specs.layer_norm(&format!("{block}/LayerNorm_0"), e, true);
-        specs.attention(&format!("{block}/MultiHeadDotProductAttention_0"), [e, e], c.heads, e, AttentionInit::Encoder);
-        specs.layer_norm(&format!("{block}/LayerNorm_1"), e, true);
-        specs.mlp(&format!("{block}/MlpBlock_0"), e, c.mlp, true);
-    }
-    specs.layer_norm("encoder/Transformer/encoder_norm", e, true);
+    specs.transformer(&format!("{name}/Transformer"), [e, c.mlp], c.layers, c.heads);
 }
 
 fn decoder(specs: &mut Specs, c: &ModelConfig) {
@@ -127,6 +142,35 @@ struct Specs(Vec<ParamSpec>);
 impl Specs {
     fn add(&mut self, name: &str, shape: &[i64], init: Init) {
         self.0.push(ParamSpec { name: name.to_owned(), shape: shape.to_vec(), init });
+    }
+
+    /// Pre-norm blocks with biases everywhere, and a final layer norm.
+    fn transformer(&mut self, name: &str, [width, mlp]: [i64; 2], layers: i64, heads: i64) {
+        for i in 0..layers {
+            let block = format!("{name}/encoderblock_{i}");
+            self.layer_norm(&format!("{block}/LayerNorm_0"), width, true);
+            let attention = format!("{block}/MultiHeadDotProductAttention_0");
+            self.attention(&attention, [width, width], heads, width, AttentionInit::Encoder);
+            self.layer_norm(&format!("{block}/LayerNorm_1"), width, true);
+            self.mlp(&format!("{block}/MlpBlock_0"), width, mlp, true);
+        }
+        self.layer_norm(&format!("{name}/encoder_norm"), width, true);
+    }
+
+    /// What makes an embedding of a tower's tokens: the pooling's parameters, and a projection.
+    fn head(&mut self, name: &str, tower: &TowerConfig, embedding: i64) {
+        let width = tower.width;
+        if tower.pooling == Pooling::Map {
+            let map = format!("{name}/MAPHead_0");
+            self.add(&format!("{map}/probe"), &[1, 1, width], Init::GlorotUniform { fan_in: 1, fan_out: width });
+            let attention = format!("{map}/MultiHeadDotProductAttention_0");
+            self.attention(&attention, [width, width], tower.heads, width, AttentionInit::Encoder);
+            self.layer_norm(&format!("{map}/LayerNorm_0"), width, true);
+            self.mlp(&format!("{map}/MlpBlock_0"), width, tower.mlp, true);
+        }
+        // Not zero, as a classifier's head would start: an embedding of length 0 has no direction.
+        self.add(&format!("{name}/head/kernel"), &[width, embedding], Init::LecunNormal { fan_in: width });
+        self.add(&format!("{name}/head/bias"), &[embedding], Init::Zeros);
     }
 
     fn layer_norm(&mut self, name: &str, width: i64, bias: bool) {

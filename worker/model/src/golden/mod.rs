@@ -5,9 +5,12 @@
 //! no number in it can change unnoticed.
 
 mod compare;
+mod contrastive;
+mod fewshot;
 mod network;
 mod optimizer;
 mod reference;
+mod resize;
 mod tables;
 
 use std::fmt;
@@ -19,6 +22,10 @@ pub use compare::Worst;
 pub use reference::GoldenError;
 use reference::Reference;
 use tch::Device;
+
+/// Resizes 8-bit RGB pixels `[height, width, 3]` from one height and width to another: the data pipeline's work,
+/// which this crate knows nothing of, but whose reference data lies beside the networks'.
+pub type Resize = fn(pixels: &[u8], from: [usize; 2], to: [usize; 2]) -> Vec<u8>;
 
 /// What became of one file.
 #[derive(Debug)]
@@ -51,11 +58,11 @@ impl fmt::Display for Report {
 }
 
 /// Checks every json of a folder with the tensors beside it, in the order of their names, by what
-/// this build computes on a device.
+/// this build computes on a device, and by how images are resized.
 ///
 /// # Errors
 /// The folder can't be read or holds no json. A bad file is a failed report instead.
-pub fn check_folder(folder: &Path, device: Device) -> Result<Vec<Report>, GoldenError> {
+pub fn check_folder(folder: &Path, device: Device, resize: Resize) -> Result<Vec<Report>, GoldenError> {
     let unreadable = |source| GoldenError::Folder { path: folder.to_owned(), source };
     let mut files = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(unreadable)? {
@@ -71,10 +78,10 @@ pub fn check_folder(folder: &Path, device: Device) -> Result<Vec<Report>, Golden
         return Err(GoldenError::Empty(folder.to_owned()));
     }
     files.sort();
-    Ok(files.iter().map(|path| check_file(path, device)).collect())
+    Ok(files.iter().map(|path| check_file(path, device, resize)).collect())
 }
 
-fn check_file(path: &Path, device: Device) -> Report {
+fn check_file(path: &Path, device: Device, resize: Resize) -> Report {
     let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
     if path.extension().is_some_and(|extension| extension == "safetensors") {
         return Report {
@@ -83,14 +90,14 @@ fn check_file(path: &Path, device: Device) -> Report {
         };
     }
     // libtorch's errors arrive as panics of tch; a file that provokes one has failed.
-    let outcome = catch_unwind(AssertUnwindSafe(|| check(path, device))).unwrap_or_else(|panic| {
+    let outcome = catch_unwind(AssertUnwindSafe(|| check(path, device, resize))).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().map_or("a tensor operation failed", String::as_str);
         Ok(Outcome::Failed(text.lines().next().unwrap_or_default().to_owned()))
     });
     Report { case: name, outcome: outcome.unwrap_or_else(|error| Outcome::Failed(explain(&error))) }
 }
 
-fn check(path: &Path, device: Device) -> Result<Outcome, GoldenError> {
+fn check(path: &Path, device: Device, resize: Resize) -> Result<Outcome, GoldenError> {
     let reference = Reference::read(path, device)?;
     let mut comparison = Comparison::new(&reference);
     match reference.kind().as_str() {
@@ -100,6 +107,9 @@ fn check(path: &Path, device: Device) -> Result<Outcome, GoldenError> {
         "scoring" => network::scoring(&reference, &mut comparison)?,
         "optimizer_unit" => optimizer::unit(&reference, &mut comparison)?,
         "trajectory" => optimizer::trajectory(&reference, &mut comparison)?,
+        "contrastive" => contrastive::contrastive(&reference, &mut comparison)?,
+        "fewshot" => fewshot::fewshot(&reference, &mut comparison)?,
+        "resize" => resize::resize(&reference, resize, &mut comparison)?,
         "schedules" => tables::schedules(&reference, &mut comparison)?,
         "init_stats" => tables::initialisation(&reference, &mut comparison)?,
         kind => return Ok(Outcome::Unknown(format!("kind {kind:?} is not checked"))),

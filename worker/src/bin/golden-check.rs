@@ -1,17 +1,19 @@
 //! `golden-check DIR`: checks this build against a folder of reference data.
 //!
-//! Exit codes: 0 all that is known passes, 1 something fails, 2 the folder can't be used.
+//! It stands here because the reference data covers the networks and the preprocessing of images, which know nothing of
+//! each other. Exit codes: 0 all that is known passes, 1 something fails, 2 the folder can't be used.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use cappa_collective::Cuda;
+use cappa_data::image::{RgbImage, resize_exact};
 use cappa_model::golden::{Outcome, Report, check_folder};
 use clap::{Parser, ValueEnum};
 use tch::Device;
 
-/// Checks networks, losses and optimizers against a folder of reference data.
+/// Checks networks, losses, optimizers, evaluations and preprocessing against a folder of reference data.
 #[derive(Parser)]
 struct Args {
     /// Folder of `NAME.json` files with their `NAME.safetensors`.
@@ -64,5 +66,9 @@ fn check(args: &Args) -> anyhow::Result<Vec<Report>> {
     let device = args.device.open()?;
     // The files are small; more threads would only change rounding.
     tch::set_num_threads(1);
-    Ok(check_folder(&args.dir, device)?)
+    Ok(check_folder(&args.dir, device, resize)?)
+}
+
+fn resize(pixels: &[u8], [height, width]: [usize; 2], to: [usize; 2]) -> Vec<u8> {
+    resize_exact(RgbImage { width, height, pixels: pixels.to_vec() }, to[1], to[0]).pixels
 }
