@@ -79,6 +79,8 @@ fn say_end(job: &Job, exit: Exit) {
 struct Live {
     show: Show,
     meter: Option<Meter>,
+    /// The meter is of the index that comes before the steps.
+    is_indexing: bool,
     pace: Pace,
     state: State,
 }
@@ -86,7 +88,7 @@ struct Live {
 impl Live {
     fn new(show: Show, job: &Job) -> Self {
         let meter = (show == Show::Progress).then(|| Meter::new("step", job.total_steps));
-        Self { show, meter, pace: Pace::default(), state: State::Unknown }
+        Self { show, meter, is_indexing: false, pace: Pace::default(), state: State::Unknown }
     }
 
     fn say(&self, text: &str) {
@@ -112,6 +114,7 @@ impl Live {
             let reason = if job.message.is_empty() { String::new() } else { format!(": {}", job.message) };
             self.say(&format!("{}{reason}", console::style(job.state.name()).bold().for_stderr()));
         }
+        self.index(job);
         self.pace.observe(job);
         let message = self.pace.describe(job);
         if let Some(meter) = &mut self.meter
@@ -119,6 +122,26 @@ impl Live {
         {
             meter.set_total(job.total_steps);
             meter.set(job.step, &message);
+        }
+    }
+}
+
+impl Live {
+    /// How far the index of the job's data is, as long as it is made.
+    fn index(&mut self, job: &Job) {
+        let Some(index) = job.index else {
+            if std::mem::take(&mut self.is_indexing) {
+                self.meter = Some(Meter::new("step", job.total_steps));
+            }
+            return;
+        };
+        if !std::mem::replace(&mut self.is_indexing, true) {
+            self.meter = Some(Meter::new("indexing", index.of_shards));
+        }
+        if let Some(meter) = &mut self.meter {
+            meter.set_total(index.of_shards);
+            let read = format!("{} samples, {}", units::grouped(index.samples), units::bytes(index.bytes));
+            meter.set(index.shards, &format!("shards, {read}"));
         }
     }
 }

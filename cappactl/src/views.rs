@@ -12,6 +12,7 @@ use crate::units::moment;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum State {
+    Indexing,
     Queued,
     Forming,
     Running,
@@ -30,6 +31,7 @@ pub(crate) enum State {
 impl State {
     pub(crate) fn name(self) -> &'static str {
         match self {
+            Self::Indexing => "indexing",
             Self::Queued => "queued",
             Self::Forming => "forming",
             Self::Running => "running",
@@ -57,6 +59,7 @@ impl State {
 
     pub(crate) fn to_wire(self) -> wire::JobState {
         match self {
+            Self::Indexing => wire::JobState::Indexing,
             Self::Queued => wire::JobState::Queued,
             Self::Forming => wire::JobState::Forming,
             Self::Running => wire::JobState::Running,
@@ -75,6 +78,7 @@ impl State {
 impl From<wire::JobState> for State {
     fn from(state: wire::JobState) -> Self {
         match state {
+            wire::JobState::Indexing => Self::Indexing,
             wire::JobState::Queued => Self::Queued,
             wire::JobState::Forming => Self::Forming,
             wire::JobState::Running => Self::Running,
@@ -119,7 +123,21 @@ pub(crate) struct Job {
     pub(crate) folder: String,
     pub(crate) quarantined: u64,
     pub(crate) recoveries: u64,
+    /// How far the index of its data is, while it is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) index: Option<Index>,
     pub(crate) spec: serde_json::Value,
+}
+
+/// How far the index of a job's data is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Index {
+    /// Done.
+    pub(crate) shards: u64,
+    pub(crate) of_shards: u64,
+    /// In the shards done.
+    pub(crate) samples: u64,
+    pub(crate) bytes: u64,
 }
 
 /// What one update did.
@@ -215,6 +233,7 @@ impl From<wire::Job> for Job {
             folder: job.folder,
             quarantined: job.quarantined,
             recoveries: job.recoveries,
+            index: job.index.map(Index::from),
             spec: serde_json::from_str(&job.spec_json).unwrap_or(serde_json::Value::Null),
         }
     }
@@ -234,6 +253,13 @@ impl From<wire::StepMetrics> for Point {
             generation: point.generation,
             unix_ms: point.unix_ms,
         }
+    }
+}
+
+impl From<wire::IndexProgress> for Index {
+    fn from(index: wire::IndexProgress) -> Self {
+        let wire::IndexProgress { shards, of_shards, samples, bytes } = index;
+        Self { shards, of_shards, samples, bytes }
     }
 }
 

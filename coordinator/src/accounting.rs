@@ -11,6 +11,7 @@ pub(crate) const BUCKETS: [&str; 9] =
 /// What a job is doing, as far as time is concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {
+    Indexing,
     Queued,
     Forming,
     Running,
@@ -75,6 +76,7 @@ impl Ledger {
     fn account(&mut self) -> Option<&mut Duration> {
         match self.state {
             State::Queued => Some(&mut self.queue),
+            State::Indexing => Some(&mut self.startup),
             State::Forming if !self.has_run => Some(&mut self.startup),
             State::Forming | State::Recovering => Some(&mut self.recovery),
             State::Running => Some(&mut self.running),

@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 
-use cappa_core::{BreakCause, Change, Command, Ending, Generation, JobId, Member, Record, Report, Step, Time};
+use cappa_core::{
+    BreakCause, Change, Command, Ending, Generation, IndexedSource, JobId, Member, Record, Report, Step, Time,
+};
 use cappa_proto::JobEvent;
 
 use crate::accounting::{Ledger, State};
@@ -30,6 +32,8 @@ pub(crate) struct JobHistory {
     pub(crate) members: Vec<Member>,
     /// Updates that were reported and that a later group had to make again.
     pub(crate) steps_lost: u64,
+    /// What it does without workers: it is indexed, and after that it is queued.
+    waits: State,
     generation: Generation,
     /// The furthest step that the newest group, or what it started from, was seen at.
     furthest: Step,
@@ -45,11 +49,12 @@ impl History {
             ended_at: None,
             members: Vec::new(),
             steps_lost: 0,
+            waits: State::Queued,
             generation: Generation::default(),
             furthest: Step::default(),
         });
         history.advance(change);
-        if let Some(state) = state_after(change) {
+        if let Some(state) = state_after(change, history.waits) {
             history.ledger.enter(*at, state);
         }
         match change {
@@ -98,6 +103,8 @@ impl JobHistory {
     /// How far the job is after a change, and what a group that begins further back has lost.
     fn advance(&mut self, change: &Change) {
         match change {
+            Change::Submitted { submission } if submission.needs_index => self.waits = State::Indexing,
+            Change::Indexed { .. } => self.waits = State::Queued,
             Change::GroupFormed { generation, members, step, .. } => {
                 self.steps_lost += self.furthest.0.saturating_sub(step.0);
                 self.furthest = *step;
@@ -119,14 +126,15 @@ pub(crate) fn unix_ms(at: Time) -> i64 {
 }
 
 /// What the job's time counts as from here on.
-fn state_after(change: &Change) -> Option<State> {
+fn state_after(change: &Change, waits: State) -> Option<State> {
     match change {
         Change::Submitted { .. }
+        | Change::Indexed { .. }
         | Change::Requeued { .. }
         | Change::Retried { .. }
         | Change::Revived { .. }
         | Change::Preempted { .. }
-        | Change::Resumed => Some(State::Queued),
+        | Change::Resumed => Some(waits),
         Change::GroupFormed { .. } => Some(State::Forming),
         Change::GroupRunning { .. } => Some(State::Running),
         Change::EvaluationStarted { .. } => Some(State::Evaluating),
@@ -140,7 +148,13 @@ fn state_after(change: &Change) -> Option<State> {
 /// The kind of the event and what it says; none for what only the coordinator cares about.
 fn describe(change: &Change) -> Option<(&'static str, String)> {
     Some(match change {
+        Change::Submitted { submission } if submission.needs_index => {
+            ("submitted", "its shards are indexed, then it is queued".to_owned())
+        }
         Change::Submitted { .. } => ("submitted", "queued".to_owned()),
+        Change::Indexed { indexed } => {
+            ("indexed", indexed.sources.iter().map(describe_source).collect::<Vec<_>>().join("; "))
+        }
         Change::GroupFormed { generation, members, lead, step, is_loan } => {
             let (members, loan) = (list(members), if *is_loan { ", on workers lent by the queue's head" } else { "" });
             let text = format!("generation {generation} of {members} from step {step}, lead is rank {lead}{loan}");
@@ -182,6 +196,12 @@ fn describe(change: &Change) -> Option<(&'static str, String)> {
         | Change::CheckpointDeleted { .. }
         | Change::Swept => return None,
     })
+}
+
+fn describe_source(source: &IndexedSource) -> String {
+    let IndexedSource { source, manifest, digest, shards, samples, problems } = source;
+    let problems: String = problems.iter().map(|problem| format!("; {problem}")).collect();
+    format!("{samples} samples in {shards} shards of {source}: {manifest}, sha256 {digest}{problems}")
 }
 
 fn describe_ending(ending: &Ending) -> (&'static str, String) {

@@ -14,6 +14,7 @@ mod driver;
 mod facts;
 mod history;
 mod http;
+mod indexing;
 mod log;
 mod logs;
 mod metrics;

@@ -23,6 +23,7 @@ use crate::curves::Curves;
 use crate::driver::{self, Driver, Handle, Reconciler};
 use crate::facts::Facts;
 use crate::http;
+use crate::indexing::Indexing;
 use crate::log::{EventLog, LogError};
 use crate::logs::Logs;
 use crate::metrics::{Durations, Metrics};
@@ -117,7 +118,8 @@ impl Coordinator {
         let grpc = listen(config.listen).await?;
         let http = listen(config.http).await?;
         let (log, entries) = EventLog::open(&store).await?;
-        let recovered = driver::recover(log, &entries, core_timings(&timings), config.policy.core);
+        let indexing = Indexing::new(config.allowed.clone());
+        let recovered = driver::recover(log, &entries, core_timings(&timings), config.policy.core, indexing);
         tracing::info!(entries = entries.len(), store = %store, "event log read");
         let (handle, mailbox) = driver::mailbox();
         let shared = Shared {

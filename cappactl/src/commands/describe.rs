@@ -7,7 +7,7 @@ use crate::cli::Global;
 use crate::exit::Exit;
 use crate::output::{self, Present};
 use crate::units;
-use crate::views::Job;
+use crate::views::{Index, Job};
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
@@ -52,6 +52,7 @@ pub(crate) fn facts(job: &Job) -> Vec<(String, String)> {
         ("Priority", Some(job.priority.to_string()).filter(|_| job.priority != 0)),
         ("Message", Some(job.message.clone()).filter(|message| !message.is_empty())),
         ("Error", job.error_code.clone()),
+        ("Indexed", job.index.map(indexed)),
         ("Steps", Some(format!("{} of {}", units::grouped(job.step), units::grouped(job.total_steps)))),
         ("Loss", latest.map(|point| format!("{:.4}", point.loss))),
         ("Learning rate", latest.map(|point| format!("{:.3e}", point.learning_rate))),
@@ -66,4 +67,9 @@ pub(crate) fn facts(job: &Job) -> Vec<(String, String)> {
         ("Folder", Some(job.folder.clone()).filter(|folder| !folder.is_empty())),
     ];
     rows.into_iter().filter_map(|(label, value)| Some((label.to_owned(), value?))).collect()
+}
+
+fn indexed(index: Index) -> String {
+    let [shards, of, samples] = [index.shards, index.of_shards, index.samples].map(units::grouped);
+    format!("{shards} of {of} shards, {samples} samples, {}", units::bytes(index.bytes))
 }

@@ -6,6 +6,7 @@ use crate::ids::{Generation, Incarnation, JobId, Link, Rank, Step, WorkerId};
 use crate::job::{Outcome, RankParts};
 use crate::policy::Scheduling;
 use crate::presence::Holding;
+use crate::record::is_false;
 use crate::work::Work;
 
 /// A request to the core.
@@ -59,6 +60,22 @@ pub enum Command {
         worker: WorkerId,
         /// Which stream.
         link: Link,
+    },
+    /// The data of a job is indexed, and the manifests are in its folder.
+    Indexed {
+        /// The job.
+        job: JobId,
+        /// What they tell.
+        indexed: Indexed,
+    },
+    /// The data of a job can't be indexed; trying the same again would not help.
+    IndexFailed {
+        /// The job.
+        job: JobId,
+        /// Class of the failure.
+        code: String,
+        /// The error.
+        message: String,
     },
     /// The manifest of an attempt exists in the store.
     ManifestCommitted {
@@ -132,6 +149,42 @@ pub struct Submission {
     /// When and how long it runs.
     #[serde(default)]
     pub scheduling: Scheduling,
+    /// Its data is named by shards that are still to be indexed; what depends on the data is known after that.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub needs_index: bool,
+}
+
+/// What the index of a job's data tells: it takes the place of what was submitted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Indexed {
+    /// The spec, with the manifests in place of the shards.
+    pub spec_json: String,
+    /// Digest of that spec.
+    pub spec_digest: String,
+    /// Digest of the training data.
+    pub data_digest: String,
+    /// Updates of the whole run.
+    pub total_steps: Step,
+    /// What was indexed.
+    pub sources: Vec<IndexedSource>,
+}
+
+/// A source of samples that was indexed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IndexedSource {
+    /// The shards as they were submitted.
+    pub source: String,
+    /// URL of the manifest.
+    pub manifest: String,
+    /// SHA-256 of the manifest's content.
+    pub digest: String,
+    /// Its shards.
+    pub shards: u64,
+    /// Its samples.
+    pub samples: u64,
+    /// What is wrong with some shards, the first few.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<String>,
 }
 
 impl Submission {

@@ -39,6 +39,8 @@ pub enum Violation {
     GangsAreWithinBounds(JobId),
     /// The counts of a namespace are not those of its jobs.
     UsageCountsAddUp(String),
+    /// A job waits for workers, or has some, before its data is indexed; or it is indexed again.
+    IndexComesFirst(JobId),
     /// A namespace came to use more than it may.
     QuotaIsNeverExceeded(String),
     /// A job gave way to one that has no right to that.
@@ -93,6 +95,12 @@ fn check_job(job: &Job, found: &mut Vec<Violation>) {
     require(steps.into_iter().all(|pair| pair[0].step < pair[1].step), Violation::CheckpointsAreOrdered);
     let newest_over = job.generation.0.saturating_sub(u64::from(job.group().is_some()));
     require(job.swept.0 <= newest_over, Violation::SweptIsOver);
+    let fits_index = match job.phase {
+        Phase::Indexing => job.submission.needs_index,
+        Phase::Queued | Phase::Active(_) => !job.submission.needs_index,
+        Phase::Paused { .. } | Phase::Ended(_) => true,
+    };
+    require(fits_index, Violation::IndexComesFirst);
     let Phase::Active(group) = &job.phase else {
         require(job.pause.is_none() && job.stopping.is_none(), Violation::PauseNeedsAGroup);
         return;

@@ -82,6 +82,8 @@ pub struct Backoff {
 /// Where a job is in its life.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Phase {
+    /// Its data is being indexed, or is about to be once more after a failure.
+    Indexing,
     /// Waits for workers.
     Queued,
     /// Has a group.

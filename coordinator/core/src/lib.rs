@@ -21,7 +21,7 @@ mod state;
 mod usage;
 mod work;
 
-pub use command::{Command, Failure, Report, Submission, WorkerReport};
+pub use command::{Command, Failure, Indexed, IndexedSource, Report, Submission, WorkerReport};
 pub use config::Timings;
 pub use core::{Core, Refusal};
 pub use ids::{Generation, Incarnation, JobId, Link, Rank, Step, Time, WorkerId};

@@ -45,7 +45,7 @@ pub struct Quota {
     pub max_workers: Option<u32>,
     /// Jobs that have workers at the same time.
     pub max_running: Option<u32>,
-    /// Jobs that wait in the queue; more are refused.
+    /// Jobs that wait in the queue or for their index; more are refused.
     pub max_queued: Option<u32>,
 }
 
@@ -183,7 +183,7 @@ impl FailureClass {
     pub fn of(code: &str) -> Self {
         match code {
             "data" | "bad_samples" => Self::Data,
-            "numeric" | "memory" => Self::User,
+            "numeric" | "memory" | "spec" => Self::User,
             _ => Self::Infrastructure,
         }
     }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::command::Submission;
+use crate::command::{Indexed, Submission};
 use crate::ids::{Generation, JobId, Rank, Step, Time, WorkerId};
 use crate::job::{Ending, Member, Outcome, RankParts};
 use crate::policy::{FailureClass, StopCause};
@@ -37,6 +37,11 @@ pub enum Change {
     Submitted {
         /// What is asked for.
         submission: Submission,
+    },
+    /// Its data is indexed: from here on it is as if it had been submitted with the manifests.
+    Indexed {
+        /// What the manifests tell.
+        indexed: Indexed,
     },
     /// A group was formed.
     GroupFormed {
@@ -182,7 +187,7 @@ pub enum Change {
     },
 }
 
-fn is_false(value: &bool) -> bool {
+pub(crate) fn is_false(value: &bool) -> bool {
     !value
 }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::command::Submission;
+use crate::command::{Indexed, Submission};
 use crate::config::{FRUITLESS_FAILURE, FRUITLESS_LOSS};
 use crate::ids::{Generation, JobId, Step, Time, WorkerId};
 use crate::job::{Attempt, Backoff, Checkpoint, Ending, Group, GroupStart, Job, Phase, Stage};
@@ -113,6 +113,7 @@ fn members_of(job: &Job) -> Vec<WorkerId> {
 
 impl Job {
     fn new(id: JobId, submission: Submission, at: Time) -> Self {
+        let needs_index = submission.needs_index;
         Self {
             id,
             priority: submission.priority,
@@ -129,7 +130,7 @@ impl Job {
             submitted_at: at,
             started_at: None,
             phase_since: at,
-            phase: Phase::Queued,
+            phase: if needs_index { Phase::Indexing } else { Phase::Queued },
             generation: Generation(0),
             groups: Vec::new(),
             pause: None,
@@ -175,6 +176,7 @@ impl Job {
     fn apply(&mut self, at: Time, change: &Change) {
         match change {
             Change::Submitted { .. } => {}
+            Change::Indexed { indexed } => self.take_index(at, indexed),
             Change::GroupFormed { .. } => self.form(at, change),
             Change::GroupRunning { .. } => self.set_stage(Stage::Running { since: at }),
             Change::EvaluationStarted { .. } => self.set_stage(Stage::Evaluating { since: at }),
@@ -204,7 +206,7 @@ impl Job {
                 self.pause = None;
                 self.enter(at, Phase::Paused { reason });
             }
-            Change::Resumed => self.enter(at, Phase::Queued),
+            Change::Resumed => self.wait(at),
             Change::Ended { ending } => self.end(at, ending),
             Change::Swept => self.sweep(),
             Change::CheckpointWritten { .. }
@@ -213,6 +215,22 @@ impl Job {
             | Change::CheckpointRetired { .. }
             | Change::CheckpointDeleted { .. } => self.apply_checkpoint(at, change),
         }
+    }
+
+    /// It waits: for its index as long as it has none, else for workers.
+    fn wait(&mut self, at: Time) {
+        let phase = if self.submission.needs_index { Phase::Indexing } else { Phase::Queued };
+        self.enter(at, phase);
+    }
+
+    fn take_index(&mut self, at: Time, indexed: &Indexed) {
+        let Indexed { spec_json, spec_digest, data_digest, total_steps, sources: _ } = indexed.clone();
+        let submission = &mut self.submission;
+        (submission.spec_json, submission.spec_digest) = (spec_json, spec_digest);
+        (submission.data_digest, submission.total_steps) = (data_digest, total_steps);
+        submission.needs_index = false;
+        self.backoff = None;
+        self.wait(at);
     }
 
     fn form(&mut self, at: Time, change: &Change) {
@@ -245,7 +263,7 @@ impl Job {
         self.pause = None;
         self.fruitless = 0;
         self.discarded = self.generation;
-        self.enter(at, Phase::Queued);
+        self.wait(at);
     }
 
     fn set_stage(&mut self, stage: Stage) {

@@ -7,7 +7,7 @@ use crate::policy::USAGE_HALF_LIFE;
 /// What the jobs of one namespace use.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Usage {
-    /// Jobs in the queue.
+    /// Jobs in the queue, or on their way to it by an index of their data.
     pub queued: u32,
     /// Jobs with workers.
     pub running: u32,
@@ -29,7 +29,7 @@ pub(crate) struct Load {
 impl Load {
     pub(crate) fn of(job: &Job) -> Self {
         match &job.phase {
-            Phase::Queued => Self { queued: 1, ..Self::default() },
+            Phase::Indexing | Phase::Queued => Self { queued: 1, ..Self::default() },
             Phase::Active(group) => {
                 let workers = u32::try_from(group.members.len()).unwrap_or(u32::MAX);
                 Self { queued: 0, running: 1, workers }

@@ -69,6 +69,11 @@ pub enum Work {
         /// The attempt.
         generation: Generation,
     },
+    /// Index a job's data. Given up when it is outstanding no more.
+    Index {
+        /// The job.
+        job: JobId,
+    },
     /// Write the manifest of an attempt, unless it is there.
     CommitManifest {
         /// The job.
@@ -142,6 +147,7 @@ fn members_work<'a>(core: &'a Core, job: &'a Job) -> impl Iterator<Item = Work> 
 /// What is to be done in the store for a job.
 fn storage_work<'a>(core: &'a Core, now: Time, job: &'a Job) -> impl Iterator<Item = Work> + 'a {
     let id = &job.id;
+    let index = decide::index_is_due(now, job).then(|| Work::Index { job: id.clone() });
     let commits = job.committing.keys().map(|(step, generation)| Work::CommitManifest {
         job: id.clone(),
         step: *step,
@@ -158,7 +164,7 @@ fn storage_work<'a>(core: &'a Core, now: Time, job: &'a Job) -> impl Iterator<It
         generation: checkpoint.generation,
     });
     let sweep = decide::sweep_is_due(core, now, job).then(|| Work::Sweep { job: id.clone() });
-    commits.chain(deletions).chain(sweep)
+    index.into_iter().chain(commits).chain(deletions).chain(sweep)
 }
 
 /// What a worker is to be told that holds a job's state without belonging to the job's group.
@@ -182,7 +188,7 @@ fn stray_work(core: &Core, worker: &WorkerId, link: Link, presence: &WorkerPrese
         Phase::Queued | Phase::Active(_) => decide::holds_useful_state(core, job, worker),
         // A paused job has its checkpoint, unless the pause came from the loss of all that could write one.
         Phase::Paused { .. } => holding.has_state && holding.step > job.restore_step(),
-        Phase::Ended(_) => false,
+        Phase::Indexing | Phase::Ended(_) => false,
     });
     // A member of another job's group drops what it holds when it forms.
     (!is_useful && home.is_none()).then(|| Work::Release { worker: worker.clone(), link, job: holding.job.clone() })

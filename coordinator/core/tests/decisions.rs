@@ -79,6 +79,7 @@ impl Bench {
             folder: String::new(),
             idempotency_key: None,
             scheduling: Scheduling::default(),
+            needs_index: false,
         };
         self.perform(Command::Submit { job: JobId::from(job), submission }).unwrap();
     }

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
-use cappa_core::{Command, Core, Event as Decided, Link, Record, Refusal, Report, Time, Timings, Work, WorkerId};
+use cappa_core::{
+    Command, Core, Event as Decided, Indexed, Link, Record, Refusal, Report, Time, Timings, Work, WorkerId,
+};
 use cappa_core::{WorkerReport, violations};
 use cappa_proto as wire;
 use cappa_proto::coordinator_message::Message as Told;
@@ -289,10 +291,15 @@ impl World<'_> {
         let mut outstanding: Vec<Work> = outstanding.into_iter().collect();
         outstanding.sort_by_cached_key(|work| format!("{work:?}"));
         for work in outstanding {
-            if matches!(work, Work::CommitManifest { .. } | Work::DeleteCheckpoint { .. } | Work::Sweep { .. }) {
-                self.store_work(id, work, now);
-            } else if !self.coordinators[id].sent.contains(&work) {
-                self.tell_work(id, work, now);
+            match work {
+                Work::Index { .. }
+                | Work::CommitManifest { .. }
+                | Work::DeleteCheckpoint { .. }
+                | Work::Sweep { .. } => {
+                    self.store_work(id, work, now);
+                }
+                message if !self.coordinators[id].sent.contains(&message) => self.tell_work(id, message, now),
+                _ => {}
             }
         }
         if !self.coordinators[id].mailbox.is_empty() {
@@ -329,7 +336,10 @@ impl World<'_> {
             .tried
             .get(&work)
             .is_some_and(|(at, is_told)| *is_told || now.since(*at) < Duration::from_secs(5));
-        let (Work::CommitManifest { job, .. } | Work::DeleteCheckpoint { job, .. } | Work::Sweep { job }) = &work
+        let (Work::Index { job }
+        | Work::CommitManifest { job, .. }
+        | Work::DeleteCheckpoint { job, .. }
+        | Work::Sweep { job }) = &work
         else {
             return;
         };
@@ -342,7 +352,9 @@ impl World<'_> {
         let kept = kept.chain(job.committing.keys().map(|(step, generation)| (step.0, generation.0))).collect();
         let litter = (kept, job.group().map(|group| group.generation.0));
         coordinator.tried.insert(work.clone(), (now, false));
-        let after = self.random(5..200);
+        // Shards are read for longer than it takes to write a manifest. Who asked may want the index no more when it is made.
+        let longest = if matches!(work, Work::Index { .. }) { 4_000 } else { 200 };
+        let after = self.random(5..longest);
         self.at(after, Event::Stored(id, Stored { work, attempt, litter }));
     }
 
@@ -355,6 +367,19 @@ impl World<'_> {
             *is_told = true;
         }
         let done = match stored.work {
+            Work::Index { job } => {
+                let Some(submission) = self.coordinators[id].core.state().job(&job).map(|job| &job.submission) else {
+                    return;
+                };
+                let indexed = Indexed {
+                    spec_json: submission.spec_json.clone(),
+                    spec_digest: submission.spec_digest.clone(),
+                    data_digest: String::new(),
+                    total_steps: submission.total_steps,
+                    sources: Vec::new(),
+                };
+                Command::Indexed { job, indexed }
+            }
             Work::CommitManifest { job, step, generation } => {
                 let key = (job.to_string(), step.0);
                 let there = *self.store.manifests.entry(key).or_insert(generation.0);

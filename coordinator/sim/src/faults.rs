@@ -89,11 +89,13 @@ impl World<'_> {
                 // The append of the submission failed.
                 None => {}
                 Some(Phase::Paused { .. }) => self.ask(Command::Resume { job }),
-                Some(Phase::Queued | Phase::Active(_)) if self.is_faulty() => match self.random(0..40) {
-                    0..3 => self.ask(Command::Pause { job, reason }),
-                    3 => self.ask(Command::Cancel { job, reason }),
-                    _ => {}
-                },
+                Some(Phase::Indexing | Phase::Queued | Phase::Active(_)) if self.is_faulty() => {
+                    match self.random(0..40) {
+                        0..3 => self.ask(Command::Pause { job, reason }),
+                        3 => self.ask(Command::Cancel { job, reason }),
+                        _ => {}
+                    }
+                }
                 _ => {}
             }
         }

@@ -76,6 +76,7 @@ impl World<'_> {
         match &record.change {
             Change::GroupFormed { step, members, generation, lead, .. } => {
                 self.summary.groups += 1;
+                self.check_index(&record.job);
                 let lead = members.get(lead.0 as usize).map(|lead| lead.worker.clone());
                 let names = || members.iter().map(|m| m.worker.to_string()).collect::<Vec<_>>().join(" ");
                 self.tell(|| format!("{}/{generation} from step {step}: {} lead {lead:?}", record.job, names()));
@@ -101,6 +102,16 @@ impl World<'_> {
             }
             Change::Ended { ending: Ending::Succeeded { .. } } => self.check_finished(record),
             _ => {}
+        }
+    }
+
+    /// A job that had to be indexed was, once, before it got workers.
+    fn check_index(&mut self, job: &JobId) {
+        let of_job = || self.store.log.iter().filter(|record| record.job == *job);
+        let needed = of_job().any(|r| matches!(&r.change, Change::Submitted { submission } if submission.needs_index));
+        let made = of_job().filter(|record| matches!(record.change, Change::Indexed { .. })).count();
+        if made != usize::from(needed) {
+            self.breaks("IndexComesFirst", || format!("{job} has a group after {made} indexes"));
         }
     }
 

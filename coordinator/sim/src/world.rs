@@ -141,6 +141,7 @@ impl<'t> World<'t> {
         let job = JobId(format!("job-{number}"));
         let places = u32::try_from(self.places.len()).unwrap();
         let total_steps = cappa_core::Step(self.random(20..200));
+        let needs_index = self.chance(0.3);
         let submission = Submission {
             name: format!("job-{number}"),
             namespace: "default".to_owned(),
@@ -150,6 +151,7 @@ impl<'t> World<'t> {
             lanes: self.lanes,
             keep: self.rng.random_range(1..=3),
             total_steps,
+            needs_index,
             spec_json: spec_json(),
             spec_digest: String::new(),
             data_digest: String::new(),

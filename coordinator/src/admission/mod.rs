@@ -123,7 +123,9 @@ fn mistake_of(error: &cappa_shared::spec::SpecError) -> Mistake {
 }
 
 fn submission(spec: &JobSpec, namespace: &str, key: &str, train: &[ManifestFacts]) -> Submission {
-    let samples = train.iter().map(|manifest| manifest.samples).sum();
+    // What follows from shards that are still to be indexed is told by their index.
+    let needs_index = spec.data.train.need_index();
+    let samples = if needs_index { 0 } else { train.iter().map(|manifest| manifest.samples).sum() };
     let digests: Vec<&str> = train.iter().map(|manifest| manifest.digest.as_str()).collect();
     Submission {
         name: spec.name.clone(),
@@ -136,10 +138,11 @@ fn submission(spec: &JobSpec, namespace: &str, key: &str, train: &[ManifestFacts
         total_steps: Step(spec.total_steps(samples)),
         spec_json: spec.to_json(),
         spec_digest: spec.digest(),
-        data_digest: data_digest(&digests),
+        data_digest: if needs_index { String::new() } else { data_digest(&digests) },
         folder: String::new(),
         idempotency_key: (!key.is_empty()).then(|| key.to_owned()),
         scheduling: scheduling(spec),
+        needs_index,
     }
 }
 

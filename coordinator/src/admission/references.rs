@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use cappa_data::index;
 use cappa_shared::causes::with_causes;
 use cappa_shared::manifest::{DataManifest, Format, ManifestError, Shard};
 use cappa_shared::spec::{Captions, JobSpec, is_manifest};
@@ -40,7 +41,7 @@ pub(super) struct References {
 #[derive(Debug, Default)]
 pub(super) struct Found {
     pub(super) mistakes: Vec<Mistake>,
-    /// Of every source: its manifest.
+    /// Of every source that is a manifest: what it has.
     pub(super) train: Vec<ManifestFacts>,
 }
 
@@ -93,7 +94,7 @@ impl References {
     /// Looks at all of them.
     pub(super) async fn check(&self, allowed: &AllowList) -> Found {
         let train =
-            self.train.iter().map(|(path, url)| check_manifest(path, url, allowed, self.lanes, &self.captions).boxed());
+            self.train.iter().map(|(path, url)| check_source(path, url, allowed, self.lanes, &self.captions).boxed());
         let train = stream::iter(train.collect::<Vec<_>>()).buffered(4).collect::<Vec<_>>();
         let tokenizer = async {
             match &self.tokenizer {
@@ -124,6 +125,27 @@ type Checked = (Vec<Mistake>, Option<ManifestFacts>);
 
 async fn check_evaluation(place: usize, url: &str, allowed: &AllowList) -> Checked {
     check_manifest(&format!("evaluate[{place}].data"), url, allowed, None, &Captions::default()).await
+}
+
+/// A source of training samples: a manifest, or shards that are indexed before the job is queued.
+async fn check_source(
+    path: &str,
+    source: &str,
+    allowed: &AllowList,
+    lanes: Option<u32>,
+    captions: &Captions,
+) -> Checked {
+    if is_manifest(source) {
+        return check_manifest(path, source, allowed, lanes, captions).await;
+    }
+    let mistakes = match index::places(source) {
+        Ok(places) => {
+            let refused = places.iter().filter_map(|place| allowed.check(place).err());
+            refused.map(|error| error.to_string()).take(NAMED).collect()
+        }
+        Err(error) => vec![error.to_string()],
+    };
+    (mistakes.into_iter().map(|message| Mistake { path: path.to_owned(), message }).collect(), None)
 }
 
 async fn check_manifest(

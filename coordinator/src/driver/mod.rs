@@ -18,6 +18,7 @@ pub(crate) use reconciler::Reconciler;
 
 use crate::clock::Clock;
 use crate::history::History;
+use crate::indexing::Indexing;
 use crate::log::{Entry, EventLog, LogError};
 use crate::metrics::Durations;
 
@@ -36,6 +37,8 @@ pub(crate) struct View {
     pub(crate) core: Core,
     /// What happened to each job.
     pub(crate) history: History,
+    /// How far the indexes of jobs' data are.
+    pub(crate) indexing: Indexing,
     clock: Clock,
     /// The plan of this turn, made when a reader first asks for it.
     plan: OnceCell<Plan>,
@@ -126,7 +129,13 @@ pub(crate) struct Recovered {
 }
 
 /// Rebuilds the state from the log.
-pub(crate) fn recover(log: EventLog, entries: &[Entry], timings: cappa_core::Timings, policy: Policy) -> Recovered {
+pub(crate) fn recover(
+    log: EventLog,
+    entries: &[Entry],
+    timings: cappa_core::Timings,
+    policy: Policy,
+    indexing: Indexing,
+) -> Recovered {
     let earliest = entries.last().map_or(Time(0), |entry| entry.record.at);
     let clock = Clock::starting_after(earliest);
     let records = entries.iter().map(|entry| &entry.record);
@@ -134,7 +143,7 @@ pub(crate) fn recover(log: EventLog, entries: &[Entry], timings: cappa_core::Tim
     let mut history = History::default();
     entries.iter().for_each(|entry| history.apply(entry));
     let last = entries.last().map_or(0, |entry| entry.sequence);
-    Recovered { view: View { core, history, clock, plan: OnceCell::new() }, log, last }
+    Recovered { view: View { core, history, indexing, clock, plan: OnceCell::new() }, log, last }
 }
 
 /// The mailbox of a loop that is yet to be built.

@@ -9,12 +9,13 @@ use std::time::Duration;
 use cappa_core::{Command, Time, Work};
 use cappa_wire::{Limits, message};
 use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use super::storage_work::StorageWork;
 use super::{Handle, View};
 use crate::curves::Curves;
+use crate::indexing::IndexWork;
 use crate::sessions::Sessions;
 
 /// The longest wait before storage work that failed is tried again.
@@ -43,6 +44,8 @@ struct Attempt {
     /// What it came to is on its way to the loop. Were it repeated until it is heard, as when an append is slow, a
     /// manifest could be written once more after it was deleted.
     is_told: Arc<AtomicBool>,
+    /// Ends an index with the attempt: a job that is cancelled or paused has no use for it. Other work is short.
+    _wanted: DropGuard,
 }
 
 impl Attempt {
@@ -85,13 +88,24 @@ impl Reconciler {
         self.last_pass = now;
         let outstanding: HashSet<Work> = view.core.outstanding(now).collect();
         self.sent.retain(|work| outstanding.contains(work));
-        self.tried.retain(|work, _| outstanding.contains(work));
+        self.tried.retain(|work, _| {
+            let is_outstanding = outstanding.contains(work);
+            if let (Work::Index { job }, false) = (work, is_outstanding) {
+                view.indexing.forget(job);
+            }
+            is_outstanding
+        });
         let mut told = Vec::new();
         for work in outstanding {
-            if matches!(work, Work::CommitManifest { .. } | Work::DeleteCheckpoint { .. } | Work::Sweep { .. }) {
-                self.start(view, work, now);
-            } else if !self.sent.contains(&work) {
-                told.extend(self.tell(view, work));
+            match work {
+                Work::Index { .. }
+                | Work::CommitManifest { .. }
+                | Work::DeleteCheckpoint { .. }
+                | Work::Sweep { .. } => {
+                    self.start(view, work, now);
+                }
+                message if !self.sent.contains(&message) => told.extend(self.tell(view, message)),
+                _ => {}
             }
         }
         told
@@ -114,24 +128,45 @@ impl Reconciler {
             return;
         }
         let count = before.map_or(1, |attempt| attempt.count + 1);
-        let Some(storage) = StorageWork::of(view, &work) else {
-            return;
-        };
-        let (handle, stop) = (self.handle.clone(), self.stop.clone());
         let is_told = Arc::new(AtomicBool::new(false));
-        let tells = Arc::clone(&is_told);
-        let task = self.tasks.spawn(async move {
-            let done = tokio::select! {
-                () = stop.cancelled() => None,
-                done = storage.perform(count) => done,
-            };
-            if let Some(command) = done {
-                tells.store(true, Ordering::Release);
-                // A stopping loop needs no word of it: its successor does the work again.
-                let _ = handle.tell(command).await;
+        let wanted = self.stop.child_token();
+        let task = match &work {
+            Work::Index { job } => {
+                let Some(job) = view.core.state().job(job) else { return };
+                let index = IndexWork::of(&view.indexing, job);
+                self.tasks.spawn(make_index(index, self.handle.clone(), wanted.clone(), Arc::clone(&is_told)))
             }
-        });
-        self.tried.insert(work, Attempt { count, started: now, task, is_told });
+            _ => {
+                let Some(storage) = StorageWork::of(view, &work) else { return };
+                let (handle, stop, tells) = (self.handle.clone(), self.stop.clone(), Arc::clone(&is_told));
+                self.tasks.spawn(async move {
+                    let done = tokio::select! {
+                        () = stop.cancelled() => None,
+                        done = storage.perform(count) => done,
+                    };
+                    if let Some(command) = done {
+                        tells.store(true, Ordering::Release);
+                        // A stopping loop needs no word of it: its successor does the work again.
+                        let _ = handle.tell(command).await;
+                    }
+                })
+            }
+        };
+        self.tried.insert(work, Attempt { count, started: now, task, is_told, _wanted: wanted.drop_guard() });
+    }
+}
+
+/// Makes an index, unless it is wanted no more, and clears away after it once the log has it.
+async fn make_index(index: IndexWork, handle: Handle, wanted: CancellationToken, tells: Arc<AtomicBool>) {
+    let made = tokio::select! {
+        () = wanted.cancelled() => None,
+        made = index.perform() => made,
+    };
+    let Some(indexed) = made else { return };
+    tells.store(true, Ordering::Release);
+    if let Ok(Ok(())) = handle.perform(indexed.command.clone()).await {
+        // Whatever is left of the journals does no harm.
+        let _ = tokio::task::spawn_blocking(move || indexed.clear_away()).await;
     }
 }
 

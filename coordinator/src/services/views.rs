@@ -1,6 +1,6 @@
 //! Jobs and workers as the wire shows them.
 
-use cappa_core::{Checkpoint, Ending, Holding, Job, Member, Phase, Stage, Time, WorkerId, WorkerPresence};
+use cappa_core::{Checkpoint, Ending, Holding, Job, Member, Phase, Reason, Stage, Time, WorkerId, WorkerPresence};
 use cappa_proto as proto;
 use cappa_proto::JobState;
 
@@ -11,6 +11,7 @@ use crate::curves::{Curves, Summary};
 use crate::driver::View;
 use crate::facts::Facts;
 use crate::history::unix_ms;
+use crate::indexing::Standing;
 
 /// A job with everything that is known of it.
 pub(crate) fn job(view: &View, curves: &Curves, job: &Job) -> proto::Job {
@@ -40,12 +41,14 @@ pub(crate) fn job(view: &View, curves: &Curves, job: &Job) -> proto::Job {
         quarantined: summary.quarantined,
         recoveries: job.recoveries,
         priority: job.priority,
+        index: index(view, job),
     }
 }
 
 /// The state as people know it.
 pub(crate) fn state(job: &Job) -> JobState {
     match &job.phase {
+        Phase::Indexing => JobState::Indexing,
         Phase::Queued => JobState::Queued,
         Phase::Active(_) if job.pause.is_some() => JobState::Pausing,
         Phase::Active(group) => match group.stage {
@@ -92,6 +95,7 @@ pub(crate) fn time(view: &View, job: &Job, summary: &Summary) -> Vec<proto::Time
 fn message(view: &View, job: &Job) -> (String, String) {
     let plain = |text: String| (text, String::new());
     match &job.phase {
+        Phase::Indexing => plain(indexing(view, job)),
         Phase::Queued => plain(waiting(view, job)),
         Phase::Active(group) => match &group.stage {
             Stage::Breaking { reason, .. } => plain(format!("re-forming: {reason}")),
@@ -113,6 +117,7 @@ fn error_code(class: &str) -> &'static str {
     use cappa_shared::code::Code;
     let code = match class {
         "collective" | "no_progress" => Code::CollectiveFailed,
+        "spec" => Code::InvalidSpec,
         "data" => Code::DataUnreadable,
         "bad_samples" => Code::TooManyBadSamples,
         "numeric" => Code::NumericDivergence,
@@ -125,6 +130,33 @@ fn error_code(class: &str) -> &'static str {
         class => class.parse().unwrap_or(Code::JobFailed),
     };
     code.as_str()
+}
+
+/// How far the index of a job's data is, or why it does not go on.
+fn indexing(view: &View, job: &Job) -> String {
+    if let Some(backoff) = job.backoff.as_ref().filter(|backoff| backoff.until > view.now()) {
+        let reason = Reason::Backoff { class: backoff.class, attempt: backoff.attempt };
+        return queue::explanation(&reason);
+    }
+    let Standing { progress, trouble } = view.indexing.standing(&job.id);
+    let progress = progress.map_or_else(
+        || "looks for shards".to_owned(),
+        |now| format!("{} of {} shards, {} samples", now.shards, now.of, now.samples),
+    );
+    trouble.map_or_else(
+        || progress.clone(),
+        |(since, error)| format!("{progress}; tried again for {} s: {error}", since.elapsed().as_secs()),
+    )
+}
+
+fn index(view: &View, job: &Job) -> Option<proto::IndexProgress> {
+    let progress = view.indexing.standing(&job.id).progress.filter(|_| job.phase == Phase::Indexing)?;
+    Some(proto::IndexProgress {
+        shards: progress.shards as u64,
+        of_shards: progress.of as u64,
+        samples: progress.samples,
+        bytes: progress.bytes,
+    })
 }
 
 fn waiting(view: &View, job: &Job) -> String {

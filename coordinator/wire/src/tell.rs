@@ -46,7 +46,9 @@ pub fn message(
             let committed = proto::Committed { job_id: job.to_string(), generation: generation.0, step: step.0 };
             (*link, Message::Committed(committed))
         }
-        Work::CommitManifest { .. } | Work::DeleteCheckpoint { .. } | Work::Sweep { .. } => return None,
+        Work::Index { .. } | Work::CommitManifest { .. } | Work::DeleteCheckpoint { .. } | Work::Sweep { .. } => {
+            return None;
+        }
     })
 }
 

@@ -39,6 +39,17 @@ pub struct Data {
     pub max_bad_fraction: f64,
 }
 
+impl Data {
+    /// The same data once it is indexed: of every source, in their order, the manifest. What the filter kept is in those.
+    #[must_use]
+    pub fn indexed(&self, manifests: Vec<String>) -> Self {
+        debug_assert_eq!(manifests.len(), self.train.0.len(), "a manifest for every source");
+        let weights = self.train.iter().map(|source| source.weight);
+        let sources = manifests.into_iter().zip(weights).map(|(source, weight)| Source { source, weight });
+        Self { train: Sources(sources.collect()), filter: Filter::default(), ..self.clone() }
+    }
+}
+
 /// The sources of a job, at least one; several are mixed by weight (see [`crate::order`]).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(from = "SourcesForm", into = "SourcesForm")]

@@ -27,5 +27,5 @@ pub mod synth;
 pub mod text;
 
 pub use loader::{Batch, DataError, Loader, LoaderConfig};
-pub use manifest::{ManifestFileError, read_manifest, write_manifest};
+pub use manifest::{ManifestFileError, create_manifest, read_manifest, write_manifest};
 pub use sources::{Source, Sources};

@@ -50,3 +50,14 @@ pub fn write_manifest(location: &Location, manifest: &DataManifest) -> Result<()
     block_on(location.put("", manifest.to_json()))?
         .map_err(|source| ManifestFileError::Storage { location: location.to_string(), source })
 }
+
+/// Writes a manifest unless one is there already, under a name that says what is in it. Blocks.
+///
+/// # Errors
+/// When the store refuses it.
+pub fn create_manifest(location: &Location, manifest: &DataManifest) -> Result<(), ManifestFileError> {
+    match block_on(location.put_if_absent("", manifest.to_json()))? {
+        Ok(()) | Err(StorageError::AlreadyExists { .. }) => Ok(()),
+        Err(source) => Err(ManifestFileError::Storage { location: location.to_string(), source }),
+    }
+}

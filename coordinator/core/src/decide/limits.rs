@@ -18,9 +18,9 @@ pub(super) fn failed(at: At, job: &Job, code: &str, message: String) -> Change {
     Change::Retried { class, code, message, attempt, not_before: at.0 + retry.wait(attempt) }
 }
 
-/// A queued job whose time is up, or that can never start.
+/// A waiting job whose time is up, or that can never start.
 pub(super) fn review(core: &Core, at: At, job: &Job) -> Option<Event> {
-    if job.phase != Phase::Queued {
+    if !matches!(job.phase, Phase::Indexing | Phase::Queued) {
         return None;
     }
     let scheduling = &job.submission.scheduling;

@@ -3,6 +3,7 @@
 mod checkpoint;
 mod gang;
 mod group;
+mod index;
 mod limits;
 mod people;
 mod review;
@@ -17,6 +18,7 @@ use crate::work::Work;
 
 pub(crate) use checkpoint::sweep_is_due;
 pub(crate) use gang::holds_useful_state;
+pub(crate) use index::index_is_due;
 
 pub(crate) fn decide(core: &Core, now: Time, command: &Command) -> Result<Vec<Event>, Refusal> {
     let at = At(now);
@@ -36,6 +38,8 @@ pub(crate) fn decide(core: &Core, now: Time, command: &Command) -> Result<Vec<Ev
             let worker = worker.clone();
             Ok(vec![at.seen(Seen::Disconnected { worker })])
         }
+        Command::Indexed { job, indexed } => index::done(core, at, job, indexed),
+        Command::IndexFailed { job, code, message } => index::failed(core, at, job, code, message),
         Command::ManifestCommitted { job, step, generation } => {
             checkpoint::committed(core, at, job, *step, *generation)
         }

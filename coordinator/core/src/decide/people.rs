@@ -44,14 +44,12 @@ fn expect_quota(core: &Core, submission: &Submission) -> Result<(), Refusal> {
 pub(super) fn requeue(core: &Core, at: At, id: &JobId, reason: &str) -> Decision {
     let job = find(core, id)?;
     match &job.phase {
-        Phase::Ended(Ending::Succeeded { .. }) | Phase::Queued | Phase::Active(_) | Phase::Paused { .. } => {
-            Err(Refusal::NotRequeueable(id.clone()))
-        }
-        Phase::Ended(_) => {
+        Phase::Ended(ending) if !matches!(ending, Ending::Succeeded { .. }) => {
             expect_quota(core, &job.submission)?;
             let reason = reason.to_owned();
             Ok(vec![at.record(id, Change::Revived { reason })])
         }
+        _ => Err(Refusal::NotRequeueable(id.clone())),
     }
 }
 
@@ -80,7 +78,7 @@ pub(super) fn pause(core: &Core, at: At, id: &JobId, reason: &str) -> Decision {
     let job = find(core, id)?;
     let reason = reason.to_owned();
     match &job.phase {
-        Phase::Queued => Ok(vec![at.record(id, Change::Paused { reason })]),
+        Phase::Indexing | Phase::Queued => Ok(vec![at.record(id, Change::Paused { reason })]),
         Phase::Active(_) if job.pause.is_none() => Ok(vec![at.record(id, Change::PauseRequested { reason })]),
         Phase::Active(_) | Phase::Paused { .. } => Ok(Vec::new()),
         Phase::Ended(_) => Err(Refusal::Ended(id.clone())),
@@ -92,7 +90,7 @@ pub(super) fn resume(core: &Core, at: At, id: &JobId) -> Decision {
     match &job.phase {
         Phase::Paused { .. } => Ok(vec![at.record(id, Change::Resumed)]),
         Phase::Active(_) if job.pause.is_some() => Err(Refusal::StillPausing(id.clone())),
-        Phase::Queued | Phase::Active(_) => Err(Refusal::NotPaused(id.clone())),
+        Phase::Indexing | Phase::Queued | Phase::Active(_) => Err(Refusal::NotPaused(id.clone())),
         Phase::Ended(_) => Err(Refusal::Ended(id.clone())),
     }
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "code of tests")]
 
 mod fairness;
+mod indexing;
 mod limits;
 mod preemption;
 mod queue;

@@ -44,6 +44,7 @@ pub(crate) fn ask(min: u32, max: u32) -> Submission {
         folder: String::new(),
         idempotency_key: None,
         scheduling: Scheduling::default(),
+        needs_index: false,
     }
 }
 

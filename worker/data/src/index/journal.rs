@@ -14,11 +14,12 @@ use crate::blocking::block_on;
 use crate::shards::local_path;
 
 /// A segment is written after so long, or after so many shards.
-const PERIOD: Duration = Duration::from_secs(1);
+pub(super) const PERIOD: Duration = Duration::from_secs(1);
 const SHARDS: usize = 256;
 
 /// The journal of one index.
-pub(super) struct Journal {
+#[derive(Debug)]
+pub struct Journal {
     folder: Location,
     recipe: Recipe,
     pending: Vec<Shard>,
@@ -59,8 +60,11 @@ impl Journal {
         call(&self.folder, self.folder.put(&name, segment.to_json()))
     }
 
-    /// Removes the journal: the manifest has all of it.
-    pub(super) fn remove(self) -> Result<(), IndexError> {
+    /// Removes the journal: the manifest has all of it. Blocks.
+    ///
+    /// # Errors
+    /// When the store fails; what is left of the journal then does no harm.
+    pub fn remove(self) -> Result<(), IndexError> {
         for segment in call(&self.folder, self.folder.list(""))? {
             call(&self.folder, self.folder.delete(&segment.path))?;
         }

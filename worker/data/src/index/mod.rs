@@ -18,20 +18,22 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use cappa_shared::manifest::{AppliedFilter, DataManifest, Filter, ManifestError, ManifestProblem, Recipe, Shard};
 use cappa_shared::storage::{Location, StorageError};
+use crossbeam_channel::{Receiver, RecvTimeoutError};
 use serde_json::Value;
 
 pub use inspect::{
     Captions, Field, Images, InspectOptions, Inspection, Percentiles, SheetError, SheetFormat, Shown, Thumbnail,
     inspect_manifest, inspect_patterns,
 };
-pub use pattern::PatternError;
+pub use journal::Journal;
+pub use pattern::{PatternError, places};
 pub use report::{IndexReport, ShardReport};
 pub use verify::{Bad, Verified, verify};
 
 use crate::manifest::{ManifestFileError, read_manifest, write_manifest};
 use crate::sample::CaptionSource;
 use find::{Found, find};
-use journal::Journal;
+use journal::PERIOD;
 
 /// Why shards can't be indexed.
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +75,9 @@ pub enum IndexError {
         /// The shard.
         location: String,
     },
+    /// Whoever asked for the index wants it no more.
+    #[error("the index was stopped; it goes on where it was when it is made again")]
+    Stopped,
     /// A shard has more samples than a manifest can say.
     #[error("shard {location} has too many samples; split it")]
     TooLarge {
@@ -149,8 +154,26 @@ pub fn index(
     patterns: &[String],
     manifest: &Location,
     options: &IndexOptions,
-    mut progress: impl FnMut(IndexProgress),
+    progress: impl FnMut(IndexProgress),
 ) -> Result<IndexReport, IndexError> {
+    let (report, journal) = scan(patterns, manifest, options, &AtomicBool::new(false), progress)?;
+    write_manifest(manifest, &report.manifest)?;
+    journal.remove()?;
+    Ok(report)
+}
+
+/// As [`index()`], but writes no manifest: the caller does, in the folder of `manifest`, and then removes the journal. Ends before
+/// the next shard once `stop` is set.
+///
+/// # Errors
+/// As [`index()`], and [`IndexError::Stopped`].
+pub fn scan(
+    patterns: &[String],
+    manifest: &Location,
+    options: &IndexOptions,
+    stop: &AtomicBool,
+    mut progress: impl FnMut(IndexProgress),
+) -> Result<(IndexReport, Journal), IndexError> {
     let problems = options.filter.problems();
     if !problems.is_empty() {
         return Err(IndexError::Filter(problems));
@@ -175,7 +198,7 @@ pub fn index(
     }
     let mut work = Work { found: &found, paths: &paths, options, journal, shards: vec![None; found.len()] };
     let unchanged = work.take_over(&known);
-    let reports = work.read(&mut progress)?;
+    let reports = work.read(stop, &mut progress)?;
     let Work { shards, journal, .. } = work;
     let used: Vec<Shard> = shards.into_iter().flatten().filter(|shard| shard.samples > 0).collect();
     if used.is_empty() {
@@ -183,10 +206,8 @@ pub fn index(
         let problems = reports.iter().take(10).map(ToString::to_string).collect::<Vec<_>>().join("; ");
         return Err(IndexError::NoSamples { pattern, problems });
     }
-    let written = DataManifest::indexed(recipe, used)?;
-    write_manifest(manifest, &written)?;
-    journal.remove()?;
-    Ok(IndexReport { manifest: written, shards: reports, unchanged, removed })
+    let manifest = DataManifest::indexed(recipe, used)?;
+    Ok((IndexReport { manifest, shards: reports, unchanged, removed }, journal))
 }
 
 /// What is asked for, as the manifest records it.
@@ -240,21 +261,20 @@ impl Work<'_> {
     }
 
     /// Reads the shards that are not known, several at a time. What was read before one failed is in the journal.
-    fn read(&mut self, progress: &mut impl FnMut(IndexProgress)) -> Result<Vec<ShardReport>, IndexError> {
+    fn read(
+        &mut self,
+        stop: &AtomicBool,
+        progress: &mut impl FnMut(IndexProgress),
+    ) -> Result<Vec<ShardReport>, IndexError> {
         let todo: Vec<usize> = (0..self.found.len()).filter(|place| self.shards[*place].is_none()).collect();
-        let mut state = IndexProgress { shards: 0, of: self.found.len(), bytes: 0, samples: 0 };
-        self.shards.iter().flatten().for_each(|shard| state.add(shard));
-        progress(state);
-        let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let (next, has_failed) = (AtomicUsize::new(0), AtomicBool::new(false));
         let (sender, results) = crossbeam_channel::bounded(self.options.parallel.max(1));
         let (found, paths, options) = (self.found, self.paths, self.options);
-        let mut reports = Vec::new();
-        let mut failed = None;
-        std::thread::scope(|scope| -> Result<(), IndexError> {
+        let mut reports = std::thread::scope(|scope| {
             for number in 0..self.options.parallel.clamp(1, todo.len().max(1)) {
-                let (sender, next, stop, todo) = (sender.clone(), &next, &stop, &todo);
+                let (sender, next, has_failed, todo) = (sender.clone(), &next, &has_failed, &todo);
                 let read = move || {
-                    while !stop.load(Ordering::Relaxed) {
+                    while !has_failed.load(Ordering::Relaxed) && !stop.load(Ordering::Relaxed) {
                         let Some(&place) = todo.get(next.fetch_add(1, Ordering::Relaxed)) else { return };
                         let outcome = read::index_shard(&found[place], paths[place].clone(), options);
                         if sender.send((place, outcome)).is_err() {
@@ -268,30 +288,47 @@ impl Work<'_> {
                     .map_err(|source| disk(&found[0].location, source))?;
             }
             drop(sender);
-            for (place, outcome) in results {
-                match outcome.and_then(|(shard, report)| self.journal.add(&shard).map(|()| (shard, report))) {
-                    Ok((shard, report)) => {
-                        state.add(&shard);
-                        progress(state);
-                        self.shards[place] = Some(shard);
-                        reports.push((place, report));
-                    }
-                    Err(error) => {
-                        stop.store(true, Ordering::Relaxed);
-                        failed.get_or_insert(error);
-                    }
-                }
-            }
-            Ok(())
+            self.take_in(&results, &has_failed, progress)
         })?;
-        self.journal.write()?;
-        match failed {
-            Some(error) => Err(error),
-            None => {
-                reports.sort_by_key(|(place, _)| *place);
-                Ok(reports.into_iter().map(|(_, report)| report).collect())
+        if stop.load(Ordering::Relaxed) {
+            return Err(IndexError::Stopped);
+        }
+        reports.sort_by_key(|(place, _)| *place);
+        Ok(reports.into_iter().map(|(_, report)| report).collect())
+    }
+
+    /// Takes in what the readers find, until they end; after a failure they are told to.
+    fn take_in(
+        &mut self,
+        results: &Receiver<(usize, Result<(Shard, ShardReport), IndexError>)>,
+        has_failed: &AtomicBool,
+        progress: &mut impl FnMut(IndexProgress),
+    ) -> Result<Vec<(usize, ShardReport)>, IndexError> {
+        let mut state = IndexProgress { shards: 0, of: self.found.len(), bytes: 0, samples: 0 };
+        self.shards.iter().flatten().for_each(|shard| state.add(shard));
+        progress(state);
+        let (mut reports, mut failed) = (Vec::new(), None);
+        loop {
+            let taken = match results.recv_timeout(PERIOD) {
+                Ok((place, outcome)) => outcome.and_then(|(shard, report)| {
+                    self.journal.add(&shard)?;
+                    state.add(&shard);
+                    progress(state);
+                    self.shards[place] = Some(shard);
+                    reports.push((place, report));
+                    Ok(())
+                }),
+                // A shard that takes long must not keep those before it out of the journal.
+                Err(RecvTimeoutError::Timeout) => self.journal.write(),
+                Err(RecvTimeoutError::Disconnected) => break,
+            };
+            if let Err(error) = taken {
+                has_failed.store(true, Ordering::Relaxed);
+                failed.get_or_insert(error);
             }
         }
+        self.journal.write()?;
+        failed.map_or(Ok(reports), Err)
     }
 }
 

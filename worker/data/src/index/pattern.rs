@@ -1,6 +1,8 @@
 //! Patterns of shard names: `{000000..000003}` and `{train,extra}` are spelled out, `*` and `?` match within a part of
 //! a path, and `**` stands for any number of parts.
 
+use std::collections::BTreeSet;
+
 /// Bound on what braces may spell out, against a slip of the keyboard.
 const MAX_NAMES: usize = 1_000_000;
 
@@ -16,6 +18,16 @@ pub enum PatternError {
     /// Web servers don't tell what they have.
     #[error("{0:?} cannot be listed over HTTP; spell the shards out, like train-{{000..127}}.tar")]
     NoListing(String),
+}
+
+/// Where a pattern looks: the files that it spells out, and the folders that are searched for what its wildcards match.
+///
+/// # Errors
+/// When the pattern is malformed.
+pub fn places(pattern: &str) -> Result<BTreeSet<String>, PatternError> {
+    let names = expand(pattern)?;
+    let place = |name: &String| if has_wildcard(name) { split(name).0.to_owned() } else { name.clone() };
+    Ok(names.iter().map(place).collect())
 }
 
 /// Spells out the braces of a pattern, in order.
@@ -118,6 +130,14 @@ mod tests {
         assert_eq!(spelled("a.tar"), ["a.tar"]);
         assert_eq!(spelled("t-{008..011}.tar"), ["t-008.tar", "t-009.tar", "t-010.tar", "t-011.tar"]);
         assert_eq!(spelled("{a,b}/{0..1}"), ["a/0", "a/1", "b/0", "b/1"]);
+    }
+
+    #[test]
+    fn a_pattern_looks_in_its_files_and_in_the_folders_of_its_wildcards() {
+        let of = |pattern: &str| places(pattern).unwrap().into_iter().collect::<Vec<_>>();
+        assert_eq!(of("s3://{a,b}/x/t-*.tar"), ["s3://a/x", "s3://b/x"]);
+        assert_eq!(of("/data/t-{0..1}.tar"), ["/data/t-0.tar", "/data/t-1.tar"]);
+        assert!(places("{a").is_err());
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! From shards to a manifest.
 
 use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use cappa_data::index::{IndexError, IndexOptions, IndexProgress, IndexReport, default_manifest, index};
+use cappa_data::index::{IndexError, IndexOptions, IndexProgress, IndexReport, default_manifest, index, scan};
 use cappa_data::{read_manifest, write_manifest};
 use cappa_shared::manifest::{DataManifest, Dropped, Filter, ScoreRange};
 use cappa_shared::storage::StorageError;
@@ -41,6 +42,19 @@ fn folders_braces_and_wildcards_name_the_same_shards() {
         assert_eq!((last.shards, last.of, last.samples), (3, 3, 10));
         assert_same(&read_manifest(&corpus.origin()).unwrap(), &corpus.manifest, "what was written");
     }
+}
+
+#[test]
+fn an_index_that_is_stopped_goes_on_where_it_was() {
+    let corpus = Corpus::of(&[3, 5, 2, 4]);
+    let options = IndexOptions { parallel: 1, ..IndexOptions::default() };
+    let stop = AtomicBool::new(false);
+    let stop_at_two = |progress: IndexProgress| stop.store(progress.shards >= 2, Ordering::Relaxed);
+    let stopped = scan(&pattern(&corpus, ""), &corpus.origin(), &options, &stop, stop_at_two);
+    assert!(matches!(stopped, Err(IndexError::Stopped)), "{stopped:?}");
+    let report = index(&pattern(&corpus, ""), &corpus.origin(), &options, |_| {}).unwrap();
+    assert!((2..4).contains(&report.unchanged), "{} shards were not read again", report.unchanged);
+    assert_same(&report.manifest, &corpus.manifest, "in two parts");
 }
 
 #[test]
