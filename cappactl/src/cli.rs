@@ -65,14 +65,14 @@ pub(crate) enum Command {
     Queue(queue::Arguments),
     /// Change a job's priority.
     Priority(priority::Arguments),
-    /// Look at a job's checkpoints.
+    /// List, verify, pin and go back to a job's checkpoints.
     #[command(subcommand)]
     Checkpoints(checkpoints::Command),
     /// Prove from a job's manifests that every sample of every epoch was used exactly once.
     Audit(audit::Arguments),
     /// Show exactly what a step of a job took in.
     Replay(replay::Arguments),
-    /// Look at the workers.
+    /// List, release and drain workers.
     #[command(subcommand)]
     Workers(workers::Command),
     /// Write the HTML report of a job.

@@ -113,6 +113,9 @@ pub(crate) struct Job {
     pub(crate) generation: u64,
     /// Worker ids by rank.
     pub(crate) members: Vec<String>,
+    /// By rank, each one's own time of a step in multiples of the mean; nothing as long as that is not known.
+    #[serde(default)]
+    pub(crate) paces: Vec<Option<f64>>,
     pub(crate) submitted: Option<Timestamp>,
     pub(crate) started: Option<Timestamp>,
     pub(crate) ended: Option<Timestamp>,
@@ -169,7 +172,14 @@ pub(crate) struct Checkpoint {
     /// URL of its manifest.
     pub(crate) manifest: String,
     pub(crate) bytes: u64,
+    pub(crate) parts: u32,
+    /// The group that wrote it.
+    pub(crate) generation: u64,
     pub(crate) committed: Option<Timestamp>,
+    /// Why someone keeps it.
+    pub(crate) pinned: Option<String>,
+    /// Given up by retention: its files are being deleted.
+    pub(crate) retired: bool,
 }
 
 /// A worker process.
@@ -184,6 +194,9 @@ pub(crate) struct Worker {
     pub(crate) version: String,
     pub(crate) device: String,
     pub(crate) last_heard: Option<Timestamp>,
+    /// Why it is quarantined or leaves.
+    pub(crate) note: Option<String>,
+    pub(crate) quarantined_until: Option<Timestamp>,
 }
 
 /// One entry of a job's history.
@@ -209,6 +222,11 @@ fn given(text: String) -> Option<String> {
     Some(text).filter(|text| !text.is_empty())
 }
 
+/// Thousandths as a multiple; zero stands for not known.
+fn pace(thousandths: u32) -> Option<f64> {
+    (thousandths > 0).then(|| f64::from(thousandths) / 1000.0)
+}
+
 impl From<wire::Job> for Job {
     fn from(mut job: wire::Job) -> Self {
         job.members.sort_by_key(|member| member.rank);
@@ -223,6 +241,7 @@ impl From<wire::Job> for Job {
             step: job.step,
             total_steps: job.total_steps,
             generation: job.generation,
+            paces: job.members.iter().map(|member| pace(member.pace)).collect(),
             members: job.members.into_iter().map(|member| member.worker_id).collect(),
             submitted: moment(job.submitted_unix_ms),
             started: moment(job.started_unix_ms),
@@ -271,8 +290,16 @@ impl From<wire::TimeBucket> for Bucket {
 
 impl From<wire::CheckpointInfo> for Checkpoint {
     fn from(info: wire::CheckpointInfo) -> Self {
-        let committed = moment(info.committed_unix_ms);
-        Self { step: info.step, manifest: info.manifest, bytes: info.bytes, committed }
+        Self {
+            step: info.step,
+            manifest: info.manifest,
+            bytes: info.bytes,
+            parts: info.parts,
+            generation: info.generation,
+            committed: moment(info.committed_unix_ms),
+            pinned: info.pinned,
+            retired: info.retired,
+        }
     }
 }
 
@@ -289,6 +316,8 @@ impl From<wire::Worker> for Worker {
             version: worker.version,
             device: worker.device,
             last_heard: moment(worker.last_heard_unix_ms),
+            note: given(worker.note),
+            quarantined_until: moment(worker.quarantined_until_unix_ms),
         }
     }
 }

@@ -121,6 +121,12 @@ pub(crate) async fn delete(folder: &Location, step: Step, generation: Generation
     delete_attempt(folder, step, generation).await
 }
 
+/// Moves aside what was committed after a step on a branch that was given up, and deletes its parts.
+pub(crate) async fn abandon(folder: &Location, after: Step, through: Generation) -> Result<(), StorageError> {
+    checkpoint::abandon(folder, ids::Step(after.0), ids::Generation(through.0)).await?;
+    delete_attempts(folder, |step, generation| step > after && generation <= through).await
+}
+
 async fn delete_attempt(folder: &Location, step: Step, generation: Generation) -> Result<(), StorageError> {
     let attempt = attempt_folder(step, generation);
     for part in folder.list(&attempt).await? {
@@ -152,15 +158,20 @@ impl Litter {
 
     /// Deletes it.
     pub(crate) async fn sweep(&self, folder: &Location) -> Result<(), StorageError> {
-        for step in numbers(folder.folders(CHECKPOINTS).await?).map(Step) {
-            let step_folder = checkpoint::step_folder(ids::Step(step.0));
-            let attempts = numbers(folder.folders(&step_folder).await?).map(Generation);
-            for generation in attempts.filter(|generation| self.contains(step, *generation)) {
-                delete_attempt(folder, step, generation).await?;
-            }
-        }
-        Ok(())
+        delete_attempts(folder, |step, generation| self.contains(step, generation)).await
     }
+}
+
+/// Deletes the parts of some attempts.
+async fn delete_attempts(folder: &Location, which: impl Fn(Step, Generation) -> bool) -> Result<(), StorageError> {
+    for step in numbers(folder.folders(CHECKPOINTS).await?).map(Step) {
+        let step_folder = checkpoint::step_folder(ids::Step(step.0));
+        let attempts = numbers(folder.folders(&step_folder).await?).map(Generation);
+        for generation in attempts.filter(|generation| which(step, *generation)) {
+            delete_attempt(folder, step, generation).await?;
+        }
+    }
+    Ok(())
 }
 
 /// Names that are numbers; other folders are not ours.

@@ -21,6 +21,8 @@ pub(crate) struct Curves {
 #[derive(Debug, Default)]
 struct Curve {
     points: BTreeMap<u64, StepMetrics>,
+    /// Points after this step of this generation, or of one before it, are of a branch that was given up.
+    abandoned: Option<(u64, u64)>,
     unsaved: Vec<u64>,
     time: StepTime,
     examples: u64,
@@ -61,7 +63,7 @@ struct Line {
 }
 
 impl Curves {
-    /// Adds points; of several for a step the first counts.
+    /// Adds points; of several for a step the newest generation's counts, and of those the first.
     pub(crate) fn add(&self, job: &JobId, points: Vec<StepMetrics>) {
         let mut jobs = self.jobs.lock();
         let curve = jobs.entry(job.clone()).or_default();
@@ -71,6 +73,17 @@ impl Curves {
                 curve.unsaved.push(step);
             }
         }
+    }
+
+    /// The job went back to a step: what groups up to a generation made after it is given up. Their time was spent all the same.
+    pub(crate) fn roll_back(&self, job: &JobId, step: u64, generation: u64) {
+        let mut jobs = self.jobs.lock();
+        // One that is not known yet is told when it is read.
+        let Some(curve) = jobs.get_mut(job) else { return };
+        curve.abandoned = Some((step, generation));
+        let is_kept = |point: &StepMetrics| !is_abandoned(curve.abandoned, point);
+        curve.points.retain(|_, point| is_kept(point));
+        curve.unsaved.retain(|step| curve.points.contains_key(step));
     }
 
     /// Notes samples that were left out.
@@ -147,11 +160,16 @@ impl Curves {
         Ok(())
     }
 
-    /// Reads what the job's folder has, unless the job is known.
+    /// Reads what the job's folder has, unless the job is known. `abandoned` as in [`Curves::roll_back`].
     ///
     /// # Errors
     /// Why the store could not be read.
-    pub(crate) async fn load(&self, job: &JobId, folder: &str) -> Result<(), StorageError> {
+    pub(crate) async fn load(
+        &self,
+        job: &JobId,
+        folder: &str,
+        abandoned: Option<(u64, u64)>,
+    ) -> Result<(), StorageError> {
         if self.knows(job) {
             return Ok(());
         }
@@ -166,6 +184,7 @@ impl Curves {
         }
         let mut jobs = self.jobs.lock();
         let curve = jobs.entry(job.clone()).or_default();
+        curve.abandoned = curve.abandoned.or(abandoned);
         for point in points {
             curve.insert(point);
         }
@@ -174,9 +193,10 @@ impl Curves {
 }
 
 impl Curve {
-    /// False when there is a point for the step already.
+    /// False when there is a point for the step already that counts more, or the step was given up.
     fn insert(&mut self, point: StepMetrics) -> bool {
-        if self.points.contains_key(&point.step) {
+        let is_known = self.points.get(&point.step).is_some_and(|known| known.generation >= point.generation);
+        if is_known || is_abandoned(self.abandoned, &point) {
             return false;
         }
         self.time.total += point.seconds;
@@ -188,12 +208,29 @@ impl Curve {
     }
 }
 
+fn is_abandoned(abandoned: Option<(u64, u64)>, point: &StepMetrics) -> bool {
+    abandoned.is_some_and(|(step, generation)| point.step > step && point.generation <= generation)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn point(step: u64, loss: f64) -> StepMetrics {
         StepMetrics { step, loss, seconds: 0.5, ..StepMetrics::default() }
+    }
+
+    #[test]
+    fn after_a_rollback_the_curve_is_that_of_the_branch_that_goes_on() {
+        let job = JobId::from("demo-1");
+        let of = |generation, step, loss| StepMetrics { generation, ..point(step, loss) };
+        let curves = Curves::default();
+        curves.add(&job, vec![of(1, 1, 3.0), of(1, 2, 2.0), of(2, 3, 9.0)]);
+        curves.roll_back(&job, 1, 2);
+        assert_eq!(curves.last_step(&job), 1);
+        curves.add(&job, vec![of(2, 2, 8.0), of(3, 2, 2.5)]);
+        let losses: Vec<_> = curves.points(&job, 0).iter().map(|point| point.loss).collect();
+        assert_eq!(losses, [3.0, 2.5], "what is told late of the old branch is not taken");
     }
 
     #[tokio::test]
@@ -209,7 +246,7 @@ mod tests {
         assert!(curves.unsaved().is_empty());
 
         let reloaded = Curves::default();
-        reloaded.load(&job, url).await.unwrap();
+        reloaded.load(&job, url, None).await.unwrap();
         let losses: Vec<_> = reloaded.points(&job, 0).iter().map(|point| point.loss).collect();
         assert_eq!(losses, [3.0, 2.0, 1.0]);
         assert_eq!(reloaded.summary(&job).time.total, 1.5);

@@ -81,7 +81,7 @@ impl History {
         let Command::Worker(said) = command else { return };
         let (job, generation, step) = match &said.report {
             Report::Hello { holding: Some(held), .. } => (&held.job, held.generation, held.step),
-            Report::Heartbeat { at: Some((job, generation, step)) } => (job, *generation, *step),
+            Report::Heartbeat { at: Some((job, generation, step)), .. } => (job, *generation, *step),
             Report::Entered { job, generation, step }
             | Report::Left { job, generation, step, .. }
             | Report::Completed { job, generation, step, .. } => (job, *generation, *step),
@@ -115,6 +115,8 @@ impl JobHistory {
                 self.furthest = self.furthest.max(*step);
             }
             Change::CheckpointCommitted { step, .. } => self.furthest = self.furthest.max(*step),
+            // Steps that someone gave up are not lost; what the old group is still heard of counts for nothing.
+            Change::RolledBack { step, .. } => (self.furthest, self.generation) = (*step, Generation::default()),
             _ => {}
         }
     }
@@ -171,6 +173,8 @@ fn describe(change: &Change) -> Option<(&'static str, String)> {
                 BreakCause::Departure { .. } => "worker_leaves",
                 BreakCause::Growth { .. } => "group_grows",
                 BreakCause::Shrink { .. } => "group_shrinks",
+                BreakCause::Straggler { .. } => "straggler_replaced",
+                BreakCause::Rollback { .. } => "group_goes_back",
             };
             (kind, format!("generation {generation} at step {step}: {cause}"))
         }
@@ -190,6 +194,17 @@ fn describe(change: &Change) -> Option<(&'static str, String)> {
         }
         Change::CheckpointFailed { step, error, .. } => ("checkpoint_failed", format!("step {step}: {error}")),
         Change::CheckpointRetired { step, .. } => ("checkpoint_retired", format!("step {step}: newer ones are kept")),
+        Change::CheckpointPinned { step, reason, .. } => ("checkpoint_pinned", format!("step {step}: {reason}")),
+        Change::CheckpointUnpinned { step, reason, .. } => ("checkpoint_unpinned", format!("step {step}: {reason}")),
+        Change::RolledBack { step, generation, reason } => (
+            "rolled_back",
+            format!("to step {step}, what generations up to {generation} made after it is given up: {reason}"),
+        ),
+        Change::BranchAbandoned { .. } => {
+            ("branch_abandoned", "the checkpoints that were given up are moved aside".to_owned())
+        }
+        Change::WorkerQuarantined { worker, reason, .. } => ("worker_quarantined", format!("{worker}: {reason}")),
+        Change::WorkerReleased { worker, reason } => ("worker_released", format!("{worker}: {reason}")),
         Change::Ended { ending } => return Some(describe_ending(ending)),
         Change::MemberCompleted { .. }
         | Change::CheckpointWritten { .. }

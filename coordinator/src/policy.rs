@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use cappa_core::{Policy, Quota};
+use cappa_core::{Flapping, Pace, Policy, Quota, Stragglers};
 use cappa_shared::ids::Namespace;
 use cappa_shared::spec::Priority;
 use cappa_shared::timing::Span;
@@ -18,6 +18,23 @@ struct RawPolicy {
     default_namespace: RawQuota,
     priority_classes: BTreeMap<String, i32>,
     reshape_every: Option<String>,
+    flapping: RawFlapping,
+    stragglers: RawStragglers,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawStragglers {
+    slow: Option<f64>,
+    replace: bool,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawFlapping {
+    losses: Option<u32>,
+    within: Option<String>,
+    cool_down: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -89,10 +106,15 @@ impl ClusterPolicy {
                 LEAST_RESHAPE
             }
         };
+        let flapping = flapping(&raw.flapping, &mut mistakes);
+        let stragglers = stragglers(&raw.stragglers, &mut mistakes);
         if !mistakes.is_empty() {
             return Err(mistakes);
         }
-        Ok(Self { core: Policy { namespaces, default, reshape_every }, classes: raw.priority_classes })
+        Ok(Self {
+            core: Policy { namespaces, default, reshape_every, flapping, stragglers },
+            classes: raw.priority_classes,
+        })
     }
 
     /// The number of a priority.
@@ -109,6 +131,45 @@ impl ClusterPolicy {
                     false => format!("`{class}` is not a priority class; use one of {} or a number", known.join(", ")),
                 }
             }),
+        }
+    }
+}
+
+fn flapping(raw: &RawFlapping, mistakes: &mut Vec<String>) -> Flapping {
+    let usual = Flapping::default();
+    let mut span = |key: &str, text: &Option<String>, usual| match text.as_deref().map(str::parse::<Span>) {
+        None => usual,
+        Some(Ok(Span(span))) => span,
+        Some(Err(error)) => {
+            mistakes.push(format!("flapping.{key}: {error}"));
+            usual
+        }
+    };
+    let rules = Flapping {
+        losses: raw.losses.unwrap_or(usual.losses),
+        within: span("within", &raw.within, usual.within),
+        cool_down: span("cool_down", &raw.cool_down, usual.cool_down),
+    };
+    if rules.losses == 0 {
+        mistakes.push("flapping.losses: 0 is below 1, the least".to_owned());
+    }
+    if rules.within > Flapping::REMEMBERED {
+        let (within, most) = (Span(rules.within), Span(Flapping::REMEMBERED));
+        mistakes.push(format!("flapping.within: {within} is above {most}, for which losses are remembered"));
+    }
+    rules
+}
+
+fn stragglers(raw: &RawStragglers, mistakes: &mut Vec<String>) -> Stragglers {
+    let usual = Stragglers { replace: raw.replace, ..Stragglers::default() };
+    match raw.slow {
+        None => usual,
+        Some(times) if times > 1.0 && times <= 1000.0 => Stragglers { slow: Pace((times * 1000.0) as u32), ..usual },
+        Some(times) => {
+            mistakes.push(format!(
+                "stragglers.slow: {times} is not above 1 and up to 1000; 1.5 is half as long again as the mean"
+            ));
+            usual
         }
     }
 }
@@ -130,10 +191,14 @@ mod tests {
     #[test]
     fn a_policy_names_quotas_weights_and_classes() {
         let text = "namespaces:\n  vision: {weight: 3, max_workers: 8}\ndefault_namespace: {max_queued: 2}\n\
-                    priority_classes: {low: -10, high: 10}\nreshape_every: 5s\n";
+                    priority_classes: {low: -10, high: 10}\nreshape_every: 5s\n\
+                    flapping: {losses: 3, cool_down: 1h}\nstragglers: {slow: 2, replace: true}\n";
         let policy = ClusterPolicy::parse(text).unwrap();
         assert_eq!(policy.core.quota("vision").max_workers, Some(8));
         assert_eq!(policy.core.quota("other"), Quota { max_queued: Some(2), ..Quota::default() });
+        let flapping = Flapping { losses: 3, cool_down: Duration::from_secs(3600), ..Flapping::default() };
+        assert_eq!(policy.core.flapping, flapping);
+        assert_eq!(policy.core.stragglers, Stragglers { slow: Pace(2000), replace: true });
         let high = Priority::Class("high".into());
         assert_eq!(ClusterPolicy::number(&policy.classes, &high), Ok(10));
         assert_eq!(ClusterPolicy::parse(""), Ok(ClusterPolicy::default()));
@@ -141,10 +206,13 @@ mod tests {
 
     #[test]
     fn all_mistakes_of_a_policy_are_told_at_once() {
-        let text = "namespaces: {Vision!: {weight: 0}}\npriority_classes: {a b: 1}\nreshape_every: 1ms\n";
+        let text = "namespaces: {Vision!: {weight: 0}}\npriority_classes: {a b: 1}\nreshape_every: 1ms\n\
+                    flapping: {losses: 0, within: 48h}\nstragglers: {slow: 1}\n";
         let mistakes = ClusterPolicy::parse(text).unwrap_err();
         let places: Vec<_> = mistakes.iter().filter_map(|mistake| mistake.split(':').next()).collect();
-        assert_eq!(places, ["namespaces", "namespaces.Vision!.weight", "priority_classes", "reshape_every"]);
+        let all = ["namespaces", "namespaces.Vision!.weight", "priority_classes", "reshape_every", "flapping.losses"];
+        assert_eq!(places[..5], all);
+        assert_eq!(places[5..], ["flapping.within", "stragglers.slow"]);
         assert!(ClusterPolicy::parse("quotas: {}").unwrap_err()[0].contains("quotas"));
     }
 }

@@ -97,10 +97,11 @@ impl Shared {
     /// An ended job's curve is read when someone asks for it.
     pub(crate) async fn load_curve(&self, id: &JobId) {
         let wanted = id.clone();
-        let folder =
-            self.handle.read(move |view| view.core.state().job(&wanted).map(|job| job.submission.folder.clone()));
-        if let Ok(Some(folder)) = folder.await
-            && let Err(error) = self.curves.load(id, &folder).await
+        let found = self.handle.read(move |view| {
+            view.core.state().job(&wanted).map(|job| (job.submission.folder.clone(), abandoned(job)))
+        });
+        if let Ok(Some((folder, abandoned))) = found.await
+            && let Err(error) = self.curves.load(id, &folder, abandoned).await
         {
             tracing::warn!(job = %id, error = &error as &dyn std::error::Error, "the curve can't be read");
         }
@@ -239,10 +240,15 @@ fn local(listener: &TcpListener, asked: SocketAddr) -> SocketAddr {
     listener.local_addr().unwrap_or(asked)
 }
 
+/// After which step, and up to which generation, the points of a job's curve are given up.
+pub(crate) fn abandoned(job: &cappa_core::Job) -> Option<(u64, u64)> {
+    job.rolled_back.map(|branch| (branch.after.0, branch.through.0))
+}
+
 /// The curves of jobs that are not over are needed before the first worker reports.
 async fn load_curves(core: &cappa_core::Core, curves: &Curves) {
     for job in core.state().live_jobs().filter(|job| !job.has_ended()) {
-        if let Err(error) = curves.load(&job.id, &job.submission.folder).await {
+        if let Err(error) = curves.load(&job.id, &job.submission.folder, abandoned(job)).await {
             tracing::warn!(job = %job.id, error = &error as &dyn std::error::Error, "the curve can't be read");
         }
     }

@@ -136,6 +136,10 @@ codes! {
     CollectiveFailed = "COLLECTIVE_FAILED", Grpc::Unavailable, Exit::JobFailed,
         "the group forms again by itself; if it keeps failing, check that the workers reach each other's addresses (\
          `cappactl workers ls`) on every port and that all run the same version";
+    /// A rank's parameters are not those of the others.
+    ReplicaDiverged = "REPLICA_DIVERGED", Grpc::DataLoss, Exit::JobFailed,
+        "nothing, if it happens once: the named rank goes on with the state of the others, or all go back to a checkpoint where \
+         nobody can tell who is right; if the same worker is named again, its memory or its GPU is failing: `cappactl workers drain` it";
     /// The device or the machine has no memory left.
     OutOfMemory = "OUT_OF_MEMORY", Grpc::ResourceExhausted, Exit::JobFailed,
         "use more workers, a smaller batch_size or model, or precision bf16";

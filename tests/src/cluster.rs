@@ -112,6 +112,11 @@ impl Cluster {
 
     /// Starts worker number `index`.
     pub fn start_worker(&mut self, index: usize) -> Result<()> {
+        self.start_worker_with(index, &[])
+    }
+
+    /// Starts worker number `index` with further arguments.
+    pub fn start_worker_with(&mut self, index: usize, more: &[&str]) -> Result<()> {
         let name = format!("worker-{index}");
         let cache = self.folder().join(format!("{name}.cache")).display().to_string();
         let coordinator = self.url();
@@ -130,7 +135,11 @@ impl Cluster {
         ]
         .map(str::to_owned);
         let bound = self.options.cache_mib.map(|mib| ["--cache-mib".to_owned(), mib.to_string()]);
-        let arguments: Vec<String> = arguments.into_iter().chain(bound.into_iter().flatten()).collect();
+        let arguments: Vec<String> = arguments
+            .into_iter()
+            .chain(bound.into_iter().flatten())
+            .chain(more.iter().map(|one| (*one).to_owned()))
+            .collect();
         let process = Process::start("cappa-worker", &name, self.folder.path(), &arguments, &self.options.env)?;
         self.workers.insert(index, process);
         Ok(())

@@ -1,7 +1,7 @@
 //! A small corpus with its manifests and tokenizer, made by the same commands that people use.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 
 use anyhow::{Result, bail};
 use cappa_test_stores::S3Server;
@@ -79,9 +79,14 @@ impl Corpus {
 
 /// Runs cappactl to a good end; what it wrote to stdout.
 pub fn cappactl(arguments: &[&str]) -> Result<String> {
-    let output = Command::new(binary("cappactl")?).args(arguments).output()?;
+    let output = cappactl_ended(arguments)?;
     if !output.status.success() {
         bail!("cappactl {} failed: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr));
     }
     Ok(String::from_utf8(output.stdout)?)
+}
+
+/// Runs cappactl to whatever end.
+pub fn cappactl_ended(arguments: &[&str]) -> Result<Output> {
+    Ok(Command::new(binary("cappactl")?).args(arguments).output()?)
 }

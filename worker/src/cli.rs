@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use cappa_shared::ids::WorkerId;
 use clap::{Args, Parser, Subcommand};
+use reqwest::Url;
 
 /// A member of CapPa training groups.
 #[derive(Debug, Parser)]
@@ -18,7 +19,7 @@ pub(crate) struct Cli {
 /// What the program does.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Serve a coordinator until told to end (SIGTERM: finish the step, checkpoint, exit).
+    /// Serve a coordinator until told to end (SIGTERM, or a notice of pre-emption: finish the step, checkpoint, exit).
     Run(RunArgs),
     /// Caption images with a checkpoint.
     Caption(CaptionArgs),
@@ -62,9 +63,16 @@ pub(crate) struct RunArgs {
     /// Peak of the device's matrix products in TFLOP/s, from its data sheet; without it there is no MFU metric.
     #[arg(long, env = "CAPPA_PEAK_TFLOPS")]
     pub peak_tflops: Option<f64>,
-    /// After SIGTERM, how many seconds there are to checkpoint and end.
+    /// After SIGTERM or a notice of pre-emption, how many seconds there are to checkpoint and end.
     #[arg(long, default_value_t = 25)]
     pub grace_seconds: u64,
+    /// When this file appears, the machine is about to be taken away: as SIGTERM.
+    #[arg(long, env = "CAPPA_PREEMPTION_FILE", value_name = "PATH")]
+    pub preemption_file: Option<PathBuf>,
+    /// Asked every second; an answer with status 200 that is neither empty nor FALSE says that the machine is about to be
+    /// taken away: as SIGTERM. E.g. http://metadata.google.internal/computeMetadata/v1/instance/preempted
+    #[arg(long, env = "CAPPA_PREEMPTION_URL", value_name = "URL")]
+    pub preemption_url: Option<Url>,
     /// Log lines as text or json.
     #[arg(long, env = "CAPPA_LOG_FORMAT", default_value = "text")]
     pub log_format: String,

@@ -8,11 +8,13 @@ use cappa_collective::AbortHandle;
 use cappa_session::{Barred, Bars};
 use cappa_shared::ids::{Generation, JobId};
 use parking_lot::{Mutex, MutexGuard};
+use tokio::sync::Notify;
 
 /// Shared by the session (which bars and stops) and the training thread (which enters and asks).
 #[derive(Default)]
 pub(crate) struct Interrupt {
     bars: Mutex<Bars<AbortHandle>>,
+    asked_to_end: Notify,
 }
 
 impl Interrupt {
@@ -41,5 +43,25 @@ impl Interrupt {
     /// Whether the process is to end.
     pub(crate) fn draining(&self) -> bool {
         self.bars().draining()
+    }
+
+    /// Why the process is to end, if it is.
+    pub(crate) fn ending(&self) -> Option<String> {
+        self.bars().ending().map(str::to_owned)
+    }
+
+    /// Wakes who waits for the process to be asked to end by the coordinator.
+    pub(crate) fn wake(&self) {
+        self.asked_to_end.notify_one();
+    }
+
+    /// Resolves once the coordinator has asked the process to end, with the reason.
+    pub(crate) async fn asked_to_end(&self) -> String {
+        loop {
+            if let Some(reason) = self.ending() {
+                return reason;
+            }
+            self.asked_to_end.notified().await;
+        }
     }
 }

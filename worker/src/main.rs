@@ -9,6 +9,7 @@ mod context;
 mod evaluate;
 mod interrupt;
 mod metrics;
+mod notice;
 mod replay;
 mod run;
 mod session;

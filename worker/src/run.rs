@@ -11,7 +11,6 @@ use cappa_session::{Identity, Order};
 use cappa_shared::telemetry::{LogFormat, Telemetry};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
@@ -20,6 +19,7 @@ use crate::cli::RunArgs;
 use crate::context::{Backend, Context};
 use crate::interrupt::Interrupt;
 use crate::metrics::Metrics;
+use crate::notice::Notices;
 use crate::session::Session;
 use crate::session::ledger::Ledger;
 use crate::session::logs::Forward;
@@ -131,19 +131,18 @@ async fn serve(args: RunArgs, backend: Backend, files: u64) -> Result<()> {
         axum::serve(listener, metrics.router()).with_graceful_shutdown(stopped.cancelled_owned()).await
     });
     let session = Session { identity, ledger: ledger.clone(), interrupt: interrupt.clone(), orders: orders.clone() };
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupted = signal(SignalKind::interrupt())?;
+    let mut notices = Notices::new(args.preemption_file, args.preemption_url)?;
     let conversation = session.run(&args.coordinator, &cancel);
     tokio::pin!(conversation);
-    tokio::select! {
-        ended = &mut conversation => ended.context("the session with the coordinator ended")?,
+    let reason = tokio::select! {
+        ended = &mut conversation => { ended.context("the session with the coordinator ended")?; String::new() }
         _ = trainer_ended => bail!("the training thread panicked; see the log above"),
-        _ = terminate.recv() => {}
-        _ = interrupted.recv() => {}
-    }
+        reason = notices.next() => reason,
+        reason = interrupt.asked_to_end() => reason,
+    };
 
-    tracing::info!(grace_seconds = args.grace_seconds, "asked to end: the group checkpoints first");
-    interrupt.bars().drain();
+    tracing::info!(reason, grace_seconds = args.grace_seconds, "asked to end: the group checkpoints first");
+    interrupt.bars().drain(&reason);
     ledger.stir();
     let grace = Duration::from_secs(args.grace_seconds);
     let drained = tokio::select! {

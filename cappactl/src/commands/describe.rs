@@ -41,6 +41,17 @@ impl Present for Job {
     }
 }
 
+/// A rank that takes so much longer than the mean is named.
+const SLOW: f64 = 1.2;
+
+/// The rank that the others wait for, if there is one.
+fn slowest(job: &Job) -> Option<String> {
+    let paces = job.paces.iter().enumerate().filter_map(|(rank, pace)| Some((rank, (*pace)?)));
+    let (rank, pace) = paces.max_by(|a, b| a.1.total_cmp(&b.1)).filter(|(_, pace)| *pace >= SLOW)?;
+    let worker = job.members.get(rank)?;
+    Some(format!("rank {rank} ({worker}), {pace:.1} times as long as the mean"))
+}
+
 /// What a job is, in the order in which people ask.
 pub(crate) fn facts(job: &Job) -> Vec<(String, String)> {
     let moment = |moment: Option<jiff::Timestamp>| moment.map(|moment| format!("{moment:.0}"));
@@ -57,6 +68,7 @@ pub(crate) fn facts(job: &Job) -> Vec<(String, String)> {
         ("Loss", latest.map(|point| format!("{:.4}", point.loss))),
         ("Learning rate", latest.map(|point| format!("{:.3e}", point.learning_rate))),
         ("Workers", Some(job.members.join(", ")).filter(|members| !members.is_empty())),
+        ("Slowest", slowest(job)),
         ("Generation", Some(job.generation.to_string())),
         ("Recoveries", Some(job.recoveries.to_string())),
         ("Bad samples", Some(units::grouped(job.quarantined))),

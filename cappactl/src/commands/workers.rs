@@ -1,7 +1,7 @@
 //! `cappactl workers`.
 
-use cappa_proto::ListWorkersRequest;
-use clap::Subcommand;
+use cappa_proto::{ListWorkersRequest, WorkerRequest};
+use clap::{Args, Subcommand};
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -16,6 +16,25 @@ use crate::views::Worker;
 pub(crate) enum Command {
     /// List the workers and what they do.
     Ls,
+    /// Put a quarantined worker into groups again before its cool-down is over.
+    Release(One),
+    /// Have a worker's process end: its group checkpoints and forms again without it.
+    Drain(One),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct One {
+    /// The worker's id.
+    worker: String,
+    /// Why; whoever looks at the worker or its job sees it.
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+}
+
+impl One {
+    fn request(&self) -> WorkerRequest {
+        WorkerRequest { worker_id: self.worker.clone(), reason: self.reason.clone().unwrap_or_default() }
+    }
 }
 
 #[derive(Serialize)]
@@ -23,12 +42,25 @@ pub(crate) enum Command {
 struct Workers(Vec<Worker>);
 
 pub(crate) async fn run(global: &Global, command: &Command) -> anyhow::Result<Exit> {
-    let Command::Ls = command;
     let client = connect(global)?;
-    let reply = client.jobs.clone().list_workers(ListWorkersRequest {}).await;
+    let mut jobs = client.jobs.clone();
+    let reply = match command {
+        Command::Ls => jobs.list_workers(ListWorkersRequest {}).await,
+        Command::Release(one) => jobs.release_worker(one.request()).await,
+        Command::Drain(one) => jobs.drain_worker(one.request()).await,
+    };
     let reply = reply.map_err(|status| client.failure(&status))?.into_inner();
     output::print(global.output, &Workers(reply.workers.into_iter().map(Worker::from).collect()))?;
     Ok(Exit::Ok)
+}
+
+/// Why a worker gets no place in a group, and for how long.
+fn note(worker: &Worker, now: Timestamp) -> String {
+    let note = worker.note.clone().unwrap_or_default();
+    match worker.quarantined_until {
+        Some(until) => format!("{note}; quarantined for another {}", units::age(now, until)),
+        None => note,
+    }
 }
 
 impl Present for Workers {
@@ -46,9 +78,13 @@ impl Present for Workers {
                 worker.step.to_string(),
                 worker.last_heard.map_or_else(dash, |then| units::age(then, now)),
                 worker.version.clone(),
+                note(worker, now),
             ]
         });
-        output::columns(&["WORKER", "HOST", "DEVICE", "STATE", "JOB", ">RANK", ">STEP", ">HEARD", "VERSION"], rows)
+        output::columns(
+            &["WORKER", "HOST", "DEVICE", "STATE", "JOB", ">RANK", ">STEP", ">HEARD", "VERSION", "NOTE"],
+            rows,
+        )
     }
 
     fn names(&self) -> Vec<String> {

@@ -21,7 +21,7 @@ fn job(steps: u64) -> Job {
         step: steps,
         total_steps: steps,
         generation: 2,
-        members: vec![wire::Member { worker_id: "worker-0".into(), rank: 0 }],
+        members: vec![wire::Member { worker_id: "worker-0".into(), rank: 0, pace: 0 }],
         submitted_unix_ms: 1_700_000_000_000,
         started_unix_ms: 1_700_000_001_000,
         ended_unix_ms: 1_700_000_240_000,

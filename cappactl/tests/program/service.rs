@@ -187,3 +187,21 @@ async fn priority_and_requeue_say_what_became_of_the_job() {
     assert_eq!((ended.code, ended.stdout.as_str()), (Some(0), "job demo-a is queued\n"), "{ended:?}");
     assert_eq!(server.cappactl(&["requeue", "nobody"]).await.code, Some(102));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn checkpoints_are_pinned_and_gone_back_to_and_workers_are_drained() {
+    let server = serve(watched(vec![])).await;
+    let pinned =
+        server.cappactl(&["checkpoints", "pin", "demo-a", "--step", "50", "--reason", "the best so far"]).await;
+    assert!(pinned.stdout.contains("pinned: the best so far"), "{pinned:?}");
+    let back = server.cappactl(&["checkpoints", "rollback", "demo-a", "--step", "50"]).await;
+    assert_eq!(back.stdout, "job demo-a goes on from step 50; it is running\n", "{back:?}");
+    let missing = server.cappactl(&["checkpoints", "rollback", "demo-a", "--step", "7"]).await;
+    assert_eq!(missing.code, Some(102), "{missing:?}");
+    assert!(missing.stderr.contains("there are 50"), "{missing:?}");
+    let drained = server.cappactl(&["workers", "drain", "worker-3", "--reason", "maintenance"]).await;
+    assert!(drained.stdout.contains("leaving") && drained.stdout.contains("maintenance"), "{drained:?}");
+    let released = server.cappactl(&["workers", "release", "worker-3"]).await;
+    assert_eq!(released.code, Some(1), "{released:?}");
+    assert!(released.stderr.contains("is not quarantined"), "{released:?}");
+}

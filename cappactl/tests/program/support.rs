@@ -115,7 +115,7 @@ pub(crate) fn job(id: &str, state: wire::JobState, step: u64) -> Job {
         step,
         total_steps: 100,
         generation: 1,
-        members: vec![wire::Member { worker_id: "worker-0".into(), rank: 0 }],
+        members: vec![wire::Member { worker_id: "worker-0".into(), rank: 0, pace: 0 }],
         submitted_unix_ms: 1_700_000_000_000,
         time: vec![wire::TimeBucket { bucket: "productive".into(), seconds: 72.5 }],
         spec_json: r#"{"name": "demo", "batch_size": 64}"#.into(),
@@ -280,9 +280,26 @@ impl Jobs for Fake {
 
     async fn checkpoints(&self, request: Request<wire::GetRequest>) -> Reply<wire::CheckpointsResponse> {
         self.find(&request.into_inner().job_id)?;
-        let manifest = "file:///store/jobs/demo-a/checkpoints/000000000050/MANIFEST.json".into();
-        let checkpoint = wire::CheckpointInfo { step: 50, manifest, bytes: 5_000_000, committed_unix_ms: 0 };
-        Ok(Response::new(wire::CheckpointsResponse { checkpoints: vec![checkpoint] }))
+        Ok(checkpoint_of_step(50, None))
+    }
+
+    async fn pin_checkpoint(&self, request: Request<wire::CheckpointRequest>) -> Reply<wire::CheckpointsResponse> {
+        let wire::CheckpointRequest { job_id, step, reason } = request.into_inner();
+        self.find(&job_id)?;
+        Ok(checkpoint_of_step(step, Some(reason)))
+    }
+
+    async fn unpin_checkpoint(&self, request: Request<wire::CheckpointRequest>) -> Reply<wire::CheckpointsResponse> {
+        Ok(checkpoint_of_step(request.into_inner().step, None))
+    }
+
+    async fn rollback(&self, request: Request<wire::CheckpointRequest>) -> Reply<Job> {
+        let wire::CheckpointRequest { job_id, step, .. } = request.into_inner();
+        if step != 50 {
+            let message = format!("job {job_id} has no checkpoint of step {step}; there are 50");
+            return Err(refusal(Code::NotFound, "NOT_FOUND", &message));
+        }
+        self.find(&job_id).map(Response::new)
     }
 
     async fn list_workers(&self, _: Request<wire::ListWorkersRequest>) -> Reply<wire::ListWorkersResponse> {
@@ -290,4 +307,22 @@ impl Jobs for Fake {
             wire::Worker { id: "worker-0".into(), state: "idle".into(), device: "cpu".into(), ..Default::default() };
         Ok(Response::new(wire::ListWorkersResponse { workers: vec![worker] }))
     }
+
+    async fn release_worker(&self, request: Request<wire::WorkerRequest>) -> Reply<wire::ListWorkersResponse> {
+        let worker = request.into_inner().worker_id;
+        Err(refusal(Code::FailedPrecondition, "WRONG_STATE", &format!("worker {worker} is not quarantined")))
+    }
+
+    async fn drain_worker(&self, request: Request<wire::WorkerRequest>) -> Reply<wire::ListWorkersResponse> {
+        let wire::WorkerRequest { worker_id, reason } = request.into_inner();
+        let worker = wire::Worker { id: worker_id, state: "leaving".into(), note: reason, ..Default::default() };
+        Ok(Response::new(wire::ListWorkersResponse { workers: vec![worker] }))
+    }
+}
+
+fn checkpoint_of_step(step: u64, pinned: Option<String>) -> Response<wire::CheckpointsResponse> {
+    let manifest = format!("file:///store/jobs/demo-a/checkpoints/{step:012}/MANIFEST.json");
+    let checkpoint =
+        wire::CheckpointInfo { step, manifest, bytes: 5_000_000, parts: 2, pinned, ..wire::CheckpointInfo::default() };
+    Response::new(wire::CheckpointsResponse { checkpoints: vec![checkpoint] })
 }

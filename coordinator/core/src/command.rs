@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{Generation, Incarnation, JobId, Link, Rank, Step, WorkerId};
+use crate::ids::{Generation, Incarnation, JobId, Link, Pace, Rank, Step, WorkerId};
 use crate::job::{Outcome, RankParts};
 use crate::policy::Scheduling;
 use crate::presence::Holding;
@@ -51,6 +51,20 @@ pub enum Command {
         job: JobId,
         /// To what.
         priority: i32,
+    },
+    /// Put a quarantined worker into groups again.
+    ReleaseWorker {
+        /// Who.
+        worker: WorkerId,
+        /// Why.
+        reason: String,
+    },
+    /// Have a worker's process end, after its group has checkpointed.
+    DrainWorker {
+        /// Who.
+        worker: WorkerId,
+        /// Why.
+        reason: String,
     },
     /// A worker says something.
     Worker(WorkerReport),
@@ -105,6 +119,40 @@ pub enum Command {
         step: Step,
         /// The attempt.
         generation: Generation,
+    },
+    /// Keep a checkpoint whatever retention says.
+    PinCheckpoint {
+        /// Whose.
+        job: JobId,
+        /// Its step.
+        step: Step,
+        /// Why.
+        reason: String,
+    },
+    /// Leave a checkpoint to retention again.
+    UnpinCheckpoint {
+        /// Whose.
+        job: JobId,
+        /// Its step.
+        step: Step,
+        /// Why.
+        reason: String,
+    },
+    /// Go back to a checkpoint and give up what came after it.
+    RollBack {
+        /// Which job.
+        job: JobId,
+        /// The checkpoint's step.
+        step: Step,
+        /// Why.
+        reason: String,
+    },
+    /// What a job committed on a branch that was given up is out of the way.
+    BranchAbandoned {
+        /// The job.
+        job: JobId,
+        /// The newest generation of the branch.
+        through: Generation,
     },
     /// The parts that no manifest names are gone.
     Swept {
@@ -228,6 +276,8 @@ pub enum Report {
     Heartbeat {
         /// The job it is at, its group and step.
         at: Option<(JobId, Generation, Step)>,
+        /// How fast it is beside the others of its group, once it knows.
+        pace: Option<Pace>,
     },
     /// It has finished its first step in the group.
     Entered {

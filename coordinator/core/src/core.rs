@@ -3,7 +3,7 @@
 use crate::command::Command;
 use crate::config::Timings;
 use crate::decide;
-use crate::ids::{Generation, JobId, Time};
+use crate::ids::{Generation, JobId, Step, Time, WorkerId};
 use crate::policy::{Bound, Policy};
 use crate::presence::Presence;
 use crate::record::{Event, Record};
@@ -48,6 +48,28 @@ pub enum Refusal {
     NotPaused(JobId),
     /// It is still on its way to being paused.
     StillPausing(JobId),
+    /// The job has no such checkpoint, but those of these steps.
+    UnknownCheckpoint {
+        /// Which job.
+        job: JobId,
+        /// Which step.
+        step: Step,
+        /// The steps there are, oldest first.
+        kept: Vec<Step>,
+    },
+    /// Going back would give up a checkpoint that someone has pinned.
+    Pinned {
+        /// Which job.
+        job: JobId,
+        /// The pinned checkpoint's step.
+        step: Step,
+    },
+    /// A checkpoint is being committed; in a moment it is known what there is to go back from.
+    StillCommitting(JobId),
+    /// No worker of that name is connected.
+    UnknownWorker(WorkerId),
+    /// The worker is not quarantined.
+    NotQuarantined(WorkerId),
     /// Another live process has this worker id.
     WorkerIdTaken,
     /// The stream is not the worker's newest.

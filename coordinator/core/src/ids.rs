@@ -84,6 +84,12 @@ number!(
     Time, u64
 );
 
+number!(
+    /// A rank's own time of a step, in which it waits for nobody, in thousandths of the mean of its group: smoothed over
+    /// steps, 1000 is as fast as the others.
+    Pace, u32
+);
+
 impl Generation {
     /// The one that follows.
     #[must_use]

@@ -33,6 +33,16 @@ pub enum Violation {
     GenerationsAreNeverReused(JobId, Generation),
     /// A checkpoint disappeared without having been retired, or the newest was retired.
     CommittedStaysCommitted(JobId),
+    /// A pinned checkpoint was given up.
+    PinnedStays(JobId),
+    /// A job went back to a step of which it has no checkpoint.
+    RollbacksLandOnACheckpoint(JobId),
+    /// A group went on from what a rollback had given up.
+    RollbacksAreObeyed(JobId),
+    /// A checkpoint was committed beside those of a branch that was given up.
+    OneBranchIsCommitted(JobId),
+    /// A quarantined worker was put into a group that could do without what it holds.
+    QuarantinedStaysOut(WorkerId),
     /// Something happened to a job after its end that must not.
     EndedStaysEnded(JobId),
     /// A group is larger than its job may be, or started from the queue smaller.

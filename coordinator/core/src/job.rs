@@ -36,7 +36,9 @@ pub struct Job {
     pub stopping: Option<StopCause>,
     /// Its group is breaking up so that only so many of its workers stay.
     pub shrink_to: Option<u32>,
-    /// When it last grew or shrank on purpose.
+    /// Its group is breaking up so that an idle worker takes the place of this one.
+    pub replacing: Option<WorkerId>,
+    /// When it last grew, shrank or had a worker replaced on purpose.
     pub reshaped_at: Option<Time>,
     /// When it last got workers after waiting in the queue.
     pub admitted_at: Option<Time>,
@@ -66,6 +68,19 @@ pub struct Job {
     pub litter_since: Option<Time>,
     /// Parts of this generation and of those before it are gone, unless a manifest names them.
     pub swept: Generation,
+    /// The branch that was given up last: what its groups still report means nothing.
+    pub rolled_back: Option<Branch>,
+    /// A branch that was given up, as long as what it committed is still to be moved aside.
+    pub abandoned: Option<Branch>,
+}
+
+/// A branch of a run that someone gave up: the job went back to a checkpoint and goes on from there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Branch {
+    /// The step that the job went back to: what came after it is given up.
+    pub after: Step,
+    /// The newest generation of the branch.
+    pub through: Generation,
 }
 
 /// The wait between a failure and the next try.
@@ -231,6 +246,10 @@ pub struct Checkpoint {
     pub bytes: u64,
     /// When its manifest was committed.
     pub committed_at: Time,
+    /// Files that it consists of.
+    pub parts: usize,
+    /// Why someone keeps it whatever retention says.
+    pub pin: Option<String>,
 }
 
 /// A checkpoint whose parts are all written.
@@ -308,6 +327,16 @@ impl Job {
     /// The newest committed checkpoint.
     pub fn newest_checkpoint(&self) -> Option<&Checkpoint> {
         self.checkpoints.last()
+    }
+
+    /// Whether the work of a group of this generation was given up.
+    pub fn gave_up(&self, generation: Generation) -> bool {
+        self.rolled_back.is_some_and(|branch| generation <= branch.through)
+    }
+
+    /// The kept checkpoint of a step.
+    pub fn checkpoint(&self, step: Step) -> Option<&Checkpoint> {
+        self.checkpoints.iter().find(|checkpoint| checkpoint.step == step)
     }
 
     /// The step that a start from storage begins with.

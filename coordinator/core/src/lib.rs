@@ -9,6 +9,7 @@ mod command;
 mod config;
 mod core;
 mod decide;
+mod flapping;
 mod ids;
 mod invariants;
 mod job;
@@ -24,19 +25,21 @@ mod work;
 pub use command::{Command, Failure, Indexed, IndexedSource, Report, Submission, WorkerReport};
 pub use config::Timings;
 pub use core::{Core, Refusal};
-pub use ids::{Generation, Incarnation, JobId, Link, Rank, Step, Time, WorkerId};
+pub use flapping::{Flaps, Quarantine};
+pub use ids::{Generation, Incarnation, JobId, Link, Pace, Rank, Step, Time, WorkerId};
 pub use invariants::{Violation, violations};
 pub use job::{
-    Attempt, Backoff, Checkpoint, Ending, Group, GroupStart, Job, Member, Outcome, Part, Phase, Quarantined, RankParts,
-    Stage,
+    Attempt, Backoff, Branch, Checkpoint, Ending, Group, GroupStart, Job, Member, Outcome, Part, Phase, Quarantined,
+    RankParts, Stage,
 };
 pub use log_invariants::log_violations;
 pub use policy::{
-    Bound, Condition, Dependency, FailureClass, OnPreemption, OnUnmet, Policy, Quota, Retry, Scheduling, StopCause,
+    Bound, Condition, Dependency, FailureClass, Flapping, OnPreemption, OnUnmet, Policy, Quota, Retry, Scheduling,
+    StopCause, Stragglers,
 };
 pub use presence::{Holding, Observation, Presence, Seen, WorkerPresence};
 pub use record::{BreakCause, Change, Event, Record, Sign};
-pub use schedule::{Admission, EndsWhen, Growth, Plan, Preemption, Reason, Shrink, Wait};
+pub use schedule::{Admission, EndsWhen, Growth, Plan, Preemption, Reason, Replacement, Shrink, Wait};
 pub use state::State;
 pub use usage::Usage;
 pub use work::Work;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ids::{Generation, JobId, Step};
 use crate::invariants::Violation;
-use crate::job::Phase;
+use crate::job::{Member, Phase};
 use crate::policy::StopCause;
 use crate::record::{Change, Record};
 use crate::schedule;
@@ -15,6 +15,7 @@ pub fn log_violations(records: &[Record]) -> Vec<Violation> {
     let mut check = Check::default();
     for record in records {
         check.history(record);
+        check.rollbacks(record);
         check.decision(record);
         check.state.apply(record);
     }
@@ -28,6 +29,11 @@ struct Check<'a> {
     generations: BTreeMap<&'a JobId, Generation>,
     ended: BTreeSet<&'a JobId>,
     kept: BTreeMap<&'a JobId, BTreeSet<(Step, Generation)>>,
+    pinned: BTreeSet<(&'a JobId, Step)>,
+    /// Jobs that went back to a step and had no group since.
+    going_back: BTreeMap<&'a JobId, Step>,
+    /// Jobs with a branch that is still to be moved aside.
+    branched: BTreeSet<&'a JobId>,
     found: Vec<Violation>,
 }
 
@@ -42,6 +48,12 @@ impl<'a> Check<'a> {
                 | Change::CheckpointFailed { .. }
                 | Change::CheckpointRetired { .. }
                 | Change::CheckpointDeleted { .. }
+                | Change::CheckpointPinned { .. }
+                | Change::CheckpointUnpinned { .. }
+                | Change::RolledBack { .. }
+                | Change::BranchAbandoned { .. }
+                | Change::WorkerQuarantined { .. }
+                | Change::WorkerReleased { .. }
                 | Change::Swept
         );
         match change {
@@ -75,11 +87,62 @@ impl<'a> Check<'a> {
         }
     }
 
+    /// What pins and rollbacks forbid.
+    fn rollbacks(&mut self, record: &'a Record) {
+        let Record { job, change, .. } = record;
+        let mut broken: Vec<fn(JobId) -> Violation> = Vec::new();
+        match change {
+            Change::CheckpointPinned { step, .. } => {
+                self.pinned.insert((job, *step));
+            }
+            Change::CheckpointUnpinned { step, .. } => {
+                self.pinned.remove(&(job, *step));
+            }
+            Change::CheckpointRetired { step, .. } if self.pinned.contains(&(job, *step)) => {
+                broken.push(Violation::PinnedStays);
+            }
+            Change::CheckpointCommitted { .. } if self.branched.contains(job) => {
+                broken.push(Violation::OneBranchIsCommitted);
+            }
+            Change::RolledBack { step, .. } => {
+                let kept = self.kept.entry(job).or_default();
+                if !kept.iter().any(|(of, _)| of == step) {
+                    broken.push(Violation::RollbacksLandOnACheckpoint);
+                }
+                kept.retain(|(of, _)| of <= step);
+                if self.pinned.iter().any(|(of, pinned)| *of == job && pinned > step) {
+                    broken.push(Violation::PinnedStays);
+                }
+                self.going_back.insert(job, *step);
+                self.branched.insert(job);
+            }
+            Change::BranchAbandoned { .. } => {
+                self.branched.remove(job);
+            }
+            Change::GroupFormed { step, members, .. } => {
+                if let Some(to) = self.going_back.remove(job)
+                    && (*step != to || members.iter().any(|member| member.has_state))
+                {
+                    broken.push(Violation::RollbacksAreObeyed);
+                }
+            }
+            _ => {}
+        }
+        self.found.extend(broken.into_iter().map(|violation| violation(job.clone())));
+    }
+
     /// What a decision must be, given the state that it was made in.
     fn decision(&mut self, record: &Record) {
         let Some(job) = self.state.job(&record.job) else {
             return;
         };
+        if let Change::GroupFormed { members, .. } = &record.change {
+            let is_sound = |member: &&Member| self.state.flaps().quarantine(&member.worker).is_none();
+            let step = |member: &Member| member.has_state.then_some(member.step);
+            let best = members.iter().filter(is_sound).filter_map(step).max();
+            let needless = members.iter().filter(|member| !is_sound(member) && step(member) <= best);
+            self.found.extend(needless.map(|member| Violation::QuarantinedStaysOut(member.worker.clone())));
+        }
         match &record.change {
             Change::GroupFormed { members, .. } if job.phase == Phase::Queued => {
                 if members.len() < job.submission.min_world_size() {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::JobId;
+use crate::ids::{JobId, Pace};
 
 /// A namespace's use of workers counts half after so long (Slurm's `PriorityDecayHalfLife` is the model). It is a constant
 /// because the use is a fold of the log: the same log must give the same state whatever the settings of the day are.
@@ -20,12 +20,60 @@ pub struct Policy {
     pub default: Quota,
     /// A job grows or shrinks on purpose at most this often: each time costs all its workers a new group.
     pub reshape_every: Duration,
+    /// When a worker has been lost too often to be trusted with a place in a group.
+    pub flapping: Flapping,
+    /// When a rank is too slow, and whether it is replaced.
+    pub stragglers: Stragglers,
+}
+
+/// A rank that takes so much longer than the mean of its group that all others wait for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stragglers {
+    /// From this pace on.
+    pub slow: Pace,
+    /// Whether an idle worker takes the place of the slowest one, at most as often as a group may be reshaped.
+    pub replace: bool,
+}
+
+impl Default for Stragglers {
+    /// Half as long again as the mean is slow; nobody is replaced.
+    fn default() -> Self {
+        Self { slow: Pace(1500), replace: false }
+    }
+}
+
+/// A worker that was lost so often within so long is put into no group for a while.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Flapping {
+    /// How often; at least one.
+    pub losses: u32,
+    /// Within how long; at most [`Flapping::REMEMBERED`].
+    pub within: Duration,
+    /// For how long it is kept out, unless someone releases it before.
+    pub cool_down: Duration,
+}
+
+impl Flapping {
+    /// Losses are remembered for so long. It is a constant because what is remembered is a fold of the log.
+    pub const REMEMBERED: Duration = Duration::from_secs(24 * 3600);
+}
+
+impl Default for Flapping {
+    fn default() -> Self {
+        Self { losses: 4, within: Duration::from_secs(600), cool_down: Duration::from_secs(900) }
+    }
 }
 
 impl Default for Policy {
     /// No limits, equal shares.
     fn default() -> Self {
-        Self { namespaces: BTreeMap::new(), default: Quota::default(), reshape_every: Duration::from_secs(60) }
+        Self {
+            namespaces: BTreeMap::new(),
+            default: Quota::default(),
+            reshape_every: Duration::from_secs(60),
+            flapping: Flapping::default(),
+            stragglers: Stragglers::default(),
+        }
     }
 }
 
@@ -179,11 +227,11 @@ pub enum FailureClass {
 }
 
 impl FailureClass {
-    /// The class of a failure's code, as workers report it.
+    /// The class of a failure's code, as workers report it: under its published name, or in logs of older programs the short one.
     pub fn of(code: &str) -> Self {
         match code {
-            "data" | "bad_samples" => Self::Data,
-            "numeric" | "memory" | "spec" => Self::User,
+            "data" | "bad_samples" | "DATA_UNREADABLE" | "TOO_MANY_BAD_SAMPLES" => Self::Data,
+            "numeric" | "memory" | "spec" | "NUMERIC_DIVERGENCE" | "OUT_OF_MEMORY" => Self::User,
             _ => Self::Infrastructure,
         }
     }
@@ -240,6 +288,14 @@ impl std::fmt::Display for StopCause {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn failures_are_classed_by_the_codes_that_workers_report() {
+        let of =
+            ["TOO_MANY_BAD_SAMPLES", "NUMERIC_DIVERGENCE", "OUT_OF_MEMORY", "STORE_UNREACHABLE"].map(FailureClass::of);
+        let (data, user, infrastructure) = (FailureClass::Data, FailureClass::User, FailureClass::Infrastructure);
+        assert_eq!(of, [data, user, user, infrastructure]);
+    }
 
     #[test]
     fn waits_before_new_tries_double_up_to_an_hour() {

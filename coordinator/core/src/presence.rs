@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::ids::{Generation, Incarnation, JobId, Link, Rank, Step, Time, WorkerId};
+use crate::ids::{Generation, Incarnation, JobId, Link, Pace, Rank, Step, Time, WorkerId};
 use crate::job::RankParts;
 
 /// Who is connected, when each was last heard and what each holds.
@@ -40,6 +40,10 @@ pub struct WorkerPresence {
     pub holding: Option<Holding>,
     /// It ends on purpose, for this reason.
     pub leaving: Option<String>,
+    /// Someone has it end, for this reason.
+    pub asked_to_end: Option<String>,
+    /// How fast it is beside the others of this group.
+    pace: Option<(Generation, Pace)>,
     /// The newest group it is known to have taken part in forming.
     pub(crate) joined: Option<(JobId, Generation)>,
     /// The newest group in which it has finished its first step.
@@ -118,6 +122,8 @@ pub enum Seen {
         worker: WorkerId,
         /// Where.
         place: Option<(JobId, Generation, Step)>,
+        /// How fast it is beside the others of its group, if it says so.
+        pace: Option<Pace>,
     },
     /// It has finished its first step in a group.
     Entered {
@@ -136,6 +142,13 @@ pub enum Seen {
         worker: WorkerId,
         /// The state it holds.
         holding: Holding,
+    },
+    /// Someone has it end.
+    AskedToEnd {
+        /// Who.
+        worker: WorkerId,
+        /// Why.
+        reason: String,
     },
     /// It ends on purpose.
     Leaving {
@@ -262,6 +275,8 @@ impl Presence {
             },
             holding: holding.clone(),
             leaving: same.and_then(|before| before.leaving.clone()),
+            asked_to_end: same.and_then(|before| before.asked_to_end.clone()),
+            pace: same.and_then(|before| before.pace),
             joined: place,
             entered: same.and_then(|before| before.entered.clone()),
             summoned: None,
@@ -306,6 +321,7 @@ impl Presence {
         | Seen::At { worker, .. }
         | Seen::Entered { worker, .. }
         | Seen::Left { worker, .. }
+        | Seen::AskedToEnd { worker, .. }
         | Seen::Leaving { worker, .. }
         | Seen::Summoned { worker, .. }
         | Seen::Released { worker, .. }
@@ -321,6 +337,10 @@ impl Presence {
                 presence.link = None;
                 return;
             }
+            Seen::AskedToEnd { reason, .. } => {
+                presence.asked_to_end = Some(reason.clone());
+                return;
+            }
             Seen::Summoned { job, generation, .. } => {
                 presence.summoned = Some((job.clone(), *generation));
                 return;
@@ -334,7 +354,10 @@ impl Presence {
                 presence.reported.remove(&key);
                 return;
             }
-            Seen::At { place, .. } => presence.is_at(place.as_ref()),
+            Seen::At { place, pace, .. } => {
+                presence.is_at(place.as_ref());
+                presence.keeps(place.as_ref(), *pace);
+            }
             Seen::Entered { job, generation, step, .. } => presence.enter(job, *generation, *step),
             Seen::Left { holding, .. } => presence.leave(holding),
             Seen::Leaving { reason, .. } => presence.leaving = Some(reason.clone()),
@@ -354,6 +377,22 @@ impl WorkerPresence {
     /// Whether it can be talked to and was heard within `detection`.
     pub fn is_live(&self, now: Time, detection: Duration) -> bool {
         self.link.is_some() && now.since(self.last_heard) <= detection
+    }
+
+    /// How fast it is beside the others of its group of this generation, once it has said so.
+    pub fn pace_in(&self, generation: Generation) -> Option<Pace> {
+        self.pace.filter(|(of, _)| *of == generation).map(|(_, pace)| pace)
+    }
+
+    fn keeps(&mut self, place: Option<&(JobId, Generation, Step)>, pace: Option<Pace>) {
+        if let (Some((_, generation, _)), Some(pace)) = (place, pace) {
+            self.pace = Some((*generation, pace));
+        }
+    }
+
+    /// Whether it ends on purpose, or is about to hear that it is to.
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.is_some() || self.asked_to_end.is_some()
     }
 
     /// The state of `job` that it holds, if it does.

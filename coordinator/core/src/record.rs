@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::command::{Indexed, Submission};
-use crate::ids::{Generation, JobId, Rank, Step, Time, WorkerId};
+use crate::ids::{Generation, JobId, Pace, Rank, Step, Time, WorkerId};
 use crate::job::{Ending, Member, Outcome, RankParts};
 use crate::policy::{FailureClass, StopCause};
 use crate::presence::Observation;
@@ -178,6 +178,54 @@ pub enum Change {
         /// The attempt.
         generation: Generation,
     },
+    /// Someone keeps a checkpoint whatever retention says.
+    CheckpointPinned {
+        /// The checkpoint's step.
+        step: Step,
+        /// The attempt.
+        generation: Generation,
+        /// Why.
+        reason: String,
+    },
+    /// A checkpoint is left to retention again.
+    CheckpointUnpinned {
+        /// The checkpoint's step.
+        step: Step,
+        /// The attempt.
+        generation: Generation,
+        /// Why.
+        reason: String,
+    },
+    /// Someone gave up what came after a checkpoint: the job goes on from there, and from nothing that workers hold.
+    RolledBack {
+        /// The checkpoint's step.
+        step: Step,
+        /// The newest generation that is given up.
+        generation: Generation,
+        /// Why.
+        reason: String,
+    },
+    /// The manifests of a branch that was given up are out of the way; its files are gone.
+    BranchAbandoned {
+        /// The newest generation of the branch.
+        generation: Generation,
+    },
+    /// A worker, which the job had last when it was lost, is put into no group for a while.
+    WorkerQuarantined {
+        /// Who.
+        worker: WorkerId,
+        /// Until when, unless someone releases it before.
+        until: Time,
+        /// Why.
+        reason: String,
+    },
+    /// A quarantined worker may be put into groups again.
+    WorkerReleased {
+        /// Who.
+        worker: WorkerId,
+        /// Why.
+        reason: String,
+    },
     /// The parts that no manifest names are gone.
     Swept,
     /// It is over.
@@ -249,6 +297,18 @@ pub enum BreakCause {
         /// Who gets the others.
         waiting: JobId,
     },
+    /// An idle worker takes the place of a slow one.
+    Straggler {
+        /// The slow one.
+        worker: WorkerId,
+        /// How slow.
+        pace: Pace,
+    },
+    /// Someone gave up its work: the job goes back to a checkpoint.
+    Rollback {
+        /// The checkpoint's step.
+        to: Step,
+    },
 }
 
 impl BreakCause {
@@ -281,6 +341,11 @@ impl std::fmt::Display for BreakCause {
             BreakCause::Departure { worker, reason } => write!(f, "{worker} ends on purpose: {reason}"),
             BreakCause::Shrink { to, waiting } => write!(f, "shrinks to {to} workers so that {waiting} can start"),
             BreakCause::Growth { joining } => write!(f, "grows by {joining} free workers"),
+            BreakCause::Straggler { worker, pace } => {
+                let times = f64::from(pace.0) / 1000.0;
+                write!(f, "{worker} takes {times:.1} times as long as the mean, an idle worker takes its place")
+            }
+            BreakCause::Rollback { to } => write!(f, "goes back to the checkpoint of step {to}"),
         }
     }
 }

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use crate::command::{Indexed, Submission};
 use crate::config::{FRUITLESS_FAILURE, FRUITLESS_LOSS};
+use crate::flapping::{Flaps, Quarantine};
 use crate::ids::{Generation, JobId, Step, Time, WorkerId};
-use crate::job::{Attempt, Backoff, Checkpoint, Ending, Group, GroupStart, Job, Phase, Stage};
+use crate::job::{Attempt, Backoff, Branch, Checkpoint, Ending, Group, GroupStart, Job, Phase, Stage};
 use crate::record::{BreakCause, Change, Record};
 use crate::usage::{Load, Usage};
 
@@ -18,6 +19,7 @@ pub struct State {
     membership: BTreeMap<WorkerId, JobId>,
     keys: BTreeMap<(String, String), JobId>,
     usage: BTreeMap<String, Usage>,
+    flaps: Flaps,
 }
 
 impl State {
@@ -51,6 +53,11 @@ impl State {
         self.usage.iter().map(|(namespace, usage)| (namespace.as_str(), usage))
     }
 
+    /// Workers that were lost, and those that are kept out of groups because of that.
+    pub fn flaps(&self) -> &Flaps {
+        &self.flaps
+    }
+
     /// The workers that belong to a group, by id.
     pub(crate) fn members(&self) -> impl Iterator<Item = &WorkerId> {
         self.membership.keys()
@@ -77,6 +84,19 @@ impl State {
         let Some(job) = self.jobs.get_mut(&record.job) else {
             return;
         };
+        match &record.change {
+            Change::GroupBroken { cause, .. } => {
+                if let Some(group) = job.group() {
+                    self.flaps.broken(record.at, &record.job, group, cause);
+                }
+            }
+            Change::WorkerQuarantined { worker, until, reason } => {
+                let (job, reason) = (record.job.clone(), reason.clone());
+                self.flaps.quarantine_worker(worker, Quarantine { job, since: record.at, until: *until, reason });
+            }
+            Change::WorkerReleased { worker, .. } => self.flaps.release(worker),
+            _ => {}
+        }
         let before = members_of(job);
         // A job that is new counted for nothing before.
         let load = if matches!(record.change, Change::Submitted { .. }) { Load::default() } else { Load::of(job) };
@@ -120,6 +140,7 @@ impl Job {
             submission,
             stopping: None,
             shrink_to: None,
+            replacing: None,
             reshaped_at: None,
             admitted_at: None,
             is_loan: false,
@@ -142,11 +163,17 @@ impl Job {
             retired: Vec::new(),
             litter_since: None,
             swept: Generation(0),
+            rolled_back: None,
+            abandoned: None,
         }
     }
 
     fn needs_attention(&self) -> bool {
-        !self.has_ended() || !self.committing.is_empty() || !self.retired.is_empty() || self.litter_since.is_some()
+        !self.has_ended()
+            || !self.committing.is_empty()
+            || !self.retired.is_empty()
+            || self.abandoned.is_some()
+            || self.litter_since.is_some()
     }
 
     fn enter(&mut self, at: Time, phase: Phase) {
@@ -156,6 +183,7 @@ impl Job {
             self.active = self.active_for(at);
             self.stopping = None;
             self.shrink_to = None;
+            self.replacing = None;
             self.is_loan = false;
         }
         if !had && has {
@@ -175,7 +203,7 @@ impl Job {
 
     fn apply(&mut self, at: Time, change: &Change) {
         match change {
-            Change::Submitted { .. } => {}
+            Change::Submitted { .. } | Change::WorkerQuarantined { .. } | Change::WorkerReleased { .. } => {}
             Change::Indexed { indexed } => self.take_index(at, indexed),
             Change::GroupFormed { .. } => self.form(at, change),
             Change::GroupRunning { .. } => self.set_stage(Stage::Running { since: at }),
@@ -214,6 +242,10 @@ impl Job {
             | Change::CheckpointFailed { .. }
             | Change::CheckpointRetired { .. }
             | Change::CheckpointDeleted { .. } => self.apply_checkpoint(at, change),
+            Change::CheckpointPinned { step, generation, reason } => self.pin(*step, *generation, Some(reason.clone())),
+            Change::CheckpointUnpinned { step, generation, .. } => self.pin(*step, *generation, None),
+            Change::RolledBack { step, generation, .. } => self.roll_back(*step, *generation),
+            Change::BranchAbandoned { .. } => self.abandoned = None,
         }
     }
 
@@ -242,6 +274,7 @@ impl Job {
         self.groups.push(GroupStart { generation: *generation, world_size, step: *step });
         self.is_loan |= is_loan;
         self.shrink_to = None;
+        self.replacing = None;
         self.started_at.get_or_insert(at);
         self.enter(
             at,
@@ -289,7 +322,12 @@ impl Job {
                 self.shrink_to = Some(*to);
                 return;
             }
-            BreakCause::Departure { .. } => return,
+            BreakCause::Straggler { worker, .. } => {
+                self.reshaped_at = Some(at);
+                self.replacing = Some(worker.clone());
+                return;
+            }
+            BreakCause::Departure { .. } | BreakCause::Rollback { .. } => return,
             BreakCause::Failure { .. } => FRUITLESS_FAILURE,
             BreakCause::Lost { .. } => FRUITLESS_LOSS,
         };
@@ -323,6 +361,8 @@ impl Job {
                         generation: *generation,
                         bytes: attempt.bytes(),
                         committed_at: at,
+                        parts: attempt.ranks.iter().map(|rank| rank.parts.len()).sum(),
+                        pin: None,
                     });
                     self.checkpoints.sort_by_key(|checkpoint| checkpoint.step);
                 }
@@ -341,6 +381,23 @@ impl Job {
                 self.retired.retain(|checkpoint| (checkpoint.step, checkpoint.generation) != (*step, *generation));
             }
             _ => {}
+        }
+    }
+
+    fn pin(&mut self, step: Step, generation: Generation, pin: Option<String>) {
+        if let Some(place) = self.checkpoint_at(step, generation) {
+            self.checkpoints[place].pin = pin;
+        }
+    }
+
+    fn roll_back(&mut self, step: Step, generation: Generation) {
+        self.checkpoints.retain(|checkpoint| checkpoint.step <= step);
+        self.discarded = generation;
+        let branch = Some(Branch { after: step, through: generation });
+        (self.rolled_back, self.abandoned) = (branch, branch);
+        self.fruitless = 0;
+        if let Some(group) = self.group_mut() {
+            group.completed.clear();
         }
     }
 

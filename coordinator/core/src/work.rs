@@ -3,7 +3,7 @@
 use crate::core::Core;
 use crate::decide;
 use crate::ids::{Generation, JobId, Link, Step, Time, WorkerId};
-use crate::job::{Job, Phase, Stage};
+use crate::job::{Branch, Job, Phase, Stage};
 use crate::presence::WorkerPresence;
 
 /// Something to be done. Equal values are the same thing, so whoever does it can tell what it has
@@ -44,6 +44,15 @@ pub enum Work {
         job: JobId,
         /// The group.
         generation: Generation,
+        /// Why.
+        reason: String,
+    },
+    /// Tell a worker to end its process.
+    Drain {
+        /// The worker.
+        worker: WorkerId,
+        /// Its stream.
+        link: Link,
         /// Why.
         reason: String,
     },
@@ -92,11 +101,34 @@ pub enum Work {
         /// The attempt.
         generation: Generation,
     },
+    /// Move aside what was committed on a branch that was given up, and delete its parts.
+    Abandon {
+        /// The job.
+        job: JobId,
+        /// The step that the job went back to.
+        after: Step,
+        /// The newest generation of the branch.
+        through: Generation,
+    },
     /// Delete parts that no manifest names.
     Sweep {
         /// The job.
         job: JobId,
     },
+}
+
+impl Work {
+    /// The job in whose folder it is to be done; nothing for what a worker is to be told.
+    pub fn in_store(&self) -> Option<&JobId> {
+        match self {
+            Self::Index { job }
+            | Self::CommitManifest { job, .. }
+            | Self::DeleteCheckpoint { job, .. }
+            | Self::Abandon { job, .. }
+            | Self::Sweep { job } => Some(job),
+            _ => None,
+        }
+    }
 }
 
 pub(crate) fn outstanding(core: &Core, now: Time) -> impl Iterator<Item = Work> {
@@ -106,7 +138,8 @@ pub(crate) fn outstanding(core: &Core, now: Time) -> impl Iterator<Item = Work> 
         let link = presence.link;
         link.into_iter().flat_map(move |link| {
             let stray = stray_work(core, worker, link, presence);
-            stray.into_iter().chain(acknowledgements(core, worker, link, presence))
+            let drain = drain_work(worker, link, presence);
+            drain.into_iter().chain(stray).chain(acknowledgements(core, worker, link, presence))
         })
     });
     of_jobs.chain(of_workers)
@@ -148,11 +181,14 @@ fn members_work<'a>(core: &'a Core, job: &'a Job) -> impl Iterator<Item = Work> 
 fn storage_work<'a>(core: &'a Core, now: Time, job: &'a Job) -> impl Iterator<Item = Work> + 'a {
     let id = &job.id;
     let index = decide::index_is_due(now, job).then(|| Work::Index { job: id.clone() });
-    let commits = job.committing.keys().map(|(step, generation)| Work::CommitManifest {
+    // Of a branch that was given up nothing may be left when the next checkpoint is committed, perhaps of the same step.
+    let committing = job.committing.keys().filter(|_| job.abandoned.is_none());
+    let commits = committing.map(|(step, generation)| Work::CommitManifest {
         job: id.clone(),
         step: *step,
         generation: *generation,
     });
+    let abandon = abandoned(job).map(|Branch { after, through }| Work::Abandon { job: id.clone(), after, through });
     // A group that begins from storage was promised the checkpoints there were when it formed.
     let restores = job.group().is_some_and(|group| {
         let is_starting = matches!(group.stage, Stage::Forming | Stage::Breaking { .. });
@@ -164,7 +200,20 @@ fn storage_work<'a>(core: &'a Core, now: Time, job: &'a Job) -> impl Iterator<It
         generation: checkpoint.generation,
     });
     let sweep = decide::sweep_is_due(core, now, job).then(|| Work::Sweep { job: id.clone() });
-    index.into_iter().chain(commits).chain(deletions).chain(sweep)
+    index.into_iter().chain(commits).chain(deletions).chain(abandon).chain(sweep)
+}
+
+/// The branch that is to be moved aside, once nobody reads or deletes anything of it any more.
+fn abandoned(job: &Job) -> Option<Branch> {
+    let abandoned = job.abandoned?;
+    let is_read = job.group().is_some_and(|group| group.generation <= abandoned.through);
+    (!is_read && job.retired.is_empty()).then_some(abandoned)
+}
+
+/// A worker that someone has end is told until it says goodbye.
+fn drain_work(worker: &WorkerId, link: Link, presence: &WorkerPresence) -> Option<Work> {
+    let reason = presence.asked_to_end.clone().filter(|_| presence.leaving.is_none())?;
+    Some(Work::Drain { worker: worker.clone(), link, reason })
 }
 
 /// What a worker is to be told that holds a job's state without belonging to the job's group.
@@ -187,7 +236,9 @@ fn stray_work(core: &Core, worker: &WorkerId, link: Link, presence: &WorkerPrese
     let is_useful = job.is_some_and(|job| match job.phase {
         Phase::Queued | Phase::Active(_) => decide::holds_useful_state(core, job, worker),
         // A paused job has its checkpoint, unless the pause came from the loss of all that could write one.
-        Phase::Paused { .. } => holding.has_state && holding.step > job.restore_step(),
+        Phase::Paused { .. } => {
+            holding.has_state && holding.generation > job.discarded && holding.step > job.restore_step()
+        }
         Phase::Indexing | Phase::Ended(_) => false,
     });
     // A member of another job's group drops what it holds when it forms.

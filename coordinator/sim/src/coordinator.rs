@@ -4,15 +4,16 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use cappa_core::{
-    Command, Core, Event as Decided, Indexed, Link, Record, Refusal, Report, Time, Timings, Work, WorkerId,
+    Command, Core, Event as Decided, Flapping, Indexed, Link, Policy, Record, Refusal, Report, Stragglers, Time,
+    Timings, Work,
 };
-use cappa_core::{WorkerReport, violations};
+use cappa_core::{WorkerId, WorkerReport, violations};
 use cappa_proto as wire;
 use cappa_proto::coordinator_message::Message as Told;
 use cappa_proto::worker_message::Message as Tell;
 use cappa_wire::Limits;
 
-use crate::world::{Event, World};
+use crate::world::{Event, Store, World};
 
 /// How often time is looked at when nothing happens.
 const TICK: u64 = 100;
@@ -91,7 +92,8 @@ impl World<'_> {
             sweep: self.timings.forming * 2,
         };
         let id = self.coordinators.len();
-        let core = Core::recover(timings, self.now + Duration::from_millis(skew), &self.store.log);
+        let core =
+            Core::recover(timings, self.now + Duration::from_millis(skew), &self.store.log).with_policy(policy());
         self.coordinators.push(Coordinator {
             core,
             alive: true,
@@ -291,15 +293,10 @@ impl World<'_> {
         let mut outstanding: Vec<Work> = outstanding.into_iter().collect();
         outstanding.sort_by_cached_key(|work| format!("{work:?}"));
         for work in outstanding {
-            match work {
-                Work::Index { .. }
-                | Work::CommitManifest { .. }
-                | Work::DeleteCheckpoint { .. }
-                | Work::Sweep { .. } => {
-                    self.store_work(id, work, now);
-                }
-                message if !self.coordinators[id].sent.contains(&message) => self.tell_work(id, message, now),
-                _ => {}
+            if work.in_store().is_some() {
+                self.store_work(id, work, now);
+            } else if !self.coordinators[id].sent.contains(&work) {
+                self.tell_work(id, work, now);
             }
         }
         if !self.coordinators[id].mailbox.is_empty() {
@@ -336,14 +333,8 @@ impl World<'_> {
             .tried
             .get(&work)
             .is_some_and(|(at, is_told)| *is_told || now.since(*at) < Duration::from_secs(5));
-        let (Work::Index { job }
-        | Work::CommitManifest { job, .. }
-        | Work::DeleteCheckpoint { job, .. }
-        | Work::Sweep { job }) = &work
-        else {
-            return;
-        };
-        let Some(job) = coordinator.core.state().job(job).filter(|_| !is_tried) else { return };
+        let job = work.in_store().and_then(|job| coordinator.core.state().job(job));
+        let Some(job) = job.filter(|_| !is_tried) else { return };
         let attempt = match &work {
             Work::CommitManifest { step, generation, .. } => job.committing.get(&(*step, *generation)).cloned(),
             _ => None,
@@ -398,6 +389,15 @@ impl World<'_> {
                 self.store.parts.retain(|(j, s, g, _)| (j.as_str(), *s, *g) != (job.as_str(), step.0, generation.0));
                 Command::CheckpointDeleted { job, step, generation }
             }
+            Work::Abandon { job, after, through } => {
+                let is_given_up = |step, generation| step > after.0 && generation <= through.0;
+                let is_left = |of: &str, step, generation| of != job.as_str() || !is_given_up(step, generation);
+                let Store { manifests, deleted, .. } = &mut self.store;
+                let gone = manifests.extract_if(.., |(of, step), generation| !is_left(of, *step, *generation));
+                deleted.extend(gone.map(|((of, step), generation)| (of, step, generation)));
+                self.store.parts.retain(|(of, step, generation, _)| is_left(of, *step, *generation));
+                Command::BranchAbandoned { job, through }
+            }
             Work::Sweep { job } => {
                 let (kept, active) = stored.litter;
                 let is_litter = |s, g| active.is_none_or(|active| g < active) && !kept.contains(&(s, g));
@@ -410,6 +410,13 @@ impl World<'_> {
             self.post(id, Item::Perform(done));
         }
     }
+}
+
+/// Two losses within the time of the faults are too many, and slow workers are replaced soon, so that both are common.
+fn policy() -> Policy {
+    let flapping = Flapping { losses: 2, within: Duration::from_secs(60), cool_down: Duration::from_secs(20) };
+    let stragglers = Stragglers { replace: true, ..Stragglers::default() };
+    Policy { flapping, stragglers, reshape_every: Duration::from_secs(5), ..Policy::default() }
 }
 
 fn brief(record: &Record) -> String {

@@ -103,6 +103,12 @@ impl World<'_> {
             Agreement::Broadcast { source, .. } => held[source.0 as usize].clone().unwrap(),
         };
         self.tell(|| format!("{}/{} agrees on step {}", assignment.job, assignment.generation, agreed.step));
+        if agreed.branch != self.branches(&assignment) {
+            let (job, step) = (&assignment.job, agreed.step);
+            self.breaks("RollbacksAreObeyed", || {
+                format!("{job} goes on from step {step} of a branch that was given up")
+            });
+        }
         for (place, before) in members.iter().zip(held) {
             // What is behind is given up before it is overwritten.
             let is_behind = before.is_none_or(|state| state.step < agreed.step);
@@ -142,7 +148,13 @@ impl World<'_> {
         {
             self.breaks("CommittedStaysCommitted", || format!("{job}: the parts of the checkpoint {step} are gone"));
         }
-        State { hash: self.truth.at(job.as_str(), step, self.lanes), job, step }
+        State { hash: self.truth.at(job.as_str(), step, self.lanes), branch: self.branches(assignment), job, step }
+    }
+
+    /// How often the job had gone back before this group was formed.
+    fn branches(&self, assignment: &Assignment) -> usize {
+        let of_job = self.rollbacks.iter().filter(|(job, _)| job.as_str() == assignment.job.as_str());
+        of_job.filter(|(_, generation)| generation.0 < assignment.generation.0).count()
     }
 
     /// One update of a whole group; a torn one completes on some ranks only.
@@ -184,10 +196,12 @@ impl World<'_> {
 
     /// What follows on one rank from an update: it is told, saved, and may be the last.
     fn stepped(&mut self, place: usize, is_over: bool, stop: bool, drain: bool) {
+        let pace = u32::try_from(self.random(500..2_000)).unwrap();
         let process = self.process(place);
         let Turn::Training { assignment, has_entered } = &mut process.turn else { return };
         let (assignment, enters) = (assignment.clone(), !std::mem::replace(has_entered, true));
         let step = process.state.as_ref().unwrap().step;
+        process.book.keep_pace(assignment.generation, pace);
         if !is_over {
             process.book.point(wire::StepMetrics { step, ..Default::default() });
         }

@@ -1,6 +1,6 @@
 //! What goes wrong, and what people ask for meanwhile.
 
-use cappa_core::{Command, Phase};
+use cappa_core::{Command, Phase, Step, WorkerId};
 
 use crate::world::{Event, World};
 
@@ -23,7 +23,7 @@ impl World<'_> {
                 self.tell(|| format!("worker-{place} hangs until {until}"));
                 if let Some(process) = &mut self.places[place].process {
                     process.hangs_until = process.hangs_until.max(until);
-                    process.calm_since = process.hangs_until;
+                    process.calm_since = process.calm_since.max(process.hangs_until);
                 }
             }
             30..40 => {
@@ -72,19 +72,48 @@ impl World<'_> {
             self.places[place].down_blocked_until = until;
         }
         if let Some(process) = &mut self.places[place].process {
-            process.calm_since = until;
+            process.calm_since = process.calm_since.max(until);
         }
     }
 
-    /// People pause and resume, now and then they cancel; in the end everything is resumed.
+    /// People have workers end, and release those that are quarantined.
+    fn attend_to_workers(&mut self) {
+        let worker = WorkerId(format!("worker-{}", self.random(0..self.places.len() as u64)));
+        let reason = "test".to_owned();
+        match self.random(0..20) {
+            0..2 => self.ask(Command::DrainWorker { worker, reason }),
+            2..4 => self.ask(Command::ReleaseWorker { worker, reason }),
+            _ => {}
+        }
+    }
+
+    /// People pause and resume, pin checkpoints and go back to one, now and then they cancel; in the end everything is
+    /// resumed.
     pub(crate) fn person(&mut self) {
         let next = self.random(1_000..10_000);
         self.at(next, Event::Person);
         let Some(leader) = self.leader() else { return };
+        if self.is_faulty() {
+            self.attend_to_workers();
+        }
         let jobs = self.jobs.clone();
         for job in jobs {
-            let phase = self.coordinators[leader].core.state().job(&job).map(|job| job.phase.clone());
+            let known = self.coordinators[leader].core.state().job(&job);
+            let phase = known.map(|job| job.phase.clone());
+            let kept: Vec<Step> =
+                known.into_iter().flat_map(|job| job.checkpoints.iter().map(|kept| kept.step)).collect();
             let reason = "test".to_owned();
+            if let Some(step) = self.rng_below(kept.len()).map(|place| kept[usize::try_from(place).unwrap()])
+                && self.is_faulty()
+            {
+                let (job, reason) = (job.clone(), reason.clone());
+                match self.random(0..20) {
+                    0..2 => self.ask(Command::RollBack { job, step, reason }),
+                    2..4 => self.ask(Command::PinCheckpoint { job, step, reason }),
+                    4..6 => self.ask(Command::UnpinCheckpoint { job, step, reason }),
+                    _ => {}
+                }
+            }
             match phase {
                 // The append of the submission failed.
                 None => {}

@@ -53,6 +53,12 @@ pub struct Summary {
     pub steps: u64,
     /// Checkpoints that were committed.
     pub checkpoints: u64,
+    /// Times that a job went back to a checkpoint.
+    pub rollbacks: u64,
+    /// Workers that were lost too often and kept out of groups for a while.
+    pub quarantines: u64,
+    /// Slow workers that an idle one was to replace.
+    pub replacements: u64,
     /// Losses by what gave them away: the stream's end, heartbeats, peers, a new process, absence.
     pub losses: [u64; 5],
 }
@@ -64,6 +70,9 @@ impl std::ops::AddAssign for Summary {
         self.groups += other.groups;
         self.steps += other.steps;
         self.checkpoints += other.checkpoints;
+        self.rollbacks += other.rollbacks;
+        self.quarantines += other.quarantines;
+        self.replacements += other.replacements;
         self.losses.iter_mut().zip(other.losses).for_each(|(sum, more)| *sum += more);
     }
 }

@@ -45,7 +45,7 @@ impl World<'_> {
         Some(id)
     }
 
-    fn rng_below(&mut self, bound: usize) -> Option<u64> {
+    pub(crate) fn rng_below(&mut self, bound: usize) -> Option<u64> {
         (bound > 0).then(|| self.random(0..bound as u64))
     }
 

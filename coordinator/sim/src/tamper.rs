@@ -22,13 +22,15 @@ pub enum Tamper {
     ForgetsAStep,
     /// Lost members are never noticed.
     IgnoresLosses,
+    /// A job goes back to a step of which it has no checkpoint.
+    RollsBackToNowhere,
     /// Something happens to a job after its end.
     RevivesEnded,
 }
 
 impl Tamper {
     /// All corruptions.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::LeadIsLast,
         Self::ForgetsMemory,
         Self::ReusesGeneration,
@@ -36,6 +38,7 @@ impl Tamper {
         Self::CommitsHalf,
         Self::ForgetsAStep,
         Self::IgnoresLosses,
+        Self::RollsBackToNowhere,
         Self::RevivesEnded,
     ];
 
@@ -76,6 +79,7 @@ impl Tamper {
             }
             (Self::CommitsHalf, Change::CheckpointWritten { ranks, .. }) => ranks.truncate(1),
             (Self::IgnoresLosses, Change::GroupBroken { cause: BreakCause::Lost { .. }, .. }) => return Vec::new(),
+            (Self::RollsBackToNowhere, Change::RolledBack { step, .. }) => step.0 += 1,
             (Self::RevivesEnded, Change::Ended { .. }) => more = Some(Change::Resumed),
             _ => {}
         }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use cappa_core::{Attempt, BreakCause, Change, Ending, JobId, Record, log_violations};
+use cappa_core::{Attempt, BreakCause, Change, Ending, JobId, Record, WorkerId, log_violations};
 use cappa_shared::ids::Rank;
 use cappa_shared::order::lanes_of_rank;
 
@@ -90,6 +90,7 @@ impl World<'_> {
                     });
                 }
             }
+            Change::GroupBroken { cause: BreakCause::Straggler { .. }, .. } => self.summary.replacements += 1,
             Change::GroupBroken { cause, .. } => match cause.sign() {
                 Some(sign) => self.summary.losses[sign as usize] += 1,
                 None if matches!(cause, BreakCause::Lost { .. }) => {
@@ -97,6 +98,11 @@ impl World<'_> {
                 }
                 None => {}
             },
+            Change::WorkerQuarantined { .. } => self.summary.quarantines += 1,
+            Change::RolledBack { generation, .. } => {
+                self.rollbacks.push((record.job.clone(), *generation));
+                self.summary.rollbacks += 1;
+            }
             Change::Ended { ending: Ending::Failed { code, message } } => {
                 self.breaks("JobsEndWell", || format!("{} failed: {code}: {message}", record.job));
             }
@@ -116,12 +122,22 @@ impl World<'_> {
     }
 
     /// A group starts from the highest step that a member holds, or any worker that is out of its group, lives, and
-    /// whose last word has arrived.
+    /// whose last word has arrived. Nobody counts on a worker that is quarantined, or that someone has end.
     pub(crate) fn check_no_step_lost(&mut self, id: usize, record: &Record) {
         let Change::GroupFormed { step, members, .. } = &record.change else { return };
         let now = self.millis();
+        let core = &self.coordinators[id].core;
+        let given_up = core.state().job(&record.job).map_or(0, |job| job.discarded.0);
+        let is_out_of_favour = |place: usize| {
+            let worker = WorkerId(format!("worker-{place}"));
+            let is_leaving = core.presence().worker(&worker).is_some_and(cappa_core::WorkerPresence::is_leaving);
+            is_leaving || core.state().flaps().quarantine(&worker).is_some()
+        };
         for (place, at) in self.places.iter().enumerate() {
             let Some(process) = &at.process else { continue };
+            if is_out_of_favour(place) || process.book.holding().is_some_and(|held| held.generation <= given_up) {
+                continue;
+            }
             let Some(state) = process.state.as_ref().filter(|state| state.job.as_str() == record.job.as_str()) else {
                 continue;
             };
@@ -187,7 +203,9 @@ impl World<'_> {
         let mut of_job = self.store.log.iter().rev().filter(|record| record.job.as_str() == job);
         let newest = of_job.find_map(|record| match &record.change {
             Change::GroupFormed { generation, .. } => Some(Some(generation.0)),
-            Change::Requeued { .. } | Change::Paused { .. } | Change::Ended { .. } => Some(None),
+            Change::Requeued { .. } | Change::Paused { .. } | Change::RolledBack { .. } | Change::Ended { .. } => {
+                Some(None)
+            }
             _ => None,
         });
         newest.flatten() == Some(generation)

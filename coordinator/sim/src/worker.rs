@@ -49,6 +49,8 @@ pub(crate) struct State {
     pub(crate) job: JobId,
     pub(crate) step: u64,
     pub(crate) hash: u64,
+    /// How often the job had gone back before this state was restored.
+    pub(crate) branch: usize,
 }
 
 impl State {
@@ -214,9 +216,8 @@ impl World<'_> {
 
     fn progress(&mut self, place: usize, id: usize) {
         let process = self.process(place);
-        let is_draining = process.bars.draining();
         let Some((_, conversation)) = process.stream.as_mut().filter(|(stream, _)| *stream == id) else { return };
-        let news = conversation.news(&mut process.book, is_draining);
+        let news = conversation.news(&mut process.book, process.bars.ending());
         news.into_iter().for_each(|tell| self.send_up(id, tell));
         self.inside(place, 200, Own::Progress(id));
     }
@@ -224,9 +225,8 @@ impl World<'_> {
     /// What is urgent goes out at once.
     pub(crate) fn urgent(&mut self, place: usize) {
         let process = self.process(place);
-        let is_draining = process.bars.draining();
         let Some((id, conversation)) = process.stream.as_mut() else { return };
-        let (id, news) = (*id, conversation.news(&mut process.book, is_draining));
+        let (id, news) = (*id, conversation.news(&mut process.book, process.bars.ending()));
         news.into_iter().for_each(|tell| self.send_up(id, tell));
     }
 
@@ -238,9 +238,14 @@ impl World<'_> {
         if process.stream.as_ref().is_none_or(|(stream, _)| *stream != id) {
             return;
         }
+        let was_draining = process.bars.draining();
         match obey(told, &mut process.book, &mut process.bars) {
             Ok(reaction) => {
                 let token = process.token;
+                if process.bars.draining() && !was_draining {
+                    self.inside(place, 20, Own::Ended);
+                }
+                let process = self.process(place);
                 process.orders.extend(reaction.order);
                 if reaction.abort.is_some() {
                     let after = self.random(1..50);
@@ -265,8 +270,8 @@ impl World<'_> {
             let Some(order) = process.orders.pop_front() else { return };
             let held = process.state.as_ref().map(State::held);
             match process.turns.take(order, held, process.bars.draining(), &mut process.book) {
-                Duty::Serve(assignment) => {
-                    process.state.take_if(|state| state.job != assignment.job);
+                Duty::Serve { assignment, keep } => {
+                    process.state.take_if(|state| !keep || state.job != assignment.job);
                     self.begin(place, assignment);
                 }
                 Duty::Drop => process.state = None,
@@ -313,7 +318,7 @@ impl World<'_> {
     /// A notice: the group checkpoints and goes on without this worker.
     pub(crate) fn drain(&mut self, place: usize) {
         let Some(process) = &mut self.places[place].process else { return };
-        process.bars.drain();
+        process.bars.drain("test");
         self.tell(|| format!("worker-{place} is asked to end"));
         self.inside(place, 20, Own::Ended);
     }

@@ -95,6 +95,8 @@ pub(crate) struct World<'t> {
     pub(crate) lanes: u32,
     pub(crate) step_time: u64,
     pub(crate) truth: Truth,
+    /// Every rollback in the log: the job, and the newest generation that was given up.
+    pub(crate) rollbacks: Vec<(JobId, cappa_core::Generation)>,
     pub(crate) summary: Summary,
     pub(crate) broken: Option<String>,
 }
@@ -120,6 +122,7 @@ impl<'t> World<'t> {
             lanes: rng.random_range(u32::try_from(places).unwrap()..=8),
             step_time: rng.random_range(50..400),
             truth: Truth::default(),
+            rollbacks: Vec::new(),
             summary: Summary::default(),
             broken: None,
             rng,
@@ -141,13 +144,14 @@ impl<'t> World<'t> {
         let job = JobId(format!("job-{number}"));
         let places = u32::try_from(self.places.len()).unwrap();
         let total_steps = cappa_core::Step(self.random(20..200));
+        let min_workers = self.rng.random_range(1..=places);
         let needs_index = self.chance(0.3);
         let submission = Submission {
             name: format!("job-{number}"),
             namespace: "default".to_owned(),
             priority: 0,
-            min_workers: self.rng.random_range(1..=places),
-            max_workers: places,
+            min_workers,
+            max_workers: self.rng.random_range(min_workers..=places),
             lanes: self.lanes,
             keep: self.rng.random_range(1..=3),
             total_steps,

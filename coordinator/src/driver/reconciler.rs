@@ -97,15 +97,10 @@ impl Reconciler {
         });
         let mut told = Vec::new();
         for work in outstanding {
-            match work {
-                Work::Index { .. }
-                | Work::CommitManifest { .. }
-                | Work::DeleteCheckpoint { .. }
-                | Work::Sweep { .. } => {
-                    self.start(view, work, now);
-                }
-                message if !self.sent.contains(&message) => told.extend(self.tell(view, message)),
-                _ => {}
+            if work.in_store().is_some() {
+                self.start(view, work, now);
+            } else if !self.sent.contains(&work) {
+                told.extend(self.tell(view, work));
             }
         }
         told

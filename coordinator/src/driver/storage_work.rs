@@ -29,6 +29,7 @@ pub(crate) struct StorageWork {
 enum Task {
     Commit { step: Step, generation: Generation, contents: Box<Result<Contents, ManifestProblems>> },
     Delete { step: Step, generation: Generation },
+    Abandon { after: Step, through: Generation },
     Sweep(Litter),
 }
 
@@ -54,9 +55,7 @@ impl WorkError {
 impl StorageWork {
     /// The piece that `work` asks for; none when it asks for no storage work.
     pub(super) fn of(view: &View, work: &Work) -> Option<Self> {
-        let (Work::CommitManifest { job, .. } | Work::DeleteCheckpoint { job, .. } | Work::Sweep { job }) = work else {
-            return None;
-        };
+        let job = work.in_store()?;
         let job = view.core.state().job(job)?;
         let task = match work {
             Work::CommitManifest { step, generation, .. } => {
@@ -65,6 +64,7 @@ impl StorageWork {
                 Task::Commit { step: *step, generation: *generation, contents }
             }
             Work::DeleteCheckpoint { step, generation, .. } => Task::Delete { step: *step, generation: *generation },
+            Work::Abandon { after, through, .. } => Task::Abandon { after: *after, through: *through },
             _ => Task::Sweep(Litter::of(job)),
         };
         Some(Self { job: job.id.clone(), folder: job.submission.folder.clone(), task })
@@ -100,6 +100,7 @@ impl Task {
                 Err(problems) => return Err(CommitError::from(problems.clone()).into()),
             },
             Self::Delete { step, generation } => checkpoints::delete(&folder, *step, *generation).await?,
+            Self::Abandon { after, through } => checkpoints::abandon(&folder, *after, *through).await?,
             Self::Sweep(litter) => litter.sweep(&folder).await?,
         }
         Ok(())
@@ -109,6 +110,7 @@ impl Task {
         match self {
             Self::Commit { step, generation, .. } => Command::ManifestCommitted { job, step, generation },
             Self::Delete { step, generation } => Command::CheckpointDeleted { job, step, generation },
+            Self::Abandon { through, .. } => Command::BranchAbandoned { job, through },
             Self::Sweep(_) => Command::Swept { job },
         }
     }

@@ -36,7 +36,7 @@ pub(super) fn detail(view: &View, curves: &Curves, facts: &Facts, id: &JobId) ->
     let stride = points.len().div_ceil(POINTS).max(1);
     let last = points.len().saturating_sub(1);
     let thinned = points.iter().enumerate().filter(|(place, _)| place % stride == 0 || *place == last);
-    let checkpoints = job.checkpoints.iter().map(|checkpoint| views::checkpoint(job, checkpoint));
+    let checkpoints = views::checkpoints(job).into_iter().rev().filter(|checkpoint| !checkpoint.retired);
     Some(json!({
         "now_unix_ms": view.now().0,
         "job": job_json(&views::job(view, curves, job)),
@@ -45,6 +45,7 @@ pub(super) fn detail(view: &View, curves: &Curves, facts: &Facts, id: &JobId) ->
         "workers": workers(view, facts),
         "checkpoints": checkpoints.map(|c| json!({
             "step": c.step, "manifest": c.manifest, "bytes": c.bytes, "committed_unix_ms": c.committed_unix_ms,
+            "parts": c.parts, "pinned": c.pinned,
         })).collect::<Vec<_>>(),
     }))
 }
@@ -53,7 +54,10 @@ fn job_json(job: &proto::Job) -> Value {
     let state = job.state().as_str_name().trim_start_matches("JOB_STATE_").to_ascii_lowercase();
     let time: Map<String, Value> =
         job.time.iter().map(|bucket| (bucket.bucket.clone(), json!(bucket.seconds))).collect();
-    let members = job.members.iter().map(|member| json!({"worker_id": member.worker_id, "rank": member.rank}));
+    let members = job
+        .members
+        .iter()
+        .map(|member| json!({"worker_id": member.worker_id, "rank": member.rank, "pace": member.pace}));
     json!({
         "id": job.id,
         "name": job.name,
@@ -114,6 +118,8 @@ fn workers(view: &View, facts: &Facts) -> Vec<Value> {
                 "device": worker.device,
                 "metrics_address": facts.of(&cappa_core::WorkerId(worker.id.clone())).metrics_address,
                 "last_heard_unix_ms": worker.last_heard_unix_ms,
+                "note": worker.note,
+                "quarantined_until_unix_ms": worker.quarantined_until_unix_ms,
             })
         })
         .collect()

@@ -37,9 +37,9 @@ impl Snapshot {
             snapshot.gauge(names::JOBS, vec![("state", state)], count);
         }
         let mut workers: BTreeMap<&str, f64> =
-            ["idle", "forming", "training", "holding", "lost"].map(|s| (s, 0.0)).into();
+            ["idle", "forming", "training", "holding", "leaving", "quarantined", "lost"].map(|s| (s, 0.0)).into();
         for (id, presence) in view.core.presence().workers() {
-            let state = views::worker_state(view, presence, view.core.state().job_of(id), view.now());
+            let state = views::worker_state(view, id, presence, view.core.state().job_of(id));
             *workers.entry(state).or_default() += 1.0;
         }
         for (state, count) in workers {

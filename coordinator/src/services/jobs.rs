@@ -1,6 +1,8 @@
 //! The Jobs service: what people and their tools call.
 
-use cappa_core::{Command, Job, JobId, Refusal, Submission};
+use std::time::Duration;
+
+use cappa_core::{Command, Job, JobId, Refusal, Step, Submission, WorkerId};
 use cappa_proto as proto;
 use cappa_proto::jobs_server::Jobs;
 use cappa_shared::code::Code;
@@ -12,10 +14,13 @@ use tonic::{Request, Response, Status};
 use super::status::{bad_request, not_found, refused, status};
 use super::{follow, queue, views};
 use crate::admission::{Admission, Rejected};
-use crate::server::Shared;
+use crate::server::{Shared, abandoned};
 
 /// Jobs of a page when the request does not say.
 const PAGE: usize = 100;
+
+/// How long a rollback waits for a checkpoint that is just being committed.
+const COMMIT_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Updates that a slow reader may lag behind before it is waited for.
 const LAG: usize = 256;
@@ -39,11 +44,45 @@ impl JobsService {
         found.await?.ok_or_else(|| not_found(id.as_str()))
     }
 
+    async fn perform(&self, command: Command) -> Result<(), Status> {
+        self.shared.handle.perform(command).await?.map_err(|refusal| refused(&refusal))
+    }
+
     async fn change(&self, id: &JobId, command: Command) -> Result<Response<proto::Job>, Status> {
-        match self.shared.handle.perform(command).await? {
-            Ok(()) => Ok(Response::new(self.view(id).await?)),
-            Err(refusal) => Err(refused(&refusal)),
+        self.perform(command).await?;
+        Ok(Response::new(self.view(id).await?))
+    }
+
+    /// Goes back, as soon as no checkpoint is half committed any more.
+    async fn roll_back(&self, command: Command) -> Result<(), Status> {
+        let mut changes = self.shared.handle.changes();
+        let deadline = tokio::time::Instant::now() + COMMIT_PATIENCE;
+        loop {
+            match self.shared.handle.perform(command.clone()).await? {
+                Err(Refusal::StillCommitting(_))
+                    if tokio::time::timeout_at(deadline, changes.changed())
+                        .await
+                        .is_ok_and(|changed| changed.is_ok()) => {}
+                decided => return decided.map_err(|refusal| refused(&refusal)),
+            }
         }
+    }
+
+    async fn workers(
+        &self,
+        is_wanted: impl Fn(&str) -> bool + Send + 'static,
+    ) -> Result<Response<proto::ListWorkersResponse>, Status> {
+        let facts = self.shared.facts.clone();
+        let mut workers = self.shared.handle.read(move |view| views::workers(view, &facts)).await?;
+        workers.retain(|worker| is_wanted(&worker.id));
+        Ok(Response::new(proto::ListWorkersResponse { workers }))
+    }
+
+    async fn kept(&self, id: JobId) -> Result<Response<proto::CheckpointsResponse>, Status> {
+        let wanted = id.clone();
+        let found = self.shared.handle.read(move |view| view.core.state().job(&wanted).map(views::checkpoints));
+        let checkpoints = found.await?.ok_or_else(|| not_found(id.as_str()))?;
+        Ok(Response::new(proto::CheckpointsResponse { checkpoints }))
     }
 
     async fn enqueue(&self, submission: Submission) -> Result<JobId, Status> {
@@ -215,30 +254,82 @@ impl Jobs for JobsService {
         &self,
         request: Request<proto::GetRequest>,
     ) -> Result<Response<proto::CheckpointsResponse>, Status> {
-        let id = JobId(request.into_inner().job_id);
-        let wanted = id.clone();
-        let found = self.shared.handle.read(move |view| {
-            let job = view.core.state().job(&wanted)?;
-            let newest_first = job.checkpoints.iter().rev();
-            Some(newest_first.map(|checkpoint| views::checkpoint(job, checkpoint)).collect())
-        });
-        let checkpoints = found.await?.ok_or_else(|| not_found(id.as_str()))?;
-        Ok(Response::new(proto::CheckpointsResponse { checkpoints }))
+        self.kept(JobId(request.into_inner().job_id)).await
+    }
+
+    async fn pin_checkpoint(
+        &self,
+        request: Request<proto::CheckpointRequest>,
+    ) -> Result<Response<proto::CheckpointsResponse>, Status> {
+        let (job, step, reason) = of_checkpoint(request, "pinned");
+        self.perform(Command::PinCheckpoint { job: job.clone(), step, reason }).await?;
+        self.kept(job).await
+    }
+
+    async fn unpin_checkpoint(
+        &self,
+        request: Request<proto::CheckpointRequest>,
+    ) -> Result<Response<proto::CheckpointsResponse>, Status> {
+        let (job, step, reason) = of_checkpoint(request, "unpinned");
+        self.perform(Command::UnpinCheckpoint { job: job.clone(), step, reason }).await?;
+        self.kept(job).await
+    }
+
+    async fn rollback(&self, request: Request<proto::CheckpointRequest>) -> Result<Response<proto::Job>, Status> {
+        let (job, step, reason) = of_checkpoint(request, "rolled back");
+        self.roll_back(Command::RollBack { job: job.clone(), step, reason }).await?;
+        let wanted = job.clone();
+        let branch = self.shared.handle.read(move |view| view.core.state().job(&wanted).and_then(abandoned)).await?;
+        if let Some((step, generation)) = branch {
+            self.shared.curves.roll_back(&job, step, generation);
+        }
+        Ok(Response::new(self.view(&job).await?))
     }
 
     async fn list_workers(
         &self,
         _request: Request<proto::ListWorkersRequest>,
     ) -> Result<Response<proto::ListWorkersResponse>, Status> {
-        let facts = self.shared.facts.clone();
-        let workers = self.shared.handle.read(move |view| views::workers(view, &facts)).await?;
-        Ok(Response::new(proto::ListWorkersResponse { workers }))
+        self.workers(|_| true).await
+    }
+
+    async fn release_worker(
+        &self,
+        request: Request<proto::WorkerRequest>,
+    ) -> Result<Response<proto::ListWorkersResponse>, Status> {
+        let (worker, reason) = of_worker(request, "released");
+        self.perform(Command::ReleaseWorker { worker: worker.clone(), reason }).await?;
+        self.workers(move |id| id == worker.as_str()).await
+    }
+
+    async fn drain_worker(
+        &self,
+        request: Request<proto::WorkerRequest>,
+    ) -> Result<Response<proto::ListWorkersResponse>, Status> {
+        let (worker, reason) = of_worker(request, "drained");
+        self.perform(Command::DrainWorker { worker: worker.clone(), reason }).await?;
+        self.workers(move |id| id == worker.as_str()).await
     }
 }
 
 /// The job of a change and the reason for it, or a plain one.
 fn reasoned(request: Request<proto::ChangeRequest>, plain: &str) -> (JobId, String) {
     let proto::ChangeRequest { job_id, reason } = request.into_inner();
-    let reason = if reason.is_empty() { format!("{plain} on request") } else { reason };
-    (JobId(job_id), reason)
+    (JobId(job_id), reason_or(reason, plain))
+}
+
+/// The checkpoint that something is asked of, and the reason for it, or a plain one.
+fn of_checkpoint(request: Request<proto::CheckpointRequest>, plain: &str) -> (JobId, Step, String) {
+    let proto::CheckpointRequest { job_id, step, reason } = request.into_inner();
+    (JobId(job_id), Step(step), reason_or(reason, plain))
+}
+
+/// The worker that something is asked of, and the reason for it, or a plain one.
+fn of_worker(request: Request<proto::WorkerRequest>, plain: &str) -> (WorkerId, String) {
+    let proto::WorkerRequest { worker_id, reason } = request.into_inner();
+    (WorkerId(worker_id), reason_or(reason, plain))
+}
+
+fn reason_or(reason: String, plain: &str) -> String {
+    if reason.is_empty() { format!("{plain} on request") } else { reason }
 }

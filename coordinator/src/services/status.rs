@@ -53,12 +53,31 @@ pub(crate) fn refused(refusal: &Refusal) -> Status {
             let message = format!("namespace {namespace} may have {limit} {} at most", queue::noun(*bound));
             status(Code::OverQuota, message)
         }
+        Refusal::UnknownCheckpoint { job, step, kept } => {
+            let kept: Vec<String> = kept.iter().map(ToString::to_string).collect();
+            let there =
+                if kept.is_empty() { "there is none yet".into() } else { format!("there are {}", kept.join(", ")) };
+            status(Code::NotFound, format!("job {job} has no checkpoint of step {step}; {there}"))
+        }
+        Refusal::Pinned { job, step } => {
+            let message = format!(
+                "job {job} would give up its checkpoint of step {step}, which is pinned; unpin it first \
+                 (`cappactl checkpoints unpin {job} --step {step}`)"
+            );
+            status(Code::WrongState, message)
+        }
+        Refusal::StillCommitting(job) => status(
+            Code::WrongState,
+            format!("a checkpoint of job {job} is still being committed; repeat this in a moment"),
+        ),
         Refusal::StillPausing(job) => {
             status(Code::WrongState, format!("job {job} is still saving its state; resume it when it is paused"))
         }
         Refusal::AlreadySubmitted(job) | Refusal::JobIdTaken(job) => {
             status(Code::AlreadyExists, format!("job {job} exists already"))
         }
+        Refusal::UnknownWorker(worker) => status(Code::NotFound, format!("no worker `{worker}` is connected")),
+        Refusal::NotQuarantined(worker) => status(Code::WrongState, format!("worker {worker} is not quarantined")),
         Refusal::WorkerIdTaken => {
             status(Code::AlreadyExists, "another live process has this worker id; give each worker its own")
         }

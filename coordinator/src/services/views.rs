@@ -1,6 +1,6 @@
 //! Jobs and workers as the wire shows them.
 
-use cappa_core::{Checkpoint, Ending, Holding, Job, Member, Phase, Reason, Stage, Time, WorkerId, WorkerPresence};
+use cappa_core::{Checkpoint, Ending, Group, Holding, Job, Member, Phase, Reason, Stage, WorkerId, WorkerPresence};
 use cappa_proto as proto;
 use cappa_proto::JobState;
 
@@ -29,7 +29,7 @@ pub(crate) fn job(view: &View, curves: &Curves, job: &Job) -> proto::Job {
         step,
         total_steps: submission.total_steps.0,
         generation: job.generation.0,
-        members: job.group().map(|group| members(&group.members)).unwrap_or_default(),
+        members: job.group().map(|group| members(view, group)).unwrap_or_default(),
         submitted_unix_ms: unix_ms(job.submitted_at),
         started_unix_ms: job.started_at.map_or(0, unix_ms),
         ended_unix_ms: if job.has_ended() { unix_ms(job.phase_since) } else { 0 },
@@ -165,25 +165,56 @@ fn waiting(view: &View, job: &Job) -> String {
     wait.map_or_else(|| "is about to start".to_owned(), |wait| queue::explanation(&wait.reason))
 }
 
-fn members(members: &[Member]) -> Vec<proto::Member> {
-    let ranked = (0..).zip(members);
-    ranked.map(|(rank, member)| proto::Member { worker_id: member.worker.to_string(), rank }).collect()
+fn members(view: &View, group: &Group) -> Vec<proto::Member> {
+    let pace = |member: &Member| view.core.presence().worker(&member.worker)?.pace_in(group.generation);
+    let ranked = (0..).zip(&group.members);
+    let member = |(rank, member): (u32, &Member)| proto::Member {
+        worker_id: member.worker.to_string(),
+        rank,
+        pace: pace(member).map_or(0, |pace| pace.0),
+    };
+    ranked.map(member).collect()
+}
+
+/// A job's checkpoints, newest first: those that are kept, and those whose files retention is still deleting.
+pub(crate) fn checkpoints(job: &Job) -> Vec<proto::CheckpointInfo> {
+    let kept = job.checkpoints.iter().map(|one| checkpoint(job, one));
+    let retired = job.retired.iter().map(|one| proto::CheckpointInfo { retired: true, ..checkpoint(job, one) });
+    let mut all: Vec<_> = kept.chain(retired).collect();
+    all.sort_by_key(|one| std::cmp::Reverse(one.step));
+    all
 }
 
 /// A committed checkpoint.
-pub(crate) fn checkpoint(job: &Job, checkpoint: &Checkpoint) -> proto::CheckpointInfo {
+fn checkpoint(job: &Job, checkpoint: &Checkpoint) -> proto::CheckpointInfo {
     let folder = job.submission.folder.trim_end_matches('/');
     proto::CheckpointInfo {
         step: checkpoint.step.0,
         manifest: format!("{folder}/{}", manifest_path(checkpoint.step)),
         bytes: checkpoint.bytes,
         committed_unix_ms: unix_ms(checkpoint.committed_at),
+        parts: u32::try_from(checkpoint.parts).unwrap_or(u32::MAX),
+        generation: checkpoint.generation.0,
+        pinned: checkpoint.pin.clone(),
+        retired: false,
     }
 }
 
-/// All workers that this process has seen, by id.
+/// All workers that this process has seen, and those that are quarantined, by id.
 pub(crate) fn workers(view: &View, facts: &Facts) -> Vec<proto::Worker> {
-    view.core.presence().workers().map(|(id, presence)| worker(view, facts, id, presence)).collect()
+    let presence = view.core.presence();
+    let seen = presence.workers().map(|(id, presence)| worker(view, facts, id, presence));
+    let quarantined = view.core.state().flaps().quarantined();
+    let unseen = quarantined.filter(|(id, _)| presence.worker(id).is_none()).map(|(id, quarantine)| proto::Worker {
+        id: id.to_string(),
+        state: "lost".to_owned(),
+        note: quarantine.reason.clone(),
+        quarantined_until_unix_ms: unix_ms(quarantine.until),
+        ..proto::Worker::default()
+    });
+    let mut all: Vec<_> = seen.chain(unseen).collect();
+    all.sort_by(|a, b| a.id.cmp(&b.id));
+    all
 }
 
 fn worker(view: &View, facts: &Facts, id: &WorkerId, presence: &WorkerPresence) -> proto::Worker {
@@ -191,24 +222,34 @@ fn worker(view: &View, facts: &Facts, id: &WorkerId, presence: &WorkerPresence) 
     let rank = job.and_then(Job::group).and_then(|group| group.member(id)).map_or(0, |(rank, _)| rank.0);
     let facts = facts.of(id);
     let holding = presence.holding.as_ref();
+    let quarantine = view.core.state().flaps().quarantine(id);
+    let leaves = presence.leaving.as_ref().or(presence.asked_to_end.as_ref());
     let at = job.map(|job| job.id.to_string()).or_else(|| holding.map(|holding| holding.job.to_string()));
     proto::Worker {
         id: id.to_string(),
         host: presence.host.clone(),
-        state: worker_state(view, presence, job, view.now()).to_owned(),
+        state: worker_state(view, id, presence, job).to_owned(),
         job_id: at.unwrap_or_default(),
         rank,
         step: holding.map_or(0, |holding| holding.step.0),
         version: facts.version,
         device: facts.device,
         last_heard_unix_ms: unix_ms(presence.last_heard),
+        note: quarantine.map(|quarantine| &quarantine.reason).or(leaves).cloned().unwrap_or_default(),
+        quarantined_until_unix_ms: quarantine.map_or(0, |quarantine| unix_ms(quarantine.until)),
     }
 }
 
 /// One of the words of `Worker.state`.
-pub(crate) fn worker_state(view: &View, presence: &WorkerPresence, job: Option<&Job>, now: Time) -> &'static str {
-    if !presence.is_live(now, view.core.timings().detection) {
+pub(crate) fn worker_state(view: &View, id: &WorkerId, presence: &WorkerPresence, job: Option<&Job>) -> &'static str {
+    if !presence.is_live(view.now(), view.core.timings().detection) {
         return "lost";
+    }
+    if job.is_none() && view.core.state().flaps().quarantine(id).is_some() {
+        return "quarantined";
+    }
+    if job.is_none() && presence.is_leaving() {
+        return "leaving";
     }
     let stage = job.and_then(Job::group).map(|group| &group.stage);
     match (stage, &presence.holding) {

@@ -53,7 +53,7 @@ impl FakeWorker {
 
     async fn open(address: &str, id: &str, incarnation: &str, place: Heartbeat) -> Self {
         let (to, messages) = mpsc::channel(64);
-        let Heartbeat { job_id, generation, step } = place.clone();
+        let Heartbeat { job_id, generation, step, .. } = place.clone();
         let hello = Hello {
             worker_id: id.to_owned(),
             incarnation: incarnation.to_owned(),
@@ -116,7 +116,7 @@ impl FakeWorker {
 
     /// Is at a step from now on.
     pub fn step_to(&self, form: &Form, step: u64) {
-        *self.place.lock() = Heartbeat { job_id: form.job_id.clone(), generation: form.generation, step };
+        *self.place.lock() = Heartbeat { job_id: form.job_id.clone(), generation: form.generation, step, pace: 0 };
     }
 
     /// Is told to abort, and leaves with its state.

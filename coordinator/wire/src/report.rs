@@ -1,7 +1,7 @@
 //! From the wire to the core.
 
 use cappa_core::{
-    Failure, Generation, Holding, Incarnation, JobId, Outcome, Part, Quarantined, Rank, RankParts, Report, Step,
+    Failure, Generation, Holding, Incarnation, JobId, Outcome, Pace, Part, Quarantined, Rank, RankParts, Report, Step,
 };
 use cappa_proto as proto;
 use cappa_proto::worker_message::Message as FromWorker;
@@ -26,9 +26,10 @@ pub fn greeting(hello: proto::Hello) -> Report {
 /// Any other message; nothing where it is not for the core.
 pub fn report_of(message: FromWorker) -> Option<Report> {
     Some(match message {
-        FromWorker::Heartbeat(proto::Heartbeat { job_id, generation, step }) => {
+        FromWorker::Heartbeat(proto::Heartbeat { job_id, generation, step, pace }) => {
             let is_idle = job_id.is_empty();
-            Report::Heartbeat { at: (!is_idle).then_some((JobId(job_id), Generation(generation), Step(step))) }
+            let at = (!is_idle).then_some((JobId(job_id), Generation(generation), Step(step)));
+            Report::Heartbeat { at, pace: (pace > 0).then_some(Pace(pace)) }
         }
         FromWorker::Entered(entered) => Report::Entered {
             job: JobId(entered.job_id),
@@ -61,6 +62,7 @@ pub fn report_of(message: FromWorker) -> Option<Report> {
         FromWorker::Goodbye(goodbye) => Report::Goodbye { reason: goodbye.reason },
         FromWorker::Progress(progress) => Report::Heartbeat {
             at: Some((JobId(progress.job_id), Generation(progress.generation), Step(progress.points.last()?.step))),
+            pace: None,
         },
         FromWorker::Hello(_) | FromWorker::Logs(_) => return None,
     })

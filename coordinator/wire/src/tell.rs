@@ -38,6 +38,7 @@ pub fn message(
             let (job_id, generation, reason) = (job.to_string(), generation.0, reason.clone());
             (*link, Message::Stop(proto::Stop { job_id, generation, reason }))
         }
+        Work::Drain { link, reason, .. } => (*link, Message::Drain(proto::Drain { reason: reason.clone() })),
         Work::Release { link, job, .. } => {
             let reason = release_reason(core, job);
             (*link, Message::Release(proto::Release { job_id: job.to_string(), reason }))
@@ -46,9 +47,7 @@ pub fn message(
             let committed = proto::Committed { job_id: job.to_string(), generation: generation.0, step: step.0 };
             (*link, Message::Committed(committed))
         }
-        Work::Index { .. } | Work::CommitManifest { .. } | Work::DeleteCheckpoint { .. } | Work::Sweep { .. } => {
-            return None;
-        }
+        _ => return None,
     })
 }
 
@@ -75,6 +74,7 @@ fn form(
         forming_seconds: limits.forming.as_secs_f64(),
         operation_seconds: limits.operation.as_secs_f64(),
         total_steps: job.submission.total_steps.0,
+        discarded: job.discarded.0,
     })
 }
 

@@ -8,7 +8,8 @@
 //!
 //! Every manifest names the one before by digest, and says which groups computed the steps since ([`Account`]). When
 //! retention takes a checkpoint, its manifest stays as `RETIRED.json` beside where it was, so that the chain back to the
-//! first is always whole and [`audit`] can follow it.
+//! first is always whole and [`audit`] can follow it. When a job goes back to a checkpoint, the manifests after it leave
+//! the chain: they stay as `ABANDONED-<generation>.json`, named after the newest group whose work was given up.
 
 mod account;
 mod audit;
@@ -20,7 +21,9 @@ use crate::ids::{Generation, Rank, Step};
 pub use account::{Account, FormedGroup, GroupSteps, OrderRecord, Previous, SourceRecord, lineage};
 pub use audit::{Audit, EpochUse, audit, chain};
 pub use manifest::{CheckpointManifest, Contents, ManifestProblems, Part, Quarantined, data_digest};
-pub use store::{CheckpointError, commit, committed, history, load, load_any, newest, read_part, retire, verify};
+pub use store::{
+    CheckpointError, abandon, commit, committed, examine, history, load, load_any, newest, read_part, retire,
+};
 
 /// The folder with all checkpoints, in the job's folder.
 pub const CHECKPOINTS: &str = "checkpoints";
@@ -50,6 +53,11 @@ pub fn manifest_path(step: Step) -> String {
 /// What is left of the manifest of a checkpoint that retention took, in the job's folder.
 pub fn retired_path(step: Step) -> String {
     format!("{}/{RETIRED}", step_folder(step))
+}
+
+/// What is left of the manifest of a checkpoint on a branch that was given up, in the job's folder.
+pub fn abandoned_path(step: Step, through: Generation) -> String {
+    format!("{}/ABANDONED-{through}.json", step_folder(step))
 }
 
 /// The step whose manifest lies at `path` (relative to [`CHECKPOINTS`]), retired or not, if it is one.

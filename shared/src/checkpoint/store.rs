@@ -8,13 +8,16 @@ use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 
 use super::manifest::{CheckpointManifest, ManifestProblems, Part};
-use super::{CHECKPOINTS, manifest_path, retired_path, step_of_any, step_of_manifest};
+use super::{CHECKPOINTS, abandoned_path, manifest_path, retired_path, step_of_any, step_of_manifest};
 use crate::code::Code;
-use crate::ids::Step;
+use crate::ids::{Generation, Step};
 use crate::storage::{Location, StorageError};
 
 /// Manifests that are read at once.
 const LOADS: usize = 16;
+
+/// Parts that are examined at once; each is in memory meanwhile.
+const EXAMINED: usize = 4;
 
 /// Why a checkpoint can't be committed or used.
 #[derive(Debug, Error)]
@@ -90,7 +93,35 @@ pub async fn retire(folder: &Location, step: Step) -> Result<(), StorageError> {
     }
 }
 
-/// Every manifest that was ever committed, oldest first, whether its checkpoint still exists or not; and what is wrong with
+/// Takes the checkpoints after a step out of the chain, retired ones as well: the job went back to that step. What groups after
+/// generation `through` committed stays as it is. The newest goes first, so that the chain is whole at any moment. Doing it
+/// again is no error.
+///
+/// # Errors
+/// What the store answered.
+pub async fn abandon(folder: &Location, after: Step, through: Generation) -> Result<(), StorageError> {
+    let entries = folder.list(CHECKPOINTS).await?;
+    let steps: BTreeSet<Step> = entries.iter().filter_map(|entry| step_of_any(&entry.path)).collect();
+    for step in steps.into_iter().rev().filter(|step| *step > after) {
+        for path in [manifest_path(step), retired_path(step)] {
+            let document = match folder.get(&path).await {
+                Err(StorageError::NotFound { .. }) => continue,
+                document => document?,
+            };
+            let manifest = CheckpointManifest::from_json(&document);
+            if manifest.is_ok_and(|manifest| manifest.contents().generation > through) {
+                continue;
+            }
+            match folder.put_if_absent(&abandoned_path(step, through), document).await {
+                Ok(()) | Err(StorageError::AlreadyExists { .. }) => folder.delete(&path).await?,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Every manifest that was ever committed on the way to the newest, oldest first, whether its checkpoint still exists or not; and what is wrong with
 /// those that can't be read.
 ///
 /// # Errors
@@ -152,7 +183,7 @@ async fn load_at(folder: &Location, path: &str, step: Step) -> Result<Checkpoint
     parsed.map_err(|source| CheckpointError::Manifest { url: format!("{folder}/{path}"), source })
 }
 
-/// The newest committed manifest that is intact, if any. Its parts are not looked at; see [`verify`] and [`read_part`].
+/// The newest committed manifest that is intact, if any. Its parts are not looked at; see [`examine`] and [`read_part`].
 ///
 /// # Errors
 /// What the store answered. Damaged manifests are passed over, with a warning in the log.
@@ -194,13 +225,24 @@ pub async fn read_part(
     Ok(content)
 }
 
-/// Reads all parts of a checkpoint, one after the other, and checks them against its manifest.
+/// Reads all parts of a checkpoint and checks them against its manifest. Returns what is wrong, part by part: nothing for one
+/// that is intact.
 ///
 /// # Errors
-/// As [`read_part`], for the first part with one.
-pub async fn verify(folder: &Location, manifest: &CheckpointManifest) -> Result<(), CheckpointError> {
-    for part in &manifest.contents().parts {
-        read_part(folder, manifest, part).await?;
+/// What the store answered, where that says nothing about the part.
+pub async fn examine(
+    folder: &Location,
+    manifest: &CheckpointManifest,
+) -> Result<Vec<CheckpointError>, CheckpointError> {
+    let parts = futures::stream::iter(&manifest.contents().parts);
+    let mut read = parts.map(|part| read_part(folder, manifest, part)).buffered(EXAMINED);
+    let mut damage = Vec::new();
+    while let Some(part) = read.next().await {
+        match part {
+            Ok(_) => {}
+            Err(error @ CheckpointError::Part { .. }) => damage.push(error),
+            Err(error) => return Err(error),
+        }
     }
-    Ok(())
+    Ok(damage)
 }

@@ -53,6 +53,9 @@ pub struct JobSpec {
     pub duration: Length,
     /// The type of matrix products. Master weights, loss and normalisation are always fp32.
     pub precision: Precision,
+    /// Updates after which all ranks compare their parameters; so they do before every checkpoint then. `None`: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verify_replicas: Option<u64>,
     /// How many workers the job starts with at least, and uses at most.
     pub workers: Workers,
     /// Whose quota and share the job counts against; the submission's when absent.

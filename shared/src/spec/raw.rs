@@ -46,6 +46,9 @@ pub(super) struct RawSpec {
     pub(super) duration: Option<RawDuration>,
     /// The type of matrix products. Default: fp32.
     pub(super) precision: Option<Precision>,
+    /// Updates after which all workers compare their parameters, which must be equal to the bit; so they do before every
+    /// checkpoint then. Default: never.
+    pub(super) verify_replicas: Option<u64>,
     /// How many workers the job uses: a number, or bounds. Default: 1.
     pub(super) workers: Option<Short<u32, RawWorkers>>,
     /// Whose quota and share the job counts against. Default: the one given on submission, else default.

@@ -32,6 +32,8 @@ pub struct Assignment {
     pub operation: Duration,
     /// Updates until training is complete.
     pub total_steps: Step,
+    /// State that was last in a group of this generation, or of one before it, is not gone on from.
+    pub discarded: Generation,
 }
 
 /// Another member.
@@ -100,6 +102,7 @@ impl TryFrom<wire::Form> for Assignment {
             forming: seconds(form.forming_seconds, "forming_seconds")?,
             operation: seconds(form.operation_seconds, "operation_seconds")?,
             total_steps: Step(form.total_steps),
+            discarded: Generation(form.discarded),
         })
     }
 }

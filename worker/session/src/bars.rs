@@ -17,12 +17,12 @@ pub struct Bars<H> {
     group: Option<(JobId, Generation, H)>,
     barred: Option<(JobId, Generation)>,
     stop: Option<(JobId, Generation)>,
-    is_draining: bool,
+    ending: Option<String>,
 }
 
 impl<H> Default for Bars<H> {
     fn default() -> Self {
-        Self { group: None, barred: None, stop: None, is_draining: false }
+        Self { group: None, barred: None, stop: None, ending: None }
     }
 }
 
@@ -75,14 +75,19 @@ impl<H> Bars<H> {
         self.stop.as_ref().is_some_and(|(j, g)| j == job && *g == generation)
     }
 
-    /// The process is to end: its group checkpoints and re-forms without it.
-    pub fn drain(&mut self) {
-        self.is_draining = true;
+    /// The process is to end, for this reason: its group checkpoints and re-forms without it. The first reason stays.
+    pub fn drain(&mut self, reason: &str) {
+        self.ending.get_or_insert_with(|| reason.to_owned());
     }
 
     /// Whether [`Bars::drain`] was asked.
     pub fn draining(&self) -> bool {
-        self.is_draining
+        self.ending.is_some()
+    }
+
+    /// Why the process is to end, if it is.
+    pub fn ending(&self) -> Option<&str> {
+        self.ending.as_deref()
     }
 }
 

@@ -21,6 +21,8 @@ pub struct Book {
     holding: Option<wire::Holding>,
     /// Rank 0 speaks for its group.
     speaks: bool,
+    /// Of the group that is held: its generation, and this rank's pace in it.
+    pace: Option<(u64, u32)>,
     points: VecDeque<wire::StepMetrics>,
     quarantined: Vec<wire::Quarantined>,
     quarantined_total: u64,
@@ -62,6 +64,17 @@ impl Book {
     /// What the process holds.
     pub fn holding(&self) -> Option<&wire::Holding> {
         self.holding.as_ref()
+    }
+
+    /// How fast this rank is in its group: its own time of a step in thousandths of the mean.
+    pub fn keep_pace(&mut self, generation: Generation, pace: u32) {
+        self.pace = Some((generation.0, pace));
+    }
+
+    /// How fast this rank is in the group that it holds; 0 as long as that is not known.
+    pub fn pace(&self) -> u32 {
+        let generation = self.holding.as_ref().map(|held| held.generation);
+        self.pace.filter(|(of, _)| Some(*of) == generation).map_or(0, |(_, pace)| pace)
     }
 
     /// Whether this member tells the group's progress.

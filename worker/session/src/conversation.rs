@@ -53,15 +53,18 @@ impl Conversation {
     /// It lives.
     pub fn heartbeat(&self, book: &Book) -> Tell {
         let holding = book.holding().cloned().unwrap_or_default();
-        Tell::Heartbeat(wire::Heartbeat { job_id: holding.job_id, generation: holding.generation, step: holding.step })
+        let wire::Holding { job_id, generation, step, .. } = holding;
+        Tell::Heartbeat(wire::Heartbeat { job_id, generation, step, pace: book.pace() })
     }
 
-    /// What is new since it was asked last. That the process is about to end comes before everything that
+    /// What is new since it was asked last. That the process is about to end, and why, comes before everything that
     /// ending brings about: who has left a group without being known to end would be put into the next one.
-    pub fn news(&mut self, book: &mut Book, is_draining: bool) -> Vec<Tell> {
+    pub fn news(&mut self, book: &mut Book, ending: Option<&str>) -> Vec<Tell> {
         let mut due = Vec::new();
-        if is_draining && !std::mem::replace(&mut self.said_goodbye, true) {
-            due.push(Tell::Goodbye(wire::Goodbye { reason: "the process was asked to end".into() }));
+        if let Some(reason) = ending
+            && !std::mem::replace(&mut self.said_goodbye, true)
+        {
+            due.push(Tell::Goodbye(wire::Goodbye { reason: reason.into() }));
         }
         due.extend(book.due(&mut self.cursor));
         due
@@ -86,11 +89,11 @@ mod tests {
         let mut book = Book::default();
         for _connection in 0..2 {
             let (mut conversation, _hello) = Conversation::open(&me, &mut book);
-            assert!(conversation.news(&mut book, false).is_empty());
+            assert!(conversation.news(&mut book, None).is_empty());
             book.notice(Tell::Left(wire::Left::default()));
-            let told = conversation.news(&mut book, true);
+            let told = conversation.news(&mut book, Some("asked to"));
             assert!(matches!(told[..], [Tell::Goodbye(_), Tell::Left(_)]), "{told:?}");
-            assert!(conversation.news(&mut book, true).is_empty(), "once a connection");
+            assert!(conversation.news(&mut book, Some("asked to")).is_empty(), "once a connection");
         }
     }
 }

@@ -14,6 +14,7 @@ mod book;
 mod conversation;
 mod obey;
 mod turns;
+mod vote;
 
 pub use agree::{Agreement, agree};
 pub use assignment::{Assignment, BadForm, Order, Peer};
@@ -23,3 +24,4 @@ pub use book::{Book, Cursor};
 pub use conversation::{Conversation, Identity};
 pub use obey::{Reaction, Unwanted, obey};
 pub use turns::{Duty, Held, Turns};
+pub use vote::{Digest, divergent};

@@ -67,6 +67,10 @@ pub fn obey<H>(told: Told, book: &mut Book, bars: &mut Bars<H>) -> Result<Reacti
             }
             Reaction::nothing()
         }
+        Told::Drain(drain) => {
+            bars.drain(&drain.reason);
+            Reaction::nothing()
+        }
         Told::Committed(committed) => {
             book.settled(committed.step, committed.generation);
             Reaction::nothing()

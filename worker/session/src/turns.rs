@@ -19,9 +19,15 @@ pub struct Held<'a> {
 /// What an order asks of the training thread.
 #[derive(Debug)]
 pub enum Duty {
-    /// Drop what is held of any other job, then take the place in the group. Whoever assigned it counts on that:
-    /// state that nobody knows of could come back after its job was rolled back or went on elsewhere.
-    Serve(Box<Assignment>),
+    /// Drop what is held of any other job, and unless `keep` of this one too, then take the place in the group. Whoever
+    /// assigned it counts on that: state that nobody knows of could come back after its job was rolled back or went on
+    /// elsewhere.
+    Serve {
+        /// The place.
+        assignment: Box<Assignment>,
+        /// Whether what is held of the job may be gone on from.
+        keep: bool,
+    },
     /// Drop the state.
     Drop,
     /// Nothing: it was answered already.
@@ -45,10 +51,11 @@ impl Turns {
                 Duty::Rest
             }
             Order::Form(assignment) => {
-                let step = held.filter(|held| *held.job == assignment.job).map(|held| held.step).unwrap_or_default();
-                book.hold(&assignment.job, assignment.generation, step, true);
+                let keep = book.holding().is_none_or(|held| held.generation > assignment.discarded.0);
+                let held = held.filter(|held| keep && *held.job == assignment.job);
+                book.hold(&assignment.job, assignment.generation, held.map(|held| held.step).unwrap_or_default(), true);
                 book.speak(assignment.rank.0 == 0);
-                Duty::Serve(assignment)
+                Duty::Serve { assignment, keep }
             }
             Order::Leave { job, generation } => {
                 // It may come when the thread was out already, or before it was in.
@@ -121,6 +128,7 @@ impl Turns {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use cappa_shared::spec::{JobSpec, SpecBase};
 
     #[test]
     fn an_order_to_leave_is_answered_once_with_the_state_that_is_held() {
@@ -147,6 +155,35 @@ mod tests {
         assert_eq!(told, Some(("mine-1", 2, 46)));
         let [Tell::Left(left)] = &book.due(&mut Default::default())[..] else { panic!("nothing is told") };
         assert_eq!((left.job_id.as_str(), left.has_state), ("other-1", false));
+    }
+
+    #[test]
+    fn state_from_before_a_rollback_is_dropped_before_the_next_group() {
+        let (mut turns, mut book) = (Turns::default(), Book::default());
+        let job: JobId = "demo-1".parse().unwrap();
+        let form = |generation, discarded| {
+            let spec = "apiVersion: cappa.dev/v1\nname: demo\nduration: {steps: 100}\nmodel: {preset: tiny}\n\
+                        data: {train: /data/manifest.json, tokenizer: /data/tokenizer.json}\n";
+            let peer = wire::Peer { worker_id: "worker-0".into(), ..Default::default() };
+            let form = wire::Form {
+                job_id: "demo-1".into(),
+                generation,
+                discarded,
+                members: vec![peer],
+                spec_json: JobSpec::parse(spec, &SpecBase::none()).unwrap().to_json(),
+                ..Default::default()
+            };
+            Order::Form(Box::new(form.try_into().unwrap()))
+        };
+        book.hold(&job, Generation(4), Step(37), false);
+        let held = Some(Held { job: &job, step: Step(37) });
+        let told = |book: &Book| book.holding().map(|held| (held.generation, held.step));
+        let duty = turns.take(form(5, 3), held, false, &mut book);
+        assert!(matches!(duty, Duty::Serve { keep: true, .. }), "its state is of a later generation");
+        assert_eq!(told(&book), Some((5, 37)));
+        let duty = turns.take(form(6, 5), held, false, &mut book);
+        assert!(matches!(duty, Duty::Serve { keep: false, .. }), "the job went back after generation 5");
+        assert_eq!(told(&book), Some((6, 0)));
     }
 
     #[test]

@@ -112,7 +112,7 @@ impl Session {
                     None => return lost(&"the coordinator closed the stream"),
                 },
                 () = self.ledger.news() => {
-                    let news = conversation.news(&mut self.ledger.book(), self.interrupt.draining());
+                    let news = conversation.news(&mut self.ledger.book(), self.interrupt.ending().as_deref());
                     if !tell_all(&tell, news).await { return lost(&"the stream closed"); }
                 }
                 _ = heartbeat.tick() => {
@@ -120,11 +120,11 @@ impl Session {
                     if !tell_all(&tell, vec![beat]).await { return lost(&"the stream closed"); }
                 }
                 _ = progress.tick() => {
-                    let news = conversation.news(&mut self.ledger.book(), self.interrupt.draining());
+                    let news = conversation.news(&mut self.ledger.book(), self.interrupt.ending().as_deref());
                     if !tell_all(&tell, news).await { return lost(&"the stream closed"); }
                 }
                 () = cancel.cancelled() => {
-                    let news = conversation.news(&mut self.ledger.book(), self.interrupt.draining());
+                    let news = conversation.news(&mut self.ledger.book(), self.interrupt.ending().as_deref());
                     tell_all(&tell, news).await;
                     return Ok(Ended::Cancelled);
                 }
@@ -142,6 +142,9 @@ impl Session {
                 }
                 if let Some(order) = reaction.order {
                     self.order(order);
+                }
+                if self.interrupt.draining() {
+                    self.interrupt.wake();
                 }
                 Ok(())
             }
@@ -176,6 +179,7 @@ fn log(told: &Told) {
             tracing::info!(job = job_id, generation, reason, "leaving the group");
         }
         Told::Release(wire::Release { job_id, reason }) => tracing::info!(job = job_id, reason, "released"),
+        Told::Drain(wire::Drain { reason }) => tracing::info!(reason, "asked to end"),
         Told::Stop(wire::Stop { job_id, reason, .. }) => {
             tracing::info!(job = job_id, reason, "asked to checkpoint and stop");
         }

@@ -8,6 +8,7 @@ pub(crate) mod group;
 pub(crate) mod outcome;
 mod page;
 mod record;
+mod replicas;
 pub(crate) mod state;
 pub(crate) mod stats;
 
@@ -51,8 +52,8 @@ impl Trainer {
             let Context { ledger, interrupt, .. } = &self.context;
             let (held, is_draining) = (self.state.as_ref().map(TrainState::held), interrupt.draining());
             match ledger.urgent(|book| self.turns.take(order, held, is_draining, book)) {
-                Duty::Serve(assignment) => {
-                    self.state.take_if(|state| state.job != assignment.job);
+                Duty::Serve { assignment, keep } => {
+                    self.state.take_if(|state| !keep || state.job != assignment.job);
                     self.serve(&assignment);
                 }
                 Duty::Drop => self.state = None,
@@ -76,6 +77,7 @@ impl Trainer {
             Ok(Ending::Drained) => self.tell_left(assignment, None),
             Err(departure) => {
                 tracing::warn!(reason = with_causes(&departure), "left the group");
+                self.state.take_if(|_| departure.is_of_own_state());
                 self.tell_left(assignment, departure.failure());
             }
         }

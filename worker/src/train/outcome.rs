@@ -65,6 +65,9 @@ pub(crate) enum Departure {
         /// Its loss.
         loss: f64,
     },
+    /// This rank's parameters are not those of the majority.
+    #[error("{0}")]
+    ReplicaDiverged(String),
     /// No manifest could be restored.
     #[error("no committed checkpoint can be restored")]
     Checkpoint(#[from] CheckpointError),
@@ -92,6 +95,11 @@ impl From<CollectiveError> for Departure {
 }
 
 impl Departure {
+    /// Whether the state that this rank holds is at fault, and must not be gone on from.
+    pub(crate) fn is_of_own_state(&self) -> bool {
+        matches!(self, Self::ReplicaDiverged(_))
+    }
+
     /// What the coordinator is told; nothing where it gave the order.
     pub(crate) fn failure(&self) -> Option<wire::Failure> {
         let (code, permanent) = match self {
@@ -104,6 +112,7 @@ impl Departure {
             Self::Data(_) | Self::Open(_) | Self::Unsuitable(_) => (Code::DataUnreadable, true),
             Self::TooManyBad { .. } => (Code::TooManyBadSamples, true),
             Self::Diverged { .. } => (Code::NumericDivergence, true),
+            Self::ReplicaDiverged(_) => (Code::ReplicaDiverged, false),
             Self::Checkpoint(CheckpointError::Storage(source)) => (source.code(), true),
             Self::Checkpoint(_) => (Code::CheckpointDamaged, true),
             Self::Evaluation { source, .. } => {

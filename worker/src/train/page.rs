@@ -48,6 +48,16 @@ impl Turn<'_> {
             drain: vote(self.context.interrupt.draining()),
         }
     }
+
+    /// Compares the replicas, where the job asks for that after this step.
+    fn verify(&self, state: &TrainState, saves: bool) -> Result<(), Departure> {
+        match self.assignment.spec.verify_replicas {
+            Some(every) if saves || state.step.0.is_multiple_of(every) => {
+                self.place.verify(self.assignment, state, self.context)
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Trains from the state's step to the job's last, or until the group breaks or is asked to end.
@@ -89,11 +99,16 @@ pub(super) fn train(turn: &Turn<'_>, recorder: &mut Recorder, state: &mut TrainS
         clock.lap(Phase::Optimizer);
 
         let ending = all.ending();
-        if state.step.0.is_multiple_of(spec.checkpoint.every) || state.step == *total_steps || ending.is_some() {
+        let saves =
+            state.step.0.is_multiple_of(spec.checkpoint.every) || state.step == *total_steps || ending.is_some();
+        let verified = turn.verify(state, saves); // no checkpoint is made of replicas that have come apart
+        clock.lap(Phase::Comm);
+        if saves && verified.is_ok() {
             turn.writer.save(turn.assignment, state);
             clock.lap(Phase::Checkpoint);
         }
         recorder.record(clock, &all, &update, state, batch.quarantined);
+        verified?;
         if let Some(ending) = ending.filter(|_| state.step < *total_steps) {
             return Ok(ending);
         }

@@ -7,6 +7,7 @@ use cappa_model::optim::StepStats as Update;
 use cappa_proto as wire;
 use cappa_proto::worker_message::Message as Tell;
 use cappa_session::Assignment;
+use cappa_shared::ids::Generation;
 
 use super::config;
 use super::outcome::Departure;
@@ -188,6 +189,9 @@ impl Recorder {
         self.straggler += SMOOTHING * (score - self.straggler);
         let mfu = self.peak_flops.map(|peak| all.weight / ranks * self.flop_per_image / (seconds * peak));
         self.metrics.utilisation(self.rank, self.straggler, mfu);
+        // Zero stands for not known yet.
+        let pace = (self.straggler * 1000.0).round().clamp(1.0, 1e9) as u32;
+        self.ledger.book().keep_pace(Generation(self.generation), pace);
     }
 
     /// There was no step to do: the group is entered all the same.

@@ -52,6 +52,7 @@ fn wants(core: &Core, at: At, job: &Job, step: Step, generation: Generation) -> 
         && has_files
         && newest.is_none_or(|newest| step > newest)
         && generation <= job.generation
+        && !job.gave_up(generation)
         && !job.committing.keys().any(|(committing, _)| *committing == step)
         && job.last_failed != Some((step, generation))
 }
@@ -82,14 +83,21 @@ pub(super) fn committed(core: &Core, at: At, id: &JobId, step: Step, generation:
     let overtaken = core.presence().gatherings().filter(|((of, s, _), _)| of == id && *s <= step);
     events.extend(overtaken.map(|((_, s, g), _)| end_gathering(at, id, *s, *g)));
 
-    let mut kept: Vec<_> = job.checkpoints.iter().map(|c| (c.step, c.generation)).collect();
-    kept.push((step, generation));
-    kept.sort_unstable();
-    let surplus = kept.len().saturating_sub(job.submission.keep.max(1) as usize);
-    for (step, generation) in kept.into_iter().take(surplus) {
-        events.push(at.record(id, Change::CheckpointRetired { step, generation }));
-    }
+    events.extend(retire(at, job, (step, generation)));
     Ok(events)
+}
+
+/// What retention gives up once `another` is left to it as well: all but the newest that it keeps. Pinned ones are
+/// not its business, and don't count.
+pub(super) fn retire(at: At, job: &Job, another: (Step, Generation)) -> impl Iterator<Item = Event> {
+    let unpinned = job.checkpoints.iter().filter(|checkpoint| checkpoint.pin.is_none());
+    let mut left: Vec<_> = unpinned.map(|checkpoint| (checkpoint.step, checkpoint.generation)).collect();
+    left.push(another);
+    left.sort_unstable();
+    let surplus = left.len().saturating_sub(job.submission.keep.max(1) as usize);
+    left.into_iter()
+        .take(surplus)
+        .map(move |(step, generation)| at.record(&job.id, Change::CheckpointRetired { step, generation }))
 }
 
 pub(super) fn manifest_failed(
@@ -147,7 +155,7 @@ fn committing<'a>(core: &'a Core, id: &JobId, step: Step, generation: Generation
     is_committing.then_some(job).ok_or(Refusal::NotOutstanding)
 }
 
-fn end_gathering(at: At, job: &JobId, step: Step, generation: Generation) -> Event {
+pub(super) fn end_gathering(at: At, job: &JobId, step: Step, generation: Generation) -> Event {
     let job = job.clone();
     at.seen(Seen::GatheringEnded { job, step, generation })
 }

@@ -48,7 +48,11 @@ pub(super) fn carry_out(core: &Core, at: At) -> Vec<Event> {
         let joining = u32::try_from(growth.joining).unwrap_or(u32::MAX);
         (growth.job, BreakCause::Growth { joining })
     });
-    for (id, cause) in shrinks.chain(growth) {
+    let replacements = plan.replacements.into_iter().map(|replacement| {
+        let (worker, pace) = (replacement.worker, replacement.pace);
+        (replacement.job, BreakCause::Straggler { worker, pace })
+    });
+    for (id, cause) in shrinks.chain(growth).chain(replacements) {
         let job = core.state().job(&id);
         let Some((job, group)) = job.and_then(|job| Some((job, job.group()?))) else { continue };
         let step = super::group::heard_step(core, &job.id, group);
@@ -146,6 +150,22 @@ pub(super) fn joiners(core: &Core, at: At, job: &Job, survivors: usize) -> Vec<C
     pool.take(core, job, room.min(most))
 }
 
+/// Who is quarantined is in no group, unless it holds more of the job than all others: its steps would be lost.
+pub(super) fn leave_out_quarantined(core: &Core, job: &Job, survivors: &mut Vec<Candidate>) {
+    let is_sound = |candidate: &Candidate| core.state().flaps().quarantine(&candidate.worker).is_none();
+    let step = |candidate: &Candidate| useful_step(core, job, &candidate.worker);
+    let best = survivors.iter().filter(|survivor| is_sound(survivor)).filter_map(step).max();
+    survivors.retain(|survivor| is_sound(survivor) || step(survivor) > best);
+}
+
+/// The place among the survivors of the one that an idle worker is to replace, if the others hold as much of the job.
+pub(super) fn replaced(core: &Core, job: &Job, survivors: &[Candidate]) -> Option<usize> {
+    let slow = survivors.iter().position(|survivor| job.replacing.as_ref() == Some(&survivor.worker))?;
+    let step = |place: usize| useful_step(core, job, &survivors[place].worker);
+    let best = (0..survivors.len()).filter(|place| *place != slow).map(step).max()?;
+    (step(slow) <= best).then_some(slow)
+}
+
 /// A free worker that holds more of the job than all survivors, such as a member of an older group that had been
 /// taken for lost, belongs to the next group whoever else waits for workers: else its steps would be made again. It
 /// takes the place of a member that is gone, or else of the survivor that is furthest behind, so that the job gets no
@@ -177,6 +197,7 @@ fn useful_step(core: &Core, job: &Job, worker: &WorkerId) -> Option<Step> {
 /// The next group of the job, with as many of the candidates as it can use: those with state
 /// first, ranks as they were, then neighbours on a host side by side.
 pub(super) fn form(core: &Core, job: &Job, mut candidates: Vec<Candidate>) -> Change {
+    leave_out_quarantined(core, job, &mut candidates);
     candidates.sort_by_cached_key(|candidate| {
         let host = core.presence().worker(&candidate.worker).map(|w| w.host.clone());
         let step = useful_step(core, job, &candidate.worker);

@@ -7,6 +7,7 @@ use crate::core::Core;
 use crate::ids::{JobId, Step, WorkerId};
 use crate::job::{Ending, Group, Job, Member, Outcome, Stage};
 use crate::policy::{OnPreemption, StopCause};
+use crate::presence::WorkerPresence;
 use crate::record::{BreakCause, Change, Event, Sign};
 
 /// The next transition of the job's group, if there is one.
@@ -112,22 +113,40 @@ fn departure(core: &Core, job: &Job, group: &Group) -> Option<BreakCause> {
     if !members.any(|member| !group.completed.contains_key(&member.worker) && has_left(member)) {
         return None;
     }
-    group.members.iter().find_map(|member| {
-        let reason = present(member)?.leaving.clone()?;
-        Some(BreakCause::Departure { worker: member.worker.clone(), reason })
-    })
+    group.members.iter().find_map(|member| leaves(present(member)?, &member.worker))
 }
 
-/// What gives away that members are lost; none when all are there or may still come back.
+/// The departure of a worker that ends on purpose.
+fn leaves(presence: &WorkerPresence, worker: &WorkerId) -> Option<BreakCause> {
+    let reason = presence.leaving.clone().or_else(|| presence.asked_to_end.clone())?;
+    Some(BreakCause::Departure { worker: worker.clone(), reason })
+}
+
+/// What gives away that members are lost; none when all are there or may still come back. Who has said that it ends is
+/// not lost, and who left because others are gone is not named.
 fn loss(core: &Core, at: At, job: &Job, group: &Group) -> Option<BreakCause> {
     let unfinished = group.members.iter().filter(|member| !group.completed.contains_key(&member.worker));
-    let losses = unfinished.filter_map(|member| {
+    let gone = unfinished.filter_map(|member| {
         let (sign, reason) = loss_of(core, at, job, group, member)?;
-        Some((sign, (member.worker.clone(), reason)))
+        let presence = core.presence().worker(&member.worker);
+        let departure = presence.and_then(|presence| leaves(presence, &member.worker));
+        Some((sign, (member.worker.clone(), reason), departure))
     });
-    let (signs, workers): (Vec<_>, Vec<_>) = losses.unzip();
-    let sign = Some(*signs.first()?);
-    Some(BreakCause::Lost { workers, sign })
+    let (mut departures, mut losses) = (Vec::new(), Vec::new());
+    for (sign, loss, departure) in gone {
+        match departure {
+            Some(departure) => departures.push(departure),
+            None => losses.push((sign, loss)),
+        }
+    }
+    if losses.iter().any(|(sign, _)| *sign != Sign::PeerReport) {
+        losses.retain(|(sign, _)| *sign != Sign::PeerReport);
+    }
+    let (signs, workers): (Vec<_>, Vec<_>) = losses.into_iter().unzip();
+    match signs.first() {
+        Some(sign) => Some(BreakCause::Lost { workers, sign: Some(*sign) }),
+        None => departures.into_iter().next(),
+    }
 }
 
 /// Whether members that are not heard may still be about to come back: they were in the group before this
@@ -177,7 +196,7 @@ fn fate(core: &Core, at: At, job: &Job, group: &Group, worker: &WorkerId, is_lat
     let presence = core.presence().worker(worker);
     let in_grace = in_grace(core, at, group);
     match presence {
-        Some(presence) if presence.leaving.is_some() => Fate::Gone,
+        Some(presence) if presence.is_leaving() => Fate::Gone,
         Some(presence) if presence.is_live(at.0, core.timings().detection) => {
             match presence.at_work_on(&job.id).is_some() {
                 false => Fate::Available,
@@ -203,9 +222,14 @@ fn reform(core: &Core, at: At, job: &Job, group: &Group, deadline: crate::ids::T
         }
     }
     gang::include_furthest(core, at, job, group.members.len(), &mut survivors);
+    gang::leave_out_quarantined(core, job, &mut survivors);
     let has_state = survivors.iter().any(|survivor| gang::holds_useful_state(core, job, &survivor.worker));
-    let mut free = gang::joiners(core, at, job, survivors.len());
+    let replaced = gang::replaced(core, job, &survivors);
+    let mut free = gang::joiners(core, at, job, survivors.len() - usize::from(replaced.is_some()));
     free.retain(|joiner| survivors.iter().all(|survivor| survivor.worker != joiner.worker));
+    if let Some(place) = replaced.filter(|_| !free.is_empty()) {
+        survivors.remove(place);
+    }
     if has_state || survivors.len() + free.len() >= job.submission.min_world_size() {
         survivors.extend(free);
         return Some(gang::form(core, job, survivors));

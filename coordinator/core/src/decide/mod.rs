@@ -7,7 +7,9 @@ mod index;
 mod limits;
 mod people;
 mod review;
+mod rollback;
 mod session;
+mod workers;
 
 use crate::command::{Command, Report};
 use crate::core::{Core, Refusal};
@@ -29,6 +31,8 @@ pub(crate) fn decide(core: &Core, now: Time, command: &Command) -> Result<Vec<Ev
         Command::Resume { job } => people::resume(core, at, job),
         Command::Requeue { job, reason } => people::requeue(core, at, job, reason),
         Command::SetPriority { job, priority } => people::set_priority(core, at, job, *priority),
+        Command::ReleaseWorker { worker, reason } => workers::release(core, at, worker, reason),
+        Command::DrainWorker { worker, reason } => workers::drain(core, at, worker, reason),
         Command::Worker(said) => match &said.report {
             Report::Hello { .. } => session::hello(core, at, said),
             _ => session::report(core, at, said),
@@ -46,6 +50,10 @@ pub(crate) fn decide(core: &Core, now: Time, command: &Command) -> Result<Vec<Ev
         Command::ManifestFailed { job, step, generation, error } => {
             checkpoint::manifest_failed(core, at, job, *step, *generation, error)
         }
+        Command::PinCheckpoint { job, step, reason } => rollback::pin(core, at, job, *step, reason),
+        Command::UnpinCheckpoint { job, step, reason } => rollback::unpin(core, at, job, *step, reason),
+        Command::RollBack { job, step, reason } => rollback::roll_back(core, at, job, *step, reason),
+        Command::BranchAbandoned { job, through } => rollback::abandoned(core, at, job, *through),
         Command::CheckpointDeleted { job, step, generation } => checkpoint::deleted(core, at, job, *step, *generation),
         Command::Swept { job } => checkpoint::swept(core, at, job),
         Command::Told(work) => Ok(told(work).map(|seen| at.seen(seen)).into_iter().collect()),

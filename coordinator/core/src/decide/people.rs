@@ -95,6 +95,6 @@ pub(super) fn resume(core: &Core, at: At, id: &JobId) -> Decision {
     }
 }
 
-fn find<'a>(core: &'a Core, id: &JobId) -> Result<&'a Job, Refusal> {
+pub(super) fn find<'a>(core: &'a Core, id: &JobId) -> Result<&'a Job, Refusal> {
     core.state().job(id).ok_or_else(|| Refusal::UnknownJob(id.clone()))
 }

@@ -1,6 +1,6 @@
 //! What time and the present state call for: one transition at a time.
 
-use super::{At, checkpoint, gang, group, limits};
+use super::{At, checkpoint, gang, group, limits, workers};
 use crate::core::Core;
 use crate::presence::Seen;
 use crate::record::Event;
@@ -12,7 +12,7 @@ pub(super) fn review(core: &Core, at: At) -> Vec<Event> {
     if stood_still > core.timings().detection / 2 {
         return vec![at.seen(Seen::Woke)];
     }
-    let next = checkpoint::given_up(core, at).or_else(|| {
+    let next = checkpoint::given_up(core, at).or_else(|| workers::review(core, at)).or_else(|| {
         let mut jobs = core.state().live_jobs();
         jobs.find_map(|job| group::review(core, at, job).or_else(|| limits::review(core, at, job)))
     });

@@ -42,7 +42,9 @@ pub(super) fn report(core: &Core, at: At, said: &WorkerReport) -> Decision {
     expect_link(core, worker, said.link)?;
     match &said.report {
         Report::Hello { .. } => Err(Refusal::StaleLink),
-        Report::Heartbeat { at: place } => Ok(vec![at.seen(Seen::At { worker: worker.clone(), place: place.clone() })]),
+        Report::Heartbeat { at: place, pace } => {
+            Ok(vec![at.seen(Seen::At { worker: worker.clone(), place: place.clone(), pace: *pace })])
+        }
         Report::Entered { job, generation, step } => Ok(vec![at.seen(Seen::Entered {
             worker: worker.clone(),
             job: job.clone(),
@@ -78,10 +80,11 @@ pub(super) fn expect_link(core: &Core, worker: &WorkerId, link: Link) -> Result<
     }
 }
 
-/// The group with this generation, if it is the job's active one and the worker belongs to it.
+/// The group with this generation, if it is the job's active one, its work counts and the worker belongs to it.
 fn group_of<'a>(core: &'a Core, worker: &WorkerId, job: &JobId, generation: Generation) -> Option<&'a Group> {
     let group = core.state().job(job)?.group()?;
-    let belongs = group.generation == generation && group.member(worker).is_some();
+    let is_given_up = core.state().job(job).is_some_and(|job| job.gave_up(generation));
+    let belongs = group.generation == generation && group.member(worker).is_some() && !is_given_up;
     belongs.then_some(group)
 }
 

@@ -7,12 +7,13 @@ mod order;
 mod planner;
 mod reclaim;
 mod repair;
+mod stragglers;
 mod supply;
 
 use std::collections::BTreeMap;
 
 use crate::core::Core;
-use crate::ids::{JobId, Time};
+use crate::ids::{JobId, Pace, Time, WorkerId};
 use crate::policy::StopCause;
 
 pub use explain::{EndsWhen, Reason, Wait};
@@ -30,6 +31,8 @@ pub struct Plan {
     pub shrinks: Vec<Shrink>,
     /// Running jobs that take idle workers in.
     pub growth: Vec<Growth>,
+    /// Running jobs that have a slow worker replaced by an idle one.
+    pub replacements: Vec<Replacement>,
     /// Every queued job, in the order in which they are served.
     pub waits: Vec<Wait>,
     /// Workers kept for groups that go on below their minimum after losses.
@@ -76,6 +79,17 @@ pub struct Growth {
     pub job: JobId,
     /// How many.
     pub joining: usize,
+}
+
+/// An idle worker takes the place of a slow one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Replacement {
+    /// In which job.
+    pub job: JobId,
+    /// The slow one.
+    pub worker: WorkerId,
+    /// How slow.
+    pub pace: Pace,
 }
 
 /// What is to happen now.

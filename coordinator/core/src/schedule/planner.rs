@@ -4,10 +4,10 @@
 use std::collections::BTreeMap;
 
 use super::explain::{EndsWhen, Reason, Wait};
-use super::{Admission, Growth, Plan, Supply, order};
-use super::{reclaim, repair};
+use super::{Admission, Growth, Plan, Replacement, Supply, order};
+use super::{reclaim, repair, stragglers};
 use crate::core::Core;
-use crate::ids::{JobId, Time};
+use crate::ids::{JobId, Pace, Time, WorkerId};
 use crate::job::{Ending, Job, Phase, Stage};
 use crate::policy::{Bound, Condition, Dependency, OnPreemption, Quota};
 use crate::state::State;
@@ -17,7 +17,8 @@ pub(super) fn plan(core: &Core, now: Time) -> Plan {
     let queue = order::queue(core, now);
     let growable = growable(core, now);
     let mut degraded = repair::degraded(core, now).into_iter().peekable();
-    if queue.is_empty() && growable.is_empty() && degraded.peek().is_none() {
+    let replaceable = stragglers::replaceable(core, now);
+    if queue.is_empty() && growable.is_empty() && degraded.peek().is_none() && replaceable.is_empty() {
         return Plan::default();
     }
     let supply = Supply::of(core, now);
@@ -31,6 +32,7 @@ pub(super) fn plan(core: &Core, now: Time) -> Plan {
     degraded.for_each(|degraded| planner.repair(&degraded));
     planner.share_the_rest();
     planner.grow(growable);
+    planner.replace(replaceable);
     planner.plan
 }
 
@@ -235,6 +237,20 @@ impl<'a> Planner<'a> {
         }
     }
 
+    /// Idle workers that nobody else has a use for take the places of slow ones; the quota is used as before.
+    fn replace(&mut self, replaceable: Vec<(&'a Job, &'a WorkerId, Pace)>) {
+        if self.head.is_some() || !self.is_settled {
+            return;
+        }
+        for (job, worker, pace) in replaceable {
+            if self.free == 0 {
+                return;
+            }
+            self.free -= 1;
+            self.plan.replacements.push(Replacement { job: job.id.clone(), worker: worker.clone(), pace });
+        }
+    }
+
     fn take(&mut self, job: &'a Job, workers: usize) {
         self.free -= workers;
         let room = self.room(job);
@@ -252,7 +268,7 @@ fn growable(core: &Core, now: Time) -> Vec<&Job> {
 }
 
 /// Whether a job has run for long enough that another change of its group does not come upon the last.
-fn runs_undisturbed(core: &Core, now: Time, job: &Job) -> bool {
+pub(super) fn runs_undisturbed(core: &Core, now: Time, job: &Job) -> bool {
     runs_since(job).is_some_and(|since| now.since(since) >= core.timings().settle)
 }
 

@@ -34,7 +34,7 @@ fn lost(core: &Core, now: Time, group: &Group) -> usize {
     let detection = core.timings().detection;
     let stays = |worker| {
         let seen = core.presence().worker(worker);
-        seen.is_some_and(|seen| seen.is_live(now, detection) && seen.leaving.is_none())
+        seen.is_some_and(|seen| seen.is_live(now, detection) && !seen.is_leaving())
     };
     group.members.iter().filter(|member| !stays(&member.worker)).count()
 }

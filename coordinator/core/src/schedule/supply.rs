@@ -6,9 +6,9 @@ use crate::ids::{Time, WorkerId};
 /// Connected workers and the free ones among them.
 #[derive(Debug)]
 pub(crate) struct Supply<'a> {
-    /// Workers that can be talked to, belong to no group and are at work in none that is over; by id.
+    /// Workers that can be talked to, are not quarantined, belong to no group and are at work in none that is over; by id.
     pub(crate) free: Vec<&'a WorkerId>,
-    /// Workers that can be talked to and don't end on purpose, busy ones included.
+    /// Workers that can be talked to, are not quarantined and don't end on purpose, busy ones included.
     pub(crate) connected: usize,
 }
 
@@ -19,7 +19,8 @@ impl<'a> Supply<'a> {
         let mut members = core.state().members().peekable();
         let (mut free, mut connected) = (Vec::new(), 0);
         for (worker, presence) in core.presence().workers() {
-            if !presence.is_live(now, detection) || presence.leaving.is_some() {
+            let is_quarantined = core.state().flaps().quarantine(worker).is_some();
+            if !presence.is_live(now, detection) || presence.is_leaving() || is_quarantined {
                 continue;
             }
             connected += 1;

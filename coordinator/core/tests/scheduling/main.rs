@@ -9,4 +9,5 @@ mod preemption;
 mod queue;
 mod repair;
 mod scale;
+mod stragglers;
 mod yard;

@@ -1,11 +1,11 @@
 //! Workers that do at once what they are told, so that only the scheduler's decisions take time.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use cappa_core::{
-    Command, Core, Generation, Incarnation, Job, JobId, Link, Outcome, Phase, Plan, Policy, RankParts, Reason, Record,
-    Refusal, Report, Scheduling, Step, Submission, Time, Timings, Work, WorkerId, WorkerReport, log_violations,
+    Command, Core, Generation, Incarnation, Job, JobId, Link, Outcome, Pace, Phase, Plan, Policy, RankParts, Reason,
+    Record, Refusal, Report, Scheduling, Step, Submission, Time, Timings, Work, WorkerId, WorkerReport, log_violations,
     violations,
 };
 
@@ -25,6 +25,8 @@ pub(crate) struct Yard {
     workers: u64,
     /// Those that are lost.
     gone: BTreeSet<u64>,
+    /// What workers say of their pace.
+    pub(crate) paces: BTreeMap<u64, Pace>,
 }
 
 /// A job to be submitted, with what most tests don't care about filled in.
@@ -53,7 +55,7 @@ impl Yard {
     pub(crate) fn new(workers: u64, policy: Policy) -> Self {
         let now = Time(1_000_000);
         let core = Core::recover(TIMINGS, now, []).with_policy(policy);
-        let mut yard = Self { core, log: Vec::new(), now, workers: 0, gone: BTreeSet::new() };
+        let mut yard = Self { core, log: Vec::new(), now, workers: 0, gone: BTreeSet::new(), paces: BTreeMap::new() };
         (0..workers).for_each(|_| yard.connect());
         yard.pass(12);
         yard
@@ -100,7 +102,7 @@ impl Yard {
             for worker in (0..self.workers).filter(|worker| !self.gone.contains(worker)).collect::<Vec<_>>() {
                 let holding = self.core.presence().worker(&name(worker)).and_then(|seen| seen.holding.clone());
                 let at = holding.map(|holding| (holding.job, holding.generation, holding.step));
-                self.say(worker, Report::Heartbeat { at });
+                self.say(worker, Report::Heartbeat { at, pace: self.paces.get(&worker).copied() });
             }
             self.obey();
         }

@@ -54,6 +54,7 @@ pub(super) fn validate(
         schedule: training::schedule(raw.schedule, duration.steps(batch_size), &mut checker),
         duration,
         precision: raw.precision.unwrap_or(super::Precision::Fp32),
+        verify_replicas: training::verify_replicas(raw.verify_replicas, &mut checker),
         workers: training::workers(raw.workers.as_ref(), lanes, &mut checker),
         namespace: scheduling::namespace(raw.namespace, &mut checker),
         priority: scheduling::priority(raw.priority, &mut checker),

@@ -100,6 +100,11 @@ pub(super) fn workers(raw: Option<&Short<u32, RawWorkers>>, lanes: u32, checker:
     workers
 }
 
+pub(super) fn verify_replicas(every: Option<u64>, checker: &mut Checker<'_>) -> Option<u64> {
+    checker.within("verify_replicas", every.unwrap_or(1), 1..=MAX_COUNT);
+    every
+}
+
 pub(super) fn checkpoint(raw: &RawCheckpoint, checker: &mut Checker<'_>) -> Checkpoint {
     let checkpoint = Checkpoint { every: raw.every.unwrap_or(1000), keep: raw.keep.unwrap_or(3) };
     checker.within("checkpoint.every", checkpoint.every, 1..=MAX_COUNT);

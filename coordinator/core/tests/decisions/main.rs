@@ -2,109 +2,18 @@
 
 #![allow(clippy::unwrap_used, reason = "code of tests")]
 
+mod bench;
+mod flapping;
+mod replicas;
+mod rollback;
+
 use std::time::Duration;
 
+use bench::{Bench, TIMINGS, name};
 use cappa_core::{
-    Change, Command, Core, EndsWhen, Generation, Holding, Incarnation, JobId, Link, Phase, Reason, Record, Refusal,
-    Report, Scheduling, Step, Submission, Time, Timings, Wait, Work, WorkerId, WorkerReport,
+    Change, Command, Core, EndsWhen, Generation, Holding, Incarnation, JobId, Link, Reason, Record, Refusal, Report,
+    Step, Time, Wait, Work, WorkerReport,
 };
-
-const TIMINGS: Timings = Timings {
-    detection: Duration::from_secs(5),
-    grace: Duration::from_secs(10),
-    settle: Duration::from_secs(1),
-    forming: Duration::from_secs(60),
-    sweep: Duration::from_secs(120),
-};
-
-/// A core, its log and its clock.
-struct Bench {
-    core: Core,
-    log: Vec<Record>,
-    now: Time,
-}
-
-impl Bench {
-    fn new() -> Self {
-        let now = Time(1_000_000);
-        Self { core: Core::recover(TIMINGS, now, []), log: Vec::new(), now }
-    }
-
-    fn perform(&mut self, command: Command) -> Result<(), Refusal> {
-        self.log.extend(self.core.perform(self.now, &command)?);
-        self.log.extend(self.core.review(self.now));
-        Ok(())
-    }
-
-    /// Time passes, and the workers whose names are given are heard all the while.
-    fn wait(&mut self, seconds: f64, heard: &[u64]) {
-        let end = self.now + Duration::from_secs_f64(seconds);
-        while self.now < end {
-            self.now = self.now + Duration::from_millis(100);
-            for worker in heard {
-                let at = self.holding(*worker).map(|holding| (holding.job, holding.generation, holding.step));
-                self.say(*worker, Report::Heartbeat { at });
-            }
-            self.log.extend(self.core.review(self.now));
-        }
-    }
-
-    fn holding(&self, worker: u64) -> Option<Holding> {
-        self.core.presence().worker(&name(worker))?.holding.clone()
-    }
-
-    fn say(&mut self, worker: u64, report: Report) {
-        self.perform(Command::Worker(WorkerReport { worker: name(worker), link: Link(worker), report })).unwrap();
-    }
-
-    fn connect(&mut self, worker: u64, holding: Option<Holding>) {
-        let incarnation = Incarnation(worker.to_string());
-        let (host, store_address) = ("host".to_owned(), format!("{worker}:1"));
-        self.say(worker, Report::Hello { incarnation, host, store_address, holding });
-    }
-
-    fn submit(&mut self, job: &str, priority: i32, min: u32, max: u32) {
-        let submission = Submission {
-            name: job.to_owned(),
-            namespace: "default".to_owned(),
-            priority,
-            min_workers: min,
-            max_workers: max,
-            lanes: 64,
-            keep: 1,
-            total_steps: Step(100),
-            spec_json: String::new(),
-            spec_digest: String::new(),
-            data_digest: String::new(),
-            folder: String::new(),
-            idempotency_key: None,
-            scheduling: Scheduling::default(),
-            needs_index: false,
-        };
-        self.perform(Command::Submit { job: JobId::from(job), submission }).unwrap();
-    }
-
-    /// Every member has made its first step.
-    fn enter(&mut self, job: &str, workers: &[u64]) {
-        let group = self.core.state().job(&JobId::from(job)).unwrap().group().unwrap();
-        let (generation, step) = (group.generation, group.step.next());
-        for worker in workers {
-            self.say(*worker, Report::Entered { job: JobId::from(job), generation, step });
-        }
-    }
-
-    fn is_active(&self, job: &str) -> bool {
-        matches!(self.core.state().job(&JobId::from(job)).unwrap().phase, Phase::Active(_))
-    }
-
-    fn world_size(&self, job: &str) -> usize {
-        self.core.state().job(&JobId::from(job)).unwrap().group().map_or(0, |group| group.members.len())
-    }
-}
-
-fn name(worker: u64) -> WorkerId {
-    WorkerId(format!("worker-{worker}"))
-}
 
 #[test]
 fn priority_comes_before_age() {
@@ -218,7 +127,7 @@ fn replaying_the_log_gives_the_same_state() {
 fn what_an_old_stream_still_delivers_means_nothing() {
     let mut bench = Bench::new();
     bench.connect(1, None);
-    let report = Report::Heartbeat { at: None };
+    let report = Report::Heartbeat { at: None, pace: None };
     let stale = WorkerReport { worker: name(1), link: Link(99), report };
     assert_eq!(bench.perform(Command::Worker(stale)), Err(Refusal::StaleLink));
     let end = Command::Disconnected { worker: name(1), link: Link(99) };
@@ -239,7 +148,7 @@ fn a_slow_hello_of_an_older_stream_does_not_shut_out_the_newer_one() {
     };
     bench.perform(hello(11)).unwrap();
     assert_eq!(bench.perform(hello(10)), Err(Refusal::StaleLink));
-    let beat = WorkerReport { worker: name(1), link: Link(11), report: Report::Heartbeat { at: None } };
+    let beat = WorkerReport { worker: name(1), link: Link(11), report: Report::Heartbeat { at: None, pace: None } };
     assert_eq!(bench.perform(Command::Worker(beat)), Ok(()));
 }
 

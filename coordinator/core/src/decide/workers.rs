@@ -1,0 +1,42 @@
+//! Workers that are kept out of groups, and those that are asked to end.
+
+use super::At;
+use crate::core::{Core, Refusal};
+use crate::ids::WorkerId;
+use crate::presence::Seen;
+use crate::record::{Change, Event};
+
+type Decision = Result<Vec<Event>, Refusal>;
+
+/// A worker whose quarantine is over, or one that has been lost too often.
+pub(super) fn review(core: &Core, at: At) -> Option<Event> {
+    let flaps = core.state().flaps();
+    let mut quarantined = flaps.quarantined();
+    if let Some((worker, quarantine)) = quarantined.find(|(_, quarantine)| quarantine.until <= at.0) {
+        let (worker, reason) = (worker.clone(), "its cool-down is over".to_owned());
+        return Some(at.record(&quarantine.job, Change::WorkerReleased { worker, reason }));
+    }
+    let rules = core.policy().flapping;
+    let (worker, job, losses) = flaps.flapping(at.0, rules).next()?;
+    let minutes = rules.within.as_secs_f64() / 60.0;
+    let reason = format!("lost {losses} times within {minutes:.0} min");
+    let (worker, until) = (worker.clone(), at.0 + rules.cool_down);
+    Some(at.record(job, Change::WorkerQuarantined { worker, until, reason }))
+}
+
+pub(super) fn release(core: &Core, at: At, worker: &WorkerId, reason: &str) -> Decision {
+    let quarantine = core.state().flaps().quarantine(worker);
+    let quarantine = quarantine.ok_or_else(|| Refusal::NotQuarantined(worker.clone()))?;
+    let (worker, reason) = (worker.clone(), reason.to_owned());
+    Ok(vec![at.record(&quarantine.job, Change::WorkerReleased { worker, reason })])
+}
+
+pub(super) fn drain(core: &Core, at: At, worker: &WorkerId, reason: &str) -> Decision {
+    let seen = core.presence().worker(worker).filter(|seen| seen.is_live(at.0, core.timings().detection));
+    let seen = seen.ok_or_else(|| Refusal::UnknownWorker(worker.clone()))?;
+    if seen.is_leaving() {
+        return Ok(Vec::new());
+    }
+    let (worker, reason) = (worker.clone(), reason.to_owned());
+    Ok(vec![at.seen(Seen::AskedToEnd { worker, reason })])
+}
