@@ -1,5 +1,7 @@
 //! Pinned checkpoints and rollbacks, over real gRPC, with scripted workers.
 
+#![allow(clippy::unwrap_used, reason = "code of tests")]
+
 mod support;
 
 use cappa_proto::coordinator_message::Message;

@@ -1,5 +1,7 @@
 //! Jobs that name shards, over real gRPC: indexed first, and from then on as if they had named the manifest.
 
+#![allow(clippy::unwrap_used, reason = "code of tests")]
+
 mod support;
 
 use cappa_coordinator::{Config, Coordinator};

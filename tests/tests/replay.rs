@@ -2,8 +2,9 @@
 
 use std::path::Path;
 use std::process::{Command, Output};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use cappa_tests::jobs::JobSpec;
 use cappa_tests::{Cluster, Corpus, Options};
 use serde_json::Value;
@@ -14,6 +15,21 @@ fn replay(folder: &Path, spec: &Path, step: u64) -> Result<Output> {
     let mut command = Command::new(program);
     command.args(["replay", "--run", "-o", "json", "--step", &step.to_string()]);
     Ok(command.arg("--store").arg(folder).arg("--spec").arg(spec).output()?)
+}
+
+/// Waits until the job's curve reaches a step in its folder, where the coordinator writes it now and then.
+async fn curve_is_kept(folder: &Path, step: u64) -> Result<()> {
+    let needle = format!("\"step\":{step},");
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let segments = std::fs::read_dir(folder.join("curve")).into_iter().flatten();
+        let texts = segments.map(|segment| Ok(std::fs::read_to_string(segment?.path())?));
+        if texts.collect::<Result<String>>()?.contains(&needle) {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "the curve ends before step {step}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 /// Changes the loss of a step in the job's curve.
@@ -44,6 +60,7 @@ async fn a_step_runs_again_from_the_checkpoint_before_it_and_a_changed_loss_is_f
     let document = corpus.path("spec.json");
     std::fs::write(&document, cluster.job(&job).await?.spec_json)?;
     let folder = cluster.store_folder().join("jobs").join(&job);
+    curve_is_kept(&folder, 40).await?;
 
     // The checkpoints of steps 30 and 40 are kept.
     let output = replay(&folder, &document, 37)?;

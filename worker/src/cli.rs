@@ -20,7 +20,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Serve a coordinator until told to end (SIGTERM, or a notice of pre-emption: finish the step, checkpoint, exit).
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Caption images with a checkpoint.
     Caption(CaptionArgs),
     /// Make a job's updates up to a step again, on this machine alone; prints their losses as JSON lines.

@@ -22,7 +22,7 @@ fn main() {
     cappa_collective::init();
     cappa_collective::ops::keep_freed_memory();
     let outcome = match cli::Cli::parse().command {
-        cli::Command::Run(args) => run::run(args),
+        cli::Command::Run(args) => run::run(*args),
         cli::Command::Caption(args) => caption::caption(&args),
         cli::Command::Replay(args) => replay::replay(&args),
     };

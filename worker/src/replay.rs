@@ -65,7 +65,7 @@ async fn restore(args: &ReplayArgs, mut state: TrainState) -> TrainState {
         match (Restore { folder: &args.folder, manifest }).read(&mut state).await {
             Ok(()) => return state,
             Err(error) => {
-                eprintln!("{manifest} can't be restored, the one before it is tried: {}", with_causes(&error))
+                eprintln!("{manifest} can't be restored, the one before it is tried: {}", with_causes(&error));
             }
         }
     }

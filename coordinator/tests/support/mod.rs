@@ -73,7 +73,7 @@ impl Fixture {
 
     /// Starts a coordinator, two workers and a job that wants as many as `workers` says.
     pub async fn pair(&self, workers: &str) -> Pair {
-        let running = self.start().await;
+        let running = Box::pin(self.start()).await;
         let a = FakeWorker::connect(&running.address, "worker-a").await;
         let b = FakeWorker::connect(&running.address, "worker-b").await;
         let job = running.submit(&self.spec("demo", workers)).await;

@@ -264,10 +264,10 @@ impl DataManifest {
         for (place, shard) in self.shards.iter().enumerate() {
             match (&self.recipe.captions, &shard.captions) {
                 (Some(_), None) => {
-                    problem(format!("shards[{place}].captions"), "is absent, but captions are counted".into())
+                    problem(format!("shards[{place}].captions"), "is absent, but captions are counted".into());
                 }
                 (None, Some(_)) => {
-                    problem(format!("shards[{place}].captions"), "is there, but nothing says which".into())
+                    problem(format!("shards[{place}].captions"), "is there, but nothing says which".into());
                 }
                 _ => {}
             }

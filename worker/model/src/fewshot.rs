@@ -64,7 +64,6 @@ impl FewShot {
 
 impl LinearClassifier {
     /// Features `[M, D]` → scores `[M, C]`, f64, on the CPU; the greatest of a row is its class.
-    #[must_use]
     pub fn scores(&self, features: &Tensor) -> Tensor {
         let features = features.to_device(Device::Cpu).to_kind(Kind::Double);
         standardised(&features, &self.mean, &self.std).matmul(&self.weights)

@@ -39,7 +39,8 @@ pub struct Book {
 #[derive(Debug, Default)]
 pub struct Cursor {
     job: String,
-    points_to: u64,
+    /// Generation and step of the newest point that was told: a job that went back repeats steps in a later generation.
+    points_to: (u64, u64),
     quarantined: usize,
     quarantined_total: u64,
     checkpoints: Vec<(u64, u64)>,
@@ -182,13 +183,13 @@ impl Book {
     fn progress(&self, cursor: &mut Cursor, job_id: &str) -> Option<Message> {
         let news = &self.quarantined[cursor.quarantined.min(self.quarantined.len())..];
         let points: Vec<_> = match self.speaks {
-            true => self.points.iter().filter(|p| p.step > cursor.points_to).copied().collect(),
+            true => self.points.iter().filter(|point| place(point) > cursor.points_to).copied().collect(),
             false => Vec::new(),
         };
         if points.is_empty() && news.is_empty() && cursor.quarantined_total == self.quarantined_total {
             return None;
         }
-        cursor.points_to = points.last().map_or(cursor.points_to, |p| p.step);
+        cursor.points_to = points.last().map_or(cursor.points_to, place);
         cursor.quarantined = self.quarantined.len();
         cursor.quarantined_total = self.quarantined_total;
         Some(Message::Progress(wire::Progress {
@@ -199,6 +200,11 @@ impl Book {
             quarantined_total: self.quarantined_total,
         }))
     }
+}
+
+/// Where a point stands among those of a job.
+fn place(point: &wire::StepMetrics) -> (u64, u64) {
+    (point.generation, point.step)
 }
 
 #[cfg(test)]
@@ -275,6 +281,23 @@ mod tests {
         }
         let (_, mut cursor) = book.connected();
         assert_eq!(steps(&book.due(&mut cursor)), [1, 2, 3]);
+    }
+
+    #[test]
+    fn a_job_that_went_back_tells_its_steps_again_on_the_same_connection() {
+        let mut book = Book::default();
+        book.hold(&job(), Generation(1), Step(0), true);
+        book.speak(true);
+        let (_, mut cursor) = book.connected();
+        for step in 1..=3 {
+            book.point(wire::StepMetrics { generation: 1, ..point(step) });
+        }
+        assert_eq!(steps(&book.due(&mut cursor)), [1, 2, 3]);
+        book.hold(&job(), Generation(2), Step(1), true);
+        for step in 2..=3 {
+            book.point(wire::StepMetrics { generation: 2, ..point(step) });
+        }
+        assert_eq!(steps(&book.due(&mut cursor)), [2, 3]);
     }
 
     #[test]

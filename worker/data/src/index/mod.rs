@@ -230,6 +230,9 @@ fn earlier(manifest: &Location) -> Result<Option<DataManifest>, IndexError> {
     }
 }
 
+/// What reading one shard came to.
+type Read = Result<(Shard, ShardReport), IndexError>;
+
 /// An index under way.
 struct Work<'a> {
     found: &'a [Found],
@@ -300,7 +303,7 @@ impl Work<'_> {
     /// Takes in what the readers find, until they end; after a failure they are told to.
     fn take_in(
         &mut self,
-        results: &Receiver<(usize, Result<(Shard, ShardReport), IndexError>)>,
+        results: &Receiver<(usize, Read)>,
         has_failed: &AtomicBool,
         progress: &mut impl FnMut(IndexProgress),
     ) -> Result<Vec<(usize, ShardReport)>, IndexError> {

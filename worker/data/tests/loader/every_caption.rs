@@ -44,9 +44,12 @@ fn every_caption(corpus: &mut Corpus, options: &IndexOptions) -> LoaderConfig {
     LoaderConfig { captions, order, ..usual }
 }
 
-/// How often every (key, caption) was met in an epoch, and what was found bad.
-fn met(batches: &[Batch]) -> (BTreeMap<(String, String), usize>, Vec<(String, &'static str)>) {
-    let mut met = BTreeMap::new();
+/// How often every (key, caption) was met.
+type Met = BTreeMap<(String, String), usize>;
+
+/// What an epoch brought, and what was found bad in it.
+fn met(batches: &[Batch]) -> (Met, Vec<(String, &'static str)>) {
+    let mut met = Met::new();
     for origin in batches.iter().flat_map(|batch| batch.origins.iter().flatten()) {
         *met.entry((origin.key.clone(), origin.caption.clone())).or_default() += 1;
     }

@@ -30,7 +30,6 @@ pub struct Embeddings {
 
 impl Embeddings {
     /// Both in one, images first: `[N, 2 · D]`.
-    #[must_use]
     pub fn joint(&self) -> Tensor {
         Tensor::cat(&[&self.image, &self.text], 1)
     }

@@ -149,13 +149,11 @@ impl TwoTower {
 
     /// The scalar whose `backward` takes gradients at embeddings on to the parameters: `gradients` is `[B, 2 · D]`,
     /// images' then texts', as [`Contrast::gradients`] has them, added up over the ranks.
-    #[must_use]
     pub fn differentiated(&self, embedded: &Embeddings, gradients: &Tensor) -> Tensor {
         (embedded.joint() * gradients).sum(Kind::Float)
     }
 
     /// The scalar whose `backward` gives temperature and bias the gradients of a rank's own losses.
-    #[must_use]
     pub fn scale_differentiated(&self, part: &Contrast) -> Tensor {
         let scale = (&self.temperature * &part.temperature).sum(Kind::Float);
         match (&self.bias, &part.bias) {
@@ -166,7 +164,6 @@ impl TwoTower {
 
     /// The similarity of every image to every text: embeddings `[B, D]` and `[N, D]` → `[B, N]`, as the losses
     /// see it (times the temperature; the bias changes no order).
-    #[must_use]
     pub fn similarity(&self, images: &Tensor, texts: &Tensor) -> Tensor {
         images.matmul(&texts.tr()) * self.temperature.exp()
     }
