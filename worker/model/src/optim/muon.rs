@@ -125,7 +125,7 @@ fn orthogonal(matrices: &Tensor) -> Tensor {
     let tall = matrices.size()[1] > matrices.size()[2];
     let turn = |tensor: &Tensor| if tall { tensor.transpose(1, 2) } else { tensor.shallow_clone() };
     // Only the Frobenius norm is cheap; it is at least the largest singular value.
-    let norms = matrices.frobenius_norm([1, 2].as_slice(), true);
+    let norms = matrices.norm_scalaropt_dim(2, [1, 2].as_slice(), true);
     let mut x = turn(&(matrices / (norms + 1e-7))).contiguous();
     for _ in 0..ITERATIONS {
         let gram = x.bmm(&x.transpose(1, 2));
