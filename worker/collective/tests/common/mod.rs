@@ -1,5 +1,6 @@
 //! A small network and what every test says the same way.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use cappa_collective::{Member, Timeouts};
@@ -7,6 +8,15 @@ use tch::{Device, Kind, Tensor};
 
 pub(crate) const HOST: &str = "127.0.0.1";
 pub(crate) const FLOAT: (Kind, Device) = (Kind::Float, Device::Cpu);
+
+/// libtorch's default generator is the whole process's: held from seeding to the last draw, so that no other test
+/// draws in between.
+fn seeded(seed: i64) -> MutexGuard<'static, ()> {
+    static GENERATOR: Mutex<()> = Mutex::new(());
+    let guard = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
+    tch::manual_seed(seed);
+    guard
+}
 
 pub(crate) fn member(rank: usize, size: usize) -> Member<'static> {
     Member { rank, size, host: HOST }
@@ -23,7 +33,7 @@ pub(crate) struct Net {
 
 impl Net {
     pub(crate) fn new(seed: i64, width: i64, idle: bool) -> Net {
-        tch::manual_seed(seed);
+        let _generator = seeded(seed);
         let mut shapes = vec![vec![64, width], vec![width], vec![width, 10]];
         if idle {
             shapes.push(vec![32, 32]);
@@ -60,6 +70,6 @@ impl Net {
 
 /// `n` examples and their classes, the same for the same seed.
 pub(crate) fn examples(seed: i64, n: i64) -> (Tensor, Tensor) {
-    tch::manual_seed(seed);
+    let _generator = seeded(seed);
     (Tensor::randn([n, 64], FLOAT), Tensor::randint(10, [n], (Kind::Int64, Device::Cpu)))
 }

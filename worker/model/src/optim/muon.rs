@@ -143,13 +143,15 @@ mod tests {
 
     #[test]
     fn an_update_has_no_favourite_direction() {
-        tch::manual_seed(3);
         for shape in [[3i64, 24, 64], [3, 64, 24], [2, 32, 32]] {
-            let directions = orthogonal(&Tensor::randn(shape, (Kind::Float, Device::Cpu)));
+            // A matrix of normal draws alone can be almost singular: this one's singular values lie between 0.1 and 1.
+            let (u, values, v) = Tensor::randn(shape, (Kind::Float, Device::Cpu)).svd(true, true);
+            let values = Tensor::linspace(0.1, 1.0, values.size()[1], (Kind::Float, Device::Cpu));
+            let directions = orthogonal(&(u * values).bmm(&v.transpose(1, 2)));
             assert_eq!(directions.size(), shape);
             let (_, values, _) = directions.svd(true, false);
             let (least, most) = (values.min().double_value(&[]), values.max().double_value(&[]));
-            assert!(least > 0.3 && most < 1.3, "{shape:?}: singular values from {least} to {most}");
+            assert!(least > 0.6 && most < 1.3, "{shape:?}: singular values from {least} to {most}");
         }
     }
 
