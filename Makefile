@@ -11,12 +11,16 @@ DIR ?=
 # Damaged inputs of each kind that `make fuzz` reads.
 FUZZ_INPUTS ?= 1000000
 
+# How long `make chaos` breaks things, and what decides the order.
+MINUTES ?= 10
+SEED ?= 1
+
 CARGO ?= cargo
 # Python packages of the tests, without a virtual environment: Debian packs its module separately.
 SITE := .venv/site
 PYTHON_PACKAGES := numpy==2.2.6 safetensors==0.6.2 webdataset==1.0.2 pillow==11.3.0 sentencepiece==0.2.1
 
-.PHONY: help setup python build demo test lint deny golden fuzz bench bench-data clean
+.PHONY: help setup python build demo test lint deny golden fuzz chaos bench bench-data clean
 
 help: ## Show what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,6 +60,9 @@ bench: build ## Measure speed beside its peers
 
 fuzz: ## Feed a million damaged inputs to the readers (FUZZ_INPUTS=N)
 	@FUZZ_INPUTS=$(FUZZ_INPUTS) $(CARGO) test -p cappa-data --test 'fuzz*' -- --nocapture
+
+chaos: build ## Break jobs on a cluster of real processes (MINUTES=N SEED=N; as root with partitions, full disks and memory)
+	@target/debug/chaos --minutes $(MINUTES) --seed $(SEED) $(if $(filter 0,$(shell id -u)),--hosts) --out target/chaos.json
 
 bench-data: ## Measure reading images beside its Python peers
 	@bench/data.sh

@@ -303,12 +303,17 @@ async fn save_curves(shared: Shared) {
 
 async fn save_once(handle: &Handle, curves: &Curves) {
     for job in curves.unsaved() {
-        let wanted: JobId = job.clone();
-        let folder = handle.read(move |view| view.core.state().job(&wanted).map(|job| job.submission.folder.clone()));
-        let Ok(Some(folder)) = folder.await else { continue };
-        if let Err(error) = curves.save(&job, &folder).await {
-            tracing::warn!(%job, error = &error as &dyn std::error::Error, "the curve can't be saved; tried again soon");
-        }
+        save_curve(handle, curves, &job).await;
+    }
+}
+
+/// Writes what a job's folder does not have of its curve. What the store refuses is tried again by and by.
+pub(crate) async fn save_curve(handle: &Handle, curves: &Curves, job: &JobId) {
+    let wanted = job.clone();
+    let folder = handle.read(move |view| view.core.state().job(&wanted).map(|job| job.submission.folder.clone()));
+    let Ok(Some(folder)) = folder.await else { return };
+    if let Err(error) = curves.save(job, &folder).await {
+        tracing::warn!(%job, error = &error as &dyn std::error::Error, "the curve can't be saved; tried again soon");
     }
 }
 

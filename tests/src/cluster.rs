@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -10,10 +11,12 @@ use cappa_proto::jobs_client::JobsClient;
 use tempfile::TempDir;
 use tonic::transport::Channel;
 
+use crate::chaos::Network;
 use crate::process::Process;
 
 /// How long a process may take to come up on a loaded machine.
 const START_LIMIT: Duration = Duration::from_secs(60);
+const LOOPBACK: &str = "127.0.0.1";
 
 /// How a cluster is set up.
 #[derive(Debug, Clone)]
@@ -28,11 +31,23 @@ pub struct Options {
     pub cache_mib: Option<u64>,
     /// Further environment of every process.
     pub env: Vec<(String, String)>,
+    /// Further environment of the coordinator.
+    pub coordinator_env: Vec<(String, String)>,
+    /// A host of its own for every process; all on the loopback when absent.
+    pub network: Option<Arc<Network>>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { workers: 2, detection: Duration::from_secs(5), store: None, cache_mib: None, env: Vec::new() }
+        Self {
+            workers: 2,
+            detection: Duration::from_secs(5),
+            store: None,
+            cache_mib: None,
+            env: Vec::new(),
+            coordinator_env: Vec::new(),
+            network: None,
+        }
     }
 }
 
@@ -51,14 +66,10 @@ impl Cluster {
     pub fn start(options: Options) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let workers = options.workers;
-        let mut cluster = Self {
-            folder,
-            options,
-            coordinator: None,
-            workers: BTreeMap::new(),
-            grpc: "127.0.0.1:0".into(),
-            http: "127.0.0.1:0".into(),
-        };
+        let address = options.network.as_ref().map_or(LOOPBACK, |network| &network.coordinator().address);
+        let address = format!("{address}:0");
+        let mut cluster =
+            Self { folder, options, coordinator: None, workers: BTreeMap::new(), grpc: address.clone(), http: address };
         cluster.start_coordinator()?;
         for index in 0..workers {
             cluster.start_worker(index)?;
@@ -95,8 +106,10 @@ impl Cluster {
         let detection = format!("{}ms", self.options.detection.as_millis());
         let arguments = ["--store", &store, "--listen", &self.grpc, "--http", &self.http, "--detection", &detection];
         let arguments = arguments.map(str::to_owned);
+        let namespace = self.options.network.as_ref().map(|network| network.coordinator().namespace.as_str());
+        let env = [&self.options.env[..], &self.options.coordinator_env].concat();
         let mut process =
-            Process::start("cappa-coordinator", "coordinator", self.folder.path(), &arguments, &self.options.env)?;
+            Process::start("cappa-coordinator", "coordinator", namespace, self.folder.path(), &arguments, &env)?;
         let addresses = process.addresses(START_LIMIT).context("the coordinator")?;
         let address =
             |key: &str| addresses[key].as_str().map(str::to_owned).with_context(|| format!("no {key} address"));
@@ -110,6 +123,11 @@ impl Cluster {
         self.coordinator = None;
     }
 
+    /// Any other signal for the coordinator.
+    pub fn signal_coordinator(&self, signal: libc::c_int) -> Result<()> {
+        self.coordinator.as_ref().context("no coordinator runs")?.signal(signal)
+    }
+
     /// Starts worker number `index`.
     pub fn start_worker(&mut self, index: usize) -> Result<()> {
         self.start_worker_with(index, &[])
@@ -117,31 +135,53 @@ impl Cluster {
 
     /// Starts worker number `index` with further arguments.
     pub fn start_worker_with(&mut self, index: usize, more: &[&str]) -> Result<()> {
+        let process = self.worker_process(index, "", more)?;
+        self.workers.insert(index, process);
+        Ok(())
+    }
+
+    /// Starts a second process with the id of worker number `index`; it ends when dropped.
+    pub fn start_twin(&self, index: usize) -> Result<impl Drop + use<>> {
+        self.worker_process(index, ".twin", &[])
+    }
+
+    fn worker_process(&self, index: usize, which: &str, more: &[&str]) -> Result<Process> {
         let name = format!("worker-{index}");
-        let cache = self.folder().join(format!("{name}.cache")).display().to_string();
+        let cache = self.cache_folder(index).display().to_string() + which;
         let coordinator = self.url();
-        let arguments = [
-            "run",
-            "--coordinator",
-            &coordinator,
-            "--id",
-            &name,
-            "--cache",
-            &cache,
-            "--threads",
-            "1",
-            "--data-threads",
-            "1",
-        ]
-        .map(str::to_owned);
+        let host = self.options.network.as_ref().map(|network| network.worker(index));
+        let address = host.map_or(LOOPBACK, |host| &host.address);
+        let arguments = ["run", "--coordinator", &coordinator, "--id", &name, "--host", address, "--cache", &cache];
         let bound = self.options.cache_mib.map(|mib| ["--cache-mib".to_owned(), mib.to_string()]);
         let arguments: Vec<String> = arguments
-            .into_iter()
+            .iter()
+            .chain(&["--threads", "1", "--data-threads", "1"])
+            .chain(more)
+            .map(|&one| one.to_owned())
             .chain(bound.into_iter().flatten())
-            .chain(more.iter().map(|one| (*one).to_owned()))
             .collect();
-        let process = Process::start("cappa-worker", &name, self.folder.path(), &arguments, &self.options.env)?;
-        self.workers.insert(index, process);
+        let namespace = host.map(|host| host.namespace.as_str());
+        let log = name + which;
+        Process::start("cappa-worker", &log, namespace, self.folder.path(), &arguments, &self.options.env)
+    }
+
+    /// Where worker number `index` keeps shards.
+    pub fn cache_folder(&self, index: usize) -> PathBuf {
+        self.folder().join(format!("worker-{index}.cache"))
+    }
+
+    /// The process of worker number `index`.
+    pub fn worker_pid(&self, index: usize) -> Result<u32> {
+        Ok(self.workers.get(&index).context("no such worker")?.id())
+    }
+
+    /// Starts again whichever of the first `count` workers has ended.
+    pub fn restart_ended(&mut self, count: usize) -> Result<()> {
+        for index in 0..count {
+            if self.workers.get_mut(&index).is_none_or(Process::has_ended) {
+                self.start_worker(index)?;
+            }
+        }
         Ok(())
     }
 

@@ -56,6 +56,12 @@ impl Corpus {
     /// Serves all of it from an S3 server, in this bucket; the URL of a file there is `s3://BUCKET/` and its name here.
     pub fn serve(&self, bucket: &str) -> Result<S3Server> {
         let server = S3Server::start(&[bucket]);
+        self.put_into(&server, bucket)?;
+        Ok(server)
+    }
+
+    /// Puts all of it into a bucket of a server, as [`Self::serve`] does.
+    pub fn put_into(&self, server: &S3Server, bucket: &str) -> Result<()> {
         for name in ["train.json", "heldout.json", "tokenizer.json"] {
             server.put(bucket, name, std::fs::read(self.path(name))?);
         }
@@ -63,7 +69,7 @@ impl Corpus {
             let shard = shard?;
             server.put(bucket, &format!("shards/{}", shard.file_name().display()), std::fs::read(shard.path())?);
         }
-        Ok(server)
+        Ok(())
     }
 
     /// A file of the corpus: `train.json`, `heldout.json`, `tokenizer.json`, `shards/train-000000.tar`, ….
@@ -79,14 +85,14 @@ impl Corpus {
 
 /// Runs cappactl to a good end; what it wrote to stdout.
 pub fn cappactl(arguments: &[&str]) -> Result<String> {
-    let output = cappactl_ended(arguments)?;
+    let output = cappactl_ended(arguments, &[])?;
     if !output.status.success() {
         bail!("cappactl {} failed: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr));
     }
     Ok(String::from_utf8(output.stdout)?)
 }
 
-/// Runs cappactl to whatever end.
-pub fn cappactl_ended(arguments: &[&str]) -> Result<Output> {
-    Ok(Command::new(binary("cappactl")?).args(arguments).output()?)
+/// Runs cappactl to whatever end, with further environment.
+pub fn cappactl_ended(arguments: &[&str], env: &[(&str, String)]) -> Result<Output> {
+    Ok(Command::new(binary("cappactl")?).args(arguments).envs(env.iter().map(|(k, v)| (k, v))).output()?)
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use cappa_proto as wire;
 use wire::JobState;
 
@@ -152,21 +152,24 @@ fn is_over(job: &wire::Job) -> bool {
 pub struct Curve(pub BTreeMap<u64, f64>);
 
 impl Curve {
+    /// The largest relative difference of two curves that have exactly the steps 1 to `steps`, and its step.
+    pub fn difference(&self, other: &Curve, steps: u64) -> Result<(u64, f64)> {
+        for curve in [self, other] {
+            ensure!(curve.0.keys().copied().eq(1..=steps), "not every step once: {:?}", curve.0.keys());
+        }
+        let difference = |(&step, &a): (&u64, &f64)| {
+            let b = other.0[&step];
+            (step, (a - b).abs() / a.abs().max(b.abs()))
+        };
+        self.0.iter().map(difference).max_by(|a, b| a.1.total_cmp(&b.1)).context("a run has steps")
+    }
+
     /// Panics unless both have exactly the steps 1 to `steps`, with losses that differ by at most
     /// `tolerance`, relative.
     #[track_caller]
     pub fn assert_same(&self, other: &Curve, steps: u64, tolerance: f64) {
-        let all: Vec<u64> = (1..=steps).collect();
-        for curve in [self, other] {
-            assert_eq!(curve.0.keys().copied().collect::<Vec<_>>(), all, "every step once");
-        }
-        let difference = |step: &u64| {
-            let (a, b) = (self.0[step], other.0[step]);
-            (a - b).abs() / a.abs().max(b.abs())
-        };
-        let (step, worst) =
-            all.iter().map(|step| (step, difference(step))).max_by(|a, b| a.1.total_cmp(&b.1)).expect("steps");
+        let (step, worst) = self.difference(other, steps).unwrap_or_else(|error| panic!("{error}"));
         println!("largest relative difference {worst:.1e}, at step {step}");
-        assert!(worst <= tolerance, "step {step}: {} and {}, {worst:.1e} apart", self.0[step], other.0[step]);
+        assert!(worst <= tolerance, "step {step}: {} and {}, {worst:.1e} apart", self.0[&step], other.0[&step]);
     }
 }

@@ -1,6 +1,7 @@
 //! A cluster of real processes on loopback, for end-to-end tests: real gRPC, real libtorch, real
 //! storage. Every process is this harness's own child and ends with it.
 
+pub mod chaos;
 pub mod cluster;
 pub mod collector;
 pub mod corpus;

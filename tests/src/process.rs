@@ -15,10 +15,11 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts a program of this build; `--address-file` is added to its arguments.
+    /// Starts a program of this build, in a network namespace if one is named; `--address-file` is added to its arguments.
     pub(crate) fn start(
         program: &str,
         name: &str,
+        namespace: Option<&str>,
         folder: &Path,
         arguments: &[String],
         env: &[(String, String)],
@@ -28,7 +29,16 @@ impl Process {
         // A restarted process has not said anything yet.
         let _ = std::fs::remove_file(&addresses);
         let output = File::options().create(true).append(true).open(&log)?;
-        let child = Command::new(binary(program)?)
+        let mut command = match namespace {
+            None => Command::new(binary(program)?),
+            // `ip` enters the namespace and becomes the program.
+            Some(namespace) => {
+                let mut enter = Command::new("ip");
+                enter.args(["netns", "exec", namespace]).arg(binary(program)?);
+                enter
+            }
+        };
+        let child = command
             .args(arguments)
             .arg("--address-file")
             .arg(&addresses)
@@ -57,6 +67,16 @@ impl Process {
             }
             std::thread::sleep(Duration::from_millis(10));
         }
+    }
+
+    /// Its number.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Whether it has ended.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().is_ok_and(|status| status.is_some())
     }
 
     /// Sends a signal.

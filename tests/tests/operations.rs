@@ -49,7 +49,7 @@ async fn a_job_goes_back_to_a_pinned_checkpoint_and_comes_to_the_same_end() -> R
     let mut bytes = std::fs::read(&part)?;
     bytes[100] ^= 1;
     std::fs::write(&part, bytes)?;
-    let ended = cappa_tests::corpus::cappactl_ended(&["checkpoints", "--coordinator", &url, "verify", &job])?;
+    let ended = cappa_tests::corpus::cappactl_ended(&["checkpoints", "--coordinator", &url, "verify", &job], &[])?;
     let text = String::from_utf8_lossy(&ended.stdout);
     assert_eq!(ended.status.code(), Some(1), "{text}");
     let named: Vec<_> = text.lines().filter(|line| line.contains("is damaged")).collect();

@@ -7,7 +7,7 @@ mod reconciler;
 mod storage_work;
 
 use std::cell::OnceCell;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cappa_core::{Command, Core, JobId, Plan, Policy, Record, Refusal, Report, Time, WorkerReport};
 use thiserror::Error;
@@ -30,6 +30,9 @@ const BATCH: usize = 512;
 
 /// How often time is looked at when nothing happens.
 const TICK: Duration = Duration::from_millis(50);
+
+/// How long an append may take before people are told.
+const SLOW_APPEND: Duration = Duration::from_secs(5);
 
 /// What readers see: consistent, and durable.
 pub(crate) struct View {
@@ -236,7 +239,7 @@ impl Driver {
         if records.is_empty() {
             return Ok(());
         }
-        for entry in self.log.append(records).await? {
+        for entry in patiently(self.log.append(records)).await? {
             let Record { job, change, .. } = &entry.record;
             tracing::info!(sequence = entry.sequence, %job, change = kind(change), "logged");
             let members = self.view.history.job(job).map_or(&[][..], |history| &history.members);
@@ -245,6 +248,21 @@ impl Driver {
             self.changed.send_replace(entry.sequence);
         }
         Ok(())
+    }
+}
+
+/// Waits for an append, and says so from time to time: until it is durable nothing is decided, while training goes on.
+async fn patiently<T>(append: impl Future<Output = T>) -> T {
+    let mut append = std::pin::pin!(append);
+    let begun = Instant::now();
+    loop {
+        match tokio::time::timeout(SLOW_APPEND, &mut append).await {
+            Ok(appended) => return appended,
+            Err(_) => tracing::warn!(
+                seconds = begun.elapsed().as_secs(),
+                "the event log waits for its store: check the store, the network and this machine's clock"
+            ),
+        }
     }
 }
 

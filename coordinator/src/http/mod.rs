@@ -1,5 +1,7 @@
 //! The HTTP port: metrics, health, a JSON API for reading, and the web page.
 
+use std::time::Duration;
+
 use axum::Router;
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
@@ -12,6 +14,9 @@ use crate::metrics::Snapshot;
 use crate::server::Shared;
 
 mod json;
+
+/// How long the state may keep the readiness check waiting.
+const READY_LIMIT: Duration = Duration::from_secs(2);
 
 /// Serves until the shared token is cancelled.
 pub(crate) fn serve(shared: &Shared, listener: TcpListener) {
@@ -42,9 +47,10 @@ async fn page() -> Response {
 
 /// Ready is who can answer from the state.
 async fn ready(State(shared): State<Shared>) -> Response {
-    match shared.handle.read(|_| ()).await {
-        Ok(()) => "ok\n".into_response(),
-        Err(stopped) => (StatusCode::SERVICE_UNAVAILABLE, format!("{stopped}\n")).into_response(),
+    match tokio::time::timeout(READY_LIMIT, shared.handle.read(|_| ())).await {
+        Ok(Ok(())) => "ok\n".into_response(),
+        Ok(Err(stopped)) => (StatusCode::SERVICE_UNAVAILABLE, format!("{stopped}\n")).into_response(),
+        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "the event log waits for its store\n").into_response(),
     }
 }
 

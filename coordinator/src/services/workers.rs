@@ -13,7 +13,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::driver::Stopped;
-use crate::server::Shared;
+use crate::server::{Shared, save_curve};
 use crate::sessions::Sessions;
 
 /// Serves the workers' streams.
@@ -95,6 +95,9 @@ impl WorkersService {
         while let Some(WorkerMessage { message }) = incoming.message().await? {
             let Some(message) = message else { continue };
             let Some(report) = self.take_in(message) else { continue };
+            if let Report::Completed { job, .. } = &report {
+                self.keep_curve(job).await;
+            }
             let said = WorkerReport { worker: worker.clone(), link, report };
             self.shared.handle.tell(Command::Worker(said)).await?;
         }
@@ -115,6 +118,15 @@ impl WorkersService {
             _ => {}
         }
         report_of(message)
+    }
+
+    /// A worker that has completed a job soon forgets its points: they are in the store before the job counts as over.
+    /// A store that takes longer than a silence may last is not waited for.
+    async fn keep_curve(&self, job: &JobId) {
+        let saved = save_curve(&self.shared.handle, &self.shared.curves, job);
+        if tokio::time::timeout(self.timings.lost_after / 2, saved).await.is_err() {
+            tracing::warn!(%job, "the store is slow: the end of the curve is saved later");
+        }
     }
 
     fn welcome(&self, hello: &proto::Hello) -> proto::Welcome {

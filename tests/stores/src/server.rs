@@ -34,10 +34,18 @@ impl S3Server {
     /// # Panics
     /// When the machine gives no port or no threads.
     pub fn start(buckets: &[&str]) -> Self {
+        Self::start_on("127.0.0.1", buckets)
+    }
+
+    /// The same on a free port of another address of this machine.
+    ///
+    /// # Panics
+    /// When the machine gives no port or no threads.
+    pub fn start_on(host: &str, buckets: &[&str]) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let runtime = runtime.expect("threads can be started");
         // Bound without the runtime, because the caller may be inside of one.
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("the loopback has a free port");
+        let listener = std::net::TcpListener::bind((host, 0)).expect("the address has a free port");
         listener.set_nonblocking(true).expect("a fresh socket takes the option");
         let address = listener.local_addr().expect("a bound socket has an address");
         let listener = {

@@ -1,0 +1,29 @@
+//! Whatever breaks, a job ends as if nothing had.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use cappa_tests::chaos::{self, Fault, Settings};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_through_faults_of_every_part_loses_no_step_no_sample_and_no_checkpoint() -> Result<()> {
+    let faults = vec![
+        Fault::TwoWorkersKilled,
+        Fault::WorkerHangs,
+        Fault::DuplicateId,
+        Fault::OldWorker,
+        Fault::CoordinatorKilledAt("group_formed"),
+        Fault::CoordinatorKilledAt("checkpoint_committed"),
+        Fault::CoordinatorKilledAt("succeeded"),
+        Fault::BothKilled,
+        Fault::StoreGone,
+        Fault::ClockJumps(600),
+    ];
+    let rounds = faults.len();
+    let settings = Settings { seed: 1, faults, time: Duration::from_secs(600), rounds, steps: 60, hosts: None };
+    let report = chaos::run(&settings).await?;
+    println!("{report}");
+    assert_eq!(report.failures(), Vec::<String>::new());
+    assert_eq!(report.steps_lost(), 0);
+    Ok(())
+}
