@@ -19,7 +19,7 @@ use cappa_shared::spec::JobSpec;
 use serde::Serialize;
 use tch::Device;
 
-use crate::batches::{RankBatch, to_tensors};
+use crate::batches::RankBatch;
 use crate::checkpoint::Restore;
 use crate::cli::ReplayArgs;
 use crate::context::Backend;
@@ -90,8 +90,8 @@ fn updates(
     })?;
     let batch_size = f64::from(spec.batch_size);
     while state.step < last {
-        let RankBatch { examples, weight, seen, quarantined } =
-            to_tensors(loader.next_batch()?, device, spec.data.image_size);
+        let batch = RankBatch::new(loader.next_batch()?, device, spec.data.image_size)?;
+        let RankBatch { examples, weight, seen, quarantined } = batch.sent_to(device)?;
         let loss = state.model.loss(&examples)?.sum;
         (&loss * batch_size.recip()).f_backward()?;
         let loss = loss.double_value(&[]);

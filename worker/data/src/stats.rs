@@ -112,9 +112,11 @@ pub struct PipelineStats {
     pub rows: Time,
     /// Decoding threads tokenised.
     pub tokenize: Time,
-    /// Batches were copied to where training wants them.
+    /// The feeding thread waited for batches; a process that trains without one takes batches itself, and leaves it at zero.
+    pub unfed: Time,
+    /// It copied batches to where they can be sent to the device from, beside training.
     pub copy: Time,
-    /// Training waited for batches.
+    /// Training waited for batches. Counted by whoever trains: the loader does not know whether its batches are waited for.
     pub waited: Time,
     waiting: Mutex<Waiting>,
     window: Mutex<Option<Judged>>,
@@ -192,6 +194,7 @@ impl PipelineStats {
         Window {
             elapsed: Duration::ZERO,
             waited: self.waited.get(),
+            unfed: self.unfed.get(),
             copy: self.copy.get(),
             network: self.network.get(),
             decode: self.decode(),

@@ -23,8 +23,10 @@ const CACHE_EVICTIONS: (&str, &str) = ("cappa_data_cache_evictions", "Shards rem
 const CACHE_BYTES: (&str, &str) = ("cappa_data_cache_bytes", "Bytes in the shard cache when it was last looked at");
 const PART_BYTES: (&str, &str) = ("cappa_data_part_bytes", "Bytes of shards on their way from stores to the disk");
 const SAMPLES: (&str, &str) = ("cappa_data_samples", "Samples made into rows of batches, good or bad");
-const STAGE_SECONDS: (&str, &str) =
-    ("cappa_data_stage_seconds", "Time of the pipeline's threads by stage; network is waiting for shards");
+const STAGE_SECONDS: (&str, &str) = (
+    "cappa_data_stage_seconds",
+    "Time of the pipeline's threads by stage; network is waiting for shards, copy runs beside training",
+);
 const WAIT_SECONDS: (&str, &str) = ("cappa_data_wait_seconds", "Training waited for batches");
 const STORE_WAIT: (&str, &str) =
     ("cappa_data_store_wait_seconds", "How long the oldest download has waited for a store that does not deliver");

@@ -66,6 +66,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     while begin.elapsed() < seconds {
         let batch = loader.next_batch()?;
         waited += batch.timing.waited;
+        stats.waited.add(batch.timing.waited);
         images += batch.examples();
         std::thread::sleep(step);
     }

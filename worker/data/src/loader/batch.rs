@@ -72,7 +72,7 @@ pub struct Quarantined {
 /// Where the time of a batch went.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct BatchTiming {
-    /// How long the training step waited for the batch.
+    /// How long whoever took the batch waited for it.
     pub waited: Duration,
     /// How long decoding threads waited for shards, summed over the rows.
     pub fetching: Duration,

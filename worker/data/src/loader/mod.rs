@@ -89,7 +89,6 @@ pub struct Loader {
     /// One message lets one more step be planned.
     permits: Sender<()>,
     remaining: Option<u64>,
-    stats: Arc<PipelineStats>,
     /// Waited in vain for the batch that comes next.
     waited: Duration,
     stop: Arc<AtomicBool>,
@@ -133,16 +132,8 @@ impl Loader {
         }
         let remaining = config.end_step.map(|end| end.0.saturating_sub(config.first_step.0));
         let stop = Arc::new(AtomicBool::new(false));
-        let mut loader = Self {
-            batches,
-            permits: permit,
-            remaining,
-            stats: Arc::clone(&config.stats),
-            waited: Duration::ZERO,
-            stop,
-            pool,
-            threads: Vec::new(),
-        };
+        let mut loader =
+            Self { batches, permits: permit, remaining, waited: Duration::ZERO, stop, pool, threads: Vec::new() };
 
         let planner = Planner {
             order: Arc::clone(&config.order),
@@ -193,7 +184,6 @@ impl Loader {
         let begin = Instant::now();
         let received = self.batches.recv_timeout(limit);
         self.waited += begin.elapsed();
-        self.stats.waited.add(begin.elapsed());
         let mut batch = match received {
             Ok(batch) => batch?,
             Err(RecvTimeoutError::Timeout) => return Ok(None),
