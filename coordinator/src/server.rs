@@ -120,14 +120,16 @@ impl Coordinator {
         let http = listen(config.http).await?;
         let (log, entries) = EventLog::open(&store).await?;
         let indexing = Indexing::new(config.allowed.clone());
-        let recovered = driver::recover(log, &entries, core_timings(&timings), config.policy.core, indexing);
+        let facts = Facts::default();
+        let (core, policy) = (core_timings(&timings), config.policy.core);
+        let recovered = driver::recover(log, &entries, core, policy, indexing, facts.clone());
         tracing::info!(entries = entries.len(), store = %store, "event log read");
         let (handle, mailbox) = driver::mailbox();
         let shared = Shared {
             handle: handle.clone(),
             curves: Curves::default(),
             logs: Logs::default(),
-            facts: Facts::default(),
+            facts,
             metrics: Metrics::new(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),

@@ -75,7 +75,7 @@ async fn steps_that_only_a_lost_worker_had_made_are_counted_and_remembered() {
     a.step_to(&form_a, 42);
     b.hang();
     let (job_id, generation) = (form_b.job_id, form_b.generation);
-    b.say(Say::Heartbeat(Heartbeat { job_id, generation, step: 45, pace: 0 })).await;
+    b.say(Say::Heartbeat(Heartbeat { job_id, generation, step: 45, pace: 0, waiting: None })).await;
     a.abort().await;
     assert_eq!(a.form().await.members[0].step, 42);
     running.until(&id, "the next group", |job| job.generation == 2).await;

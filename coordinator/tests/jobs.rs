@@ -179,6 +179,20 @@ async fn a_waiting_job_says_why_and_a_watcher_sees_its_end() {
 }
 
 #[tokio::test]
+async fn a_job_says_which_rank_waits_for_which_store() {
+    let fixture = Fixture::new();
+    let Pair { running, mut a, mut b, job: id } = fixture.pair("2").await;
+    (a.form().await, b.form().await);
+    running.until_state(&id, JobState::Running).await;
+    b.wait_for(Some("s3://shards/train-7.tar"));
+    let job = running.until(&id, "the wait", |job| !job.message.is_empty()).await;
+    let told = "rank 1 (worker-b) has waited 12 s for s3://shards/train-7.tar: its store does not answer";
+    assert_eq!((job.state(), job.message.as_str()), (JobState::Running, told));
+    b.wait_for(None);
+    running.until(&id, "the end of the wait", |job| job.message.is_empty()).await;
+}
+
+#[tokio::test]
 async fn metrics_and_pages_are_served() {
     let fixture = Fixture::new();
     let running = fixture.start().await;

@@ -33,6 +33,8 @@ pub struct Options {
     pub env: Vec<(String, String)>,
     /// Further environment of the coordinator.
     pub coordinator_env: Vec<(String, String)>,
+    /// Further environment of some workers, by their numbers.
+    pub worker_env: BTreeMap<usize, Vec<(String, String)>>,
     /// A host of its own for every process; all on the loopback when absent.
     pub network: Option<Arc<Network>>,
 }
@@ -46,6 +48,7 @@ impl Default for Options {
             cache_mib: None,
             env: Vec::new(),
             coordinator_env: Vec::new(),
+            worker_env: BTreeMap::new(),
             network: None,
         }
     }
@@ -161,8 +164,10 @@ impl Cluster {
             .chain(bound.into_iter().flatten())
             .collect();
         let namespace = host.map(|host| host.namespace.as_str());
+        let own = self.options.worker_env.get(&index).map_or(&[][..], Vec::as_slice);
+        let env = [&self.options.env, own].concat();
         let log = name + which;
-        Process::start("cappa-worker", &log, namespace, self.folder.path(), &arguments, &self.options.env)
+        Process::start("cappa-worker", &log, namespace, self.folder.path(), &arguments, &env)
     }
 
     /// Where worker number `index` keeps shards.

@@ -1,9 +1,10 @@
 //! The same samples for everybody, each exactly once, wherever the data lies and whatever happens meanwhile.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
-use cappa_test_stores::{Fault, Rule};
+use anyhow::{Context as _, Result, ensure};
+use cappa_proto::JobState;
+use cappa_test_stores::{Fault, Rule, S3Server};
 use cappa_tests::corpus::cappactl;
 use cappa_tests::jobs::{Curve, JobSpec};
 use cappa_tests::{Cluster, Corpus, Options};
@@ -40,6 +41,15 @@ async fn run(corpus: &Corpus, workers: usize, spec: &JobSpec, options: Options) 
     Ok(Ran { cluster, job, curve })
 }
 
+/// What a process needs to open a server's bucket.
+fn environment(server: &S3Server) -> Vec<(String, String)> {
+    server.environment().map(|(name, value)| (name.to_owned(), value)).to_vec()
+}
+
+fn in_bucket(name: &str) -> Option<String> {
+    Some(format!("'s3://{BUCKET}/{name}'"))
+}
+
 /// Epochs that an audit found complete, of a source: their number, and the samples of each.
 fn complete_epochs(audit: &Value, source: u64) -> (usize, u64) {
     let epochs = audit["epochs"].as_array().map(Vec::as_slice).unwrap_or_default();
@@ -53,8 +63,7 @@ async fn a_bucket_that_fails_while_training_reads_it_gives_the_curve_of_local_fi
     let corpus = Corpus::new(400)?;
     let local = run(&corpus, 1, &JobSpec::default(), Options::default()).await?.curve;
     let server = corpus.serve(BUCKET)?;
-    let url = |name: &str| Some(format!("s3://{BUCKET}/{name}"));
-    let spec = JobSpec { train: url("train.json"), tokenizer: url("tokenizer.json"), ..JobSpec::default() };
+    let spec = JobSpec { train: in_bucket("train.json"), tokenizer: in_bucket("tokenizer.json"), ..JobSpec::default() };
     for rule in [
         Rule::new(Fault::INTERNAL).gets().every(3),
         Rule::new(Fault::Reset { after: 10_000 }).gets().on(".tar").every(3),
@@ -62,9 +71,8 @@ async fn a_bucket_that_fails_while_training_reads_it_gives_the_curve_of_local_fi
         server.faults().clear();
         let (before, seen) = (server.faults().injected(), server.faults().seen().len());
         server.faults().add(rule.clone());
-        let env = server.environment().map(|(name, value)| (name.to_owned(), value)).to_vec();
         // Less than the shards of the corpus take: they are read again in every epoch.
-        let options = Options { cache_mib: Some(1), env, ..Options::default() };
+        let options = Options { cache_mib: Some(1), env: environment(&server), ..Options::default() };
         let remote = run(&corpus, 2, &spec, options).await?;
         remote.curve.assert_same(&local, STEPS, TOLERANCE);
         let injected = server.faults().injected() - before;
@@ -158,5 +166,52 @@ async fn shorter_texts_for_autoregressive_examples_change_no_loss() -> Result<()
     for workers in [1, 2] {
         run(&corpus, workers, &spec, Options::default()).await?.curve.assert_same(&whole, STEPS, TOLERANCE);
     }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_vanishes_for_one_rank_is_named_breaks_no_group_and_changes_no_loss() -> Result<()> {
+    /// Longer than a collective may take with the smallest time-outs.
+    const OUTAGE: Duration = Duration::from_secs(65);
+    const STEPS: u64 = 100;
+    let corpus = Corpus::new(1200)?;
+    let spec = JobSpec { steps: STEPS, ..JobSpec::default() };
+    let undisturbed = run(&corpus, 1, &spec, Options::default()).await?.curve;
+    // Two ways to the same shards, of which one worker's fails.
+    let (good, bad) = (corpus.serve(BUCKET)?, corpus.serve(BUCKET)?);
+    // Less than a rank's shards take: they are read again in the second epoch.
+    let mut options = Options { cache_mib: Some(1), env: environment(&good), ..Options::default() };
+    options.worker_env.insert(1, environment(&bad));
+    let cluster = Cluster::start(options)?;
+    cluster.wait_idle(2).await?;
+    let (train, tokenizer) = (in_bucket("train.json"), in_bucket("tokenizer.json"));
+    let job = cluster.submit(&JobSpec { train, tokenizer, workers: (2, 2), ..spec }, &corpus).await?;
+    cluster.wait_step(&job, 5).await?;
+    bad.faults().add(Rule::new(Fault::NO_BUCKET));
+
+    let waits = "(worker-1) has waited";
+    let seen = cluster.wait(&job, "the wait", |job| job.message.contains(waits)).await?;
+    assert!(seen.message.contains(&format!("s3://{BUCKET}/shards/train-")), "{}", seen.message);
+    let (mut stands_since, mut step) = (Instant::now(), seen.step);
+    while stands_since.elapsed() < OUTAGE {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let now = cluster.job(&job).await?;
+        let is_undisturbed = now.state() == JobState::Running && (now.generation, now.recoveries) == (1, 0);
+        ensure!(is_undisturbed && now.message.contains(waits), "{now:?}\n{}", cluster.logs());
+        if now.step != step {
+            (stands_since, step) = (Instant::now(), now.step);
+        }
+    }
+    assert!(step < STEPS, "training stood still");
+    let described = cappactl(&["--coordinator", &cluster.url(), "describe", &job])?;
+    assert!(described.contains(waits), "{described}");
+
+    bad.faults().clear();
+    let curve = cluster.finish(&job).await?;
+    let done = cluster.job(&job).await?;
+    assert_eq!((done.generation, done.recoveries, done.message.as_str()), (1, 0, ""), "{}", cluster.logs());
+    curve.assert_same(&undisturbed, STEPS, TOLERANCE);
+    let waited = done.time.iter().find(|bucket| bucket.bucket == "data_wait").context("a bucket")?.seconds;
+    assert!(waited >= OUTAGE.as_secs_f64() - 5.0, "{:?}", done.time);
     Ok(())
 }

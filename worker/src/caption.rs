@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use cappa_data::corpus;
+use cappa_data::stats::PipelineStats;
 use cappa_shared::spec::JobSpec;
 use tch::Device;
 
@@ -23,7 +24,7 @@ pub(crate) fn caption(args: &CaptionArgs) -> Result<()> {
         .block_on(read_weights(&args.checkpoint))
         .with_context(|| format!("--checkpoint {} can't be read", args.checkpoint))?;
     model.params_mut().load_named(&weights).context("the checkpoint does not belong to the spec's model")?;
-    let tokenizer = runtime.block_on(corpus::tokenizer(&spec, Duration::ZERO))?;
+    let tokenizer = runtime.block_on(corpus::tokenizer(&spec, Duration::ZERO, &PipelineStats::default()))?;
     for path in &args.images {
         let image =
             read_image(path, spec.data.image_size).with_context(|| format!("{} can't be read", path.display()))?;

@@ -2,9 +2,9 @@
 
 use std::num::NonZero;
 use std::path::PathBuf;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cappa_collective::{AbortHandle, Cuda, Group, Member, Store, Timeouts};
 use cappa_data::shards::FetchConfig;
@@ -49,16 +49,33 @@ pub(crate) struct Context {
 const NOTICE: Duration = Duration::from_millis(50);
 
 impl Context {
-    /// Waits for something of a store, for as long as the generation is not given up.
+    /// Waits for something of a store, for as long as the generation is not given up. For what other members don't wait for: see
+    /// [`Place::wait`](crate::train::group::Place::wait).
     pub(crate) fn wait<T>(&self, assignment: &Assignment, read: impl Future<Output = T>) -> Result<T, Barred> {
+        let mut read = pin!(read);
+        loop {
+            if let Some(done) = self.wait_within(assignment, read.as_mut(), Duration::MAX)? {
+                return Ok(done);
+            }
+        }
+    }
+
+    /// Likewise, for so long at most.
+    pub(crate) fn wait_within<T>(
+        &self,
+        assignment: &Assignment,
+        mut read: Pin<&mut impl Future<Output = T>>,
+        limit: Duration,
+    ) -> Result<Option<T>, Barred> {
+        let begun = Instant::now();
         self.runtime.block_on(async {
-            let mut read = pin!(read);
-            loop {
+            while begun.elapsed() < limit {
                 if let Ok(done) = tokio::time::timeout(NOTICE, &mut read).await {
-                    return Ok(done);
+                    return Ok(Some(done));
                 }
                 self.interrupt.check(&assignment.job, assignment.generation)?;
             }
+            Ok(None)
         })
     }
 

@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result, bail};
 use cappa_collective::ops;
 use cappa_data::corpus::Corpus;
 use cappa_data::shards::FetchConfig;
+use cappa_data::stats::PipelineStats;
 use cappa_data::{Loader, LoaderConfig};
 use cappa_shared::causes::with_causes;
 use cappa_shared::ids::{JobId, Step};
@@ -48,7 +49,7 @@ pub(crate) fn replay(args: &ReplayArgs) -> Result<()> {
     let spec: JobSpec = serde_json::from_slice(&document)
         .with_context(|| format!("--spec {} is not a job's spec as it ran", args.spec.display()))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let corpus = runtime.block_on(Corpus::open(&spec, PATIENCE))?;
+    let corpus = runtime.block_on(Corpus::open(&spec, PATIENCE, &PipelineStats::default()))?;
     let total_steps = Step(spec.total_steps(corpus.samples()));
     if args.step > total_steps.0 {
         bail!("the job has {total_steps} steps, so there is no step {}", args.step);

@@ -118,6 +118,7 @@ async fn serve(args: RunArgs, backend: Backend, files: u64) -> Result<()> {
         data_threads: NonZero::new(args.data_threads),
         peak_flops: args.peak_tflops.map(|tera| tera * 1e12),
     };
+    let stats = metrics.data();
     let writer = Writer::start(ledger.clone(), metrics.clone(), context.runtime.clone())?;
     let (ended, trainer_ended) = oneshot::channel::<()>();
     let trainer = std::thread::Builder::new().name("trainer".into()).spawn(move || {
@@ -130,7 +131,8 @@ async fn serve(args: RunArgs, backend: Backend, files: u64) -> Result<()> {
     let http = tokio::spawn(async move {
         axum::serve(listener, metrics.router()).with_graceful_shutdown(stopped.cancelled_owned()).await
     });
-    let session = Session { identity, ledger: ledger.clone(), interrupt: interrupt.clone(), orders: orders.clone() };
+    let session =
+        Session { identity, ledger: ledger.clone(), interrupt: interrupt.clone(), orders: orders.clone(), stats };
     let mut notices = Notices::new(args.preemption_file, args.preemption_url)?;
     let conversation = session.run(&args.coordinator, &cancel);
     tokio::pin!(conversation);

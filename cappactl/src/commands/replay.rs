@@ -11,6 +11,7 @@ use cappa_data::LoaderConfig;
 use cappa_data::corpus::Corpus;
 use cappa_data::replay::{self, StepReplay};
 use cappa_data::shards::FetchConfig;
+use cappa_data::stats::PipelineStats;
 use cappa_proto::CurveRequest;
 use cappa_shared::checkpoint;
 use cappa_shared::ids::Step;
@@ -78,7 +79,7 @@ pub(crate) async fn run(global: &Global, arguments: &Arguments) -> anyhow::Resul
     let at = storage::open(&folder)?;
     let document = arguments.spec(global).await?;
     let spec: JobSpec = serde_json::from_slice(&document).context("the spec is not a job's spec as it ran")?;
-    let corpus = Corpus::open(&spec, PATIENCE).await?;
+    let corpus = Corpus::open(&spec, PATIENCE, &PipelineStats::default()).await?;
     check(&at, &spec, &corpus, arguments.step).await?;
 
     let temporary = tempfile::tempdir()?;

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use reconciler::Reconciler;
 
 use crate::clock::Clock;
+use crate::facts::Facts;
 use crate::history::History;
 use crate::indexing::Indexing;
 use crate::log::{Entry, EventLog, LogError};
@@ -42,6 +43,8 @@ pub(crate) struct View {
     pub(crate) history: History,
     /// How far the indexes of jobs' data are.
     pub(crate) indexing: Indexing,
+    /// What workers say about themselves.
+    pub(crate) facts: Facts,
     clock: Clock,
     /// The plan of this turn, made when a reader first asks for it.
     plan: OnceCell<Plan>,
@@ -138,6 +141,7 @@ pub(crate) fn recover(
     timings: cappa_core::Timings,
     policy: Policy,
     indexing: Indexing,
+    facts: Facts,
 ) -> Recovered {
     let earliest = entries.last().map_or(Time(0), |entry| entry.record.at);
     let clock = Clock::starting_after(earliest);
@@ -146,7 +150,7 @@ pub(crate) fn recover(
     let mut history = History::default();
     entries.iter().for_each(|entry| history.apply(entry));
     let last = entries.last().map_or(0, |entry| entry.sequence);
-    Recovered { view: View { core, history, indexing, clock, plan: OnceCell::new() }, log, last }
+    Recovered { view: View { core, history, indexing, facts, clock, plan: OnceCell::new() }, log, last }
 }
 
 /// The mailbox of a loop that is yet to be built.

@@ -99,7 +99,9 @@ fn message(view: &View, job: &Job) -> (String, String) {
         Phase::Queued => plain(waiting(view, job)),
         Phase::Active(group) => match &group.stage {
             Stage::Breaking { reason, .. } => plain(format!("re-forming: {reason}")),
-            _ => plain(job.stopping.as_ref().map(ToString::to_string).unwrap_or_default()),
+            _ => plain(
+                job.stopping.as_ref().map(ToString::to_string).or_else(|| store_wait(view, group)).unwrap_or_default(),
+            ),
         },
         Phase::Paused { reason } => plain(reason.clone()),
         Phase::Ended(Ending::Succeeded { .. }) => plain(String::new()),
@@ -130,6 +132,17 @@ fn error_code(class: &str) -> &'static str {
         class => class.parse().unwrap_or(Code::JobFailed),
     };
     code.as_str()
+}
+
+/// What keeps the group waiting: the store that a member has waited for longest.
+fn store_wait(view: &View, group: &Group) -> Option<String> {
+    let waits = (0..).zip(&group.members).filter_map(|(rank, member)| {
+        let waiting = view.facts.waiting(&member.worker)?;
+        Some((waiting.since, rank, member, waiting.url))
+    });
+    let (since, rank, member, url) = waits.min_by_key(|(since, rank, ..): &(_, u32, _, _)| (*since, *rank))?;
+    let (worker, seconds) = (&member.worker, since.elapsed().as_secs());
+    Some(format!("rank {rank} ({worker}) has waited {seconds} s for {url}: its store does not answer"))
 }
 
 /// How far the index of a job's data is, or why it does not go on.

@@ -82,6 +82,7 @@ impl WorkersService {
             Err(error) => error.message().to_owned(),
         };
         tracing::info!(%worker, %link, why, "worker's stream ended");
+        self.shared.facts.lost_sight(&worker);
         // A stopping loop needs no word of it.
         let _ = self.shared.handle.tell(Command::Disconnected { worker, link }).await;
     }
@@ -94,7 +95,7 @@ impl WorkersService {
     ) -> Result<(), Status> {
         while let Some(WorkerMessage { message }) = incoming.message().await? {
             let Some(message) = message else { continue };
-            let Some(report) = self.take_in(message) else { continue };
+            let Some(report) = self.take_in(worker, message) else { continue };
             if let Report::Completed { job, .. } = &report {
                 self.keep_curve(job).await;
             }
@@ -105,8 +106,9 @@ impl WorkersService {
     }
 
     /// Keeps what is not for the core, and returns what is.
-    fn take_in(&self, message: FromWorker) -> Option<Report> {
+    fn take_in(&self, worker: &WorkerId, message: FromWorker) -> Option<Report> {
         match &message {
+            FromWorker::Heartbeat(heartbeat) => self.shared.facts.heard(worker, heartbeat),
             FromWorker::Progress(progress) => {
                 let job = JobId(progress.job_id.clone());
                 self.shared.curves.quarantine(&job, &progress.quarantined, progress.quarantined_total);

@@ -114,9 +114,16 @@ impl FakeWorker {
         self.say(Message::Entered(Entered { job_id, generation, step, ..Entered::default() })).await;
     }
 
+    /// Says from now on that a store keeps it waiting for this, or that none does.
+    pub fn wait_for(&self, url: Option<&str>) {
+        let waiting = url.map(|url| cappa_proto::Waiting { url: url.to_owned(), seconds: 12.0 });
+        self.place.lock().waiting = waiting;
+    }
+
     /// Is at a step from now on.
     pub fn step_to(&self, form: &Form, step: u64) {
-        *self.place.lock() = Heartbeat { job_id: form.job_id.clone(), generation: form.generation, step, pace: 0 };
+        let Form { job_id, generation, .. } = form.clone();
+        *self.place.lock() = Heartbeat { job_id, generation, step, pace: 0, waiting: None };
     }
 
     /// Is told to abort, and leaves with its state.

@@ -26,7 +26,7 @@ pub fn greeting(hello: proto::Hello) -> Report {
 /// Any other message; nothing where it is not for the core.
 pub fn report_of(message: FromWorker) -> Option<Report> {
     Some(match message {
-        FromWorker::Heartbeat(proto::Heartbeat { job_id, generation, step, pace }) => {
+        FromWorker::Heartbeat(proto::Heartbeat { job_id, generation, step, pace, waiting: _ }) => {
             let is_idle = job_id.is_empty();
             let at = (!is_idle).then_some((JobId(job_id), Generation(generation), Step(step)));
             Report::Heartbeat { at, pace: (pace > 0).then_some(Pace(pace)) }

@@ -1,5 +1,6 @@
 //! One fault after the other, each in a job of its own.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -132,6 +133,7 @@ impl Stage {
             cache_mib: Some(1),
             env,
             coordinator_env: clock.environment().to_vec(),
+            worker_env: BTreeMap::new(),
             network: network.clone(),
         })?;
         let mut stage =

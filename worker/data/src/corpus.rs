@@ -14,6 +14,7 @@ use cappa_shared::storage::{self, Location, StorageError};
 
 use crate::image::Preparation;
 use crate::shards::FetchConfig;
+use crate::stats::PipelineStats;
 use crate::text::{Buckets, Tokenizer, TokenizerError};
 use crate::{DataError, LoaderConfig, Source, Sources};
 
@@ -59,15 +60,15 @@ pub struct Corpus {
 }
 
 impl Corpus {
-    /// Opens what the spec names; waits so long for stores that don't answer.
+    /// Opens what the spec names; waits so long for stores that don't answer, and says so in `stats`.
     ///
     /// # Errors
     /// When something of it can't be read, or does not fit together.
-    pub async fn open(spec: &JobSpec, patience: Duration) -> Result<Self, OpenError> {
+    pub async fn open(spec: &JobSpec, patience: Duration, stats: &PipelineStats) -> Result<Self, OpenError> {
         let data = &spec.data;
         let mut sources = Vec::new();
         for source in data.train.iter() {
-            let (manifest, origin) = manifest(&source.source, patience).await?;
+            let (manifest, origin) = manifest(&source.source, patience, stats).await?;
             sources.push(Source { manifest: Arc::new(manifest), origin });
         }
         let sources = Sources::new(sources);
@@ -76,7 +77,7 @@ impl Corpus {
         let counts = sources.epoch_counts(&data.captions).map_err(|(url, source)| OpenError::Captions(url, source))?;
         let (window, batch_size) = (data.shuffle_window, spec.batch_size.into());
         let order = JobOrder::new(counts, &weights, data.seed, data.lanes, window, batch_size)?;
-        let tokenizer = tokenizer(spec, patience).await?;
+        let tokenizer = tokenizer(spec, patience, stats).await?;
         Ok(Self { sources: Arc::new(sources), order: Arc::new(order), tokenizer })
     }
 
@@ -123,8 +124,12 @@ impl Corpus {
 ///
 /// # Errors
 /// When it can't be read, or is none.
-pub async fn manifest(url: &str, patience: Duration) -> Result<(DataManifest, Location), OpenError> {
-    let (document, at) = document(url, patience).await?;
+pub async fn manifest(
+    url: &str,
+    patience: Duration,
+    stats: &PipelineStats,
+) -> Result<(DataManifest, Location), OpenError> {
+    let (document, at) = document(url, patience, stats).await?;
     Ok((DataManifest::from_json(&document).map_err(|e| OpenError::Manifest(url.into(), e))?, at))
 }
 
@@ -132,9 +137,9 @@ pub async fn manifest(url: &str, patience: Duration) -> Result<(DataManifest, Lo
 ///
 /// # Errors
 /// When it can't be read, or does not fit.
-pub async fn tokenizer(spec: &JobSpec, patience: Duration) -> Result<Tokenizer, OpenError> {
+pub async fn tokenizer(spec: &JobSpec, patience: Duration, stats: &PipelineStats) -> Result<Tokenizer, OpenError> {
     let url = &spec.data.tokenizer;
-    let (document, _) = document(url, patience).await?;
+    let (document, _) = document(url, patience, stats).await?;
     let opened = Tokenizer::from_bytes(&document).and_then(|tokenizer| {
         tokenizer.check_vocabulary(spec.model.vocabulary as usize)?;
         Ok(tokenizer)
@@ -143,14 +148,16 @@ pub async fn tokenizer(spec: &JobSpec, patience: Duration) -> Result<Tokenizer, 
 }
 
 /// A document of a store. A group also re-forms while a store is away: that is waited for, as for shards.
-async fn document(url: &str, patience: Duration) -> Result<(Bytes, Location), OpenError> {
+async fn document(url: &str, patience: Duration, stats: &PipelineStats) -> Result<(Bytes, Location), OpenError> {
     let begun = Instant::now();
+    let mut waiting = None;
     let failed = |source| OpenError::Storage { url: url.into(), waited: begun.elapsed(), source };
     let at = storage::open(url).map_err(failed)?;
     loop {
         match at.get("").await {
             Ok(document) => return Ok((document, at)),
             Err(error) if error.is_transient() && begun.elapsed() < patience => {
+                waiting.get_or_insert_with(|| stats.wait_for(url.to_owned()));
                 let waiting_s = begun.elapsed().as_secs();
                 tracing::warn!(%url, waiting_s, %error, "the store does not answer; waiting and trying again");
                 tokio::time::sleep(PAUSE).await;

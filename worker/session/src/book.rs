@@ -33,6 +33,7 @@ pub struct Book {
     notices: VecDeque<Message>,
     lines: VecDeque<wire::LogLine>,
     lines_dropped: u64,
+    waiting: Option<wire::Waiting>,
 }
 
 /// How much of the ledger one connection has carried.
@@ -76,6 +77,17 @@ impl Book {
     pub fn pace(&self) -> u32 {
         let generation = self.holding.as_ref().map(|held| held.generation);
         self.pace.filter(|(of, _)| Some(*of) == generation).map_or(0, |(_, pace)| pace)
+    }
+
+    /// A store keeps the process waiting, or none does any more.
+    pub fn wait_for(&mut self, store: Option<wire::Waiting>) {
+        self.waiting = store;
+    }
+
+    /// That the process lives, where it is, and what it waits for.
+    pub fn heartbeat(&self) -> wire::Heartbeat {
+        let wire::Holding { job_id, generation, step, .. } = self.holding.clone().unwrap_or_default();
+        wire::Heartbeat { job_id, generation, step, pace: self.pace(), waiting: self.waiting.clone() }
     }
 
     /// Whether this member tells the group's progress.

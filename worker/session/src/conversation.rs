@@ -52,9 +52,7 @@ impl Conversation {
 
     /// It lives.
     pub fn heartbeat(&self, book: &Book) -> Tell {
-        let holding = book.holding().cloned().unwrap_or_default();
-        let wire::Holding { job_id, generation, step, .. } = holding;
-        Tell::Heartbeat(wire::Heartbeat { job_id, generation, step, pace: book.pace() })
+        Tell::Heartbeat(book.heartbeat())
     }
 
     /// What is new since it was asked last. That the process is about to end, and why, comes before everything that

@@ -7,11 +7,11 @@
 mod feeder;
 mod tensors;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cappa_data::corpus::Corpus;
 use cappa_data::loader::{Loader, LoaderConfig};
-use cappa_session::Assignment;
+use cappa_session::{Assignment, Barred};
 use cappa_shared::ids::Step;
 use cappa_shared::order::lanes_of_rank;
 
@@ -20,7 +20,7 @@ use crate::train::outcome::Departure;
 use feeder::Feeder;
 pub(crate) use tensors::RankBatch;
 
-/// Steps made ahead by the loader; the feeder holds up to two more.
+/// Steps made ahead by the loader; the feeder holds up to two more, and one lies here.
 const DEPTH: usize = 4;
 /// How often a wait for data looks whether it is in vain.
 const PATIENCE: Duration = Duration::from_millis(50);
@@ -28,6 +28,8 @@ const PATIENCE: Duration = Duration::from_millis(50);
 /// A rank's batches, in step order. Dropping it ends the threads that make them.
 pub(crate) struct Batches<'a> {
     feeder: Feeder,
+    /// The next step's batch, once it is there.
+    ahead: Option<Result<RankBatch, Departure>>,
     assignment: &'a Assignment,
     context: &'a Context,
 }
@@ -56,16 +58,34 @@ impl<'a> Batches<'a> {
             ..corpus.loader(spec, &context.cache)?
         })?;
         let feeder = Feeder::start(loader, context.device, spec.data.image_size, stats)?;
-        Ok(Self { feeder, assignment, context })
+        Ok(Self { feeder, ahead: None, assignment, context })
+    }
+
+    /// Whether it is known what the next step's batch is, or why there is none, after a wait of so long at most.
+    ///
+    /// # Errors
+    /// When the group is given up meanwhile.
+    pub(crate) fn are_ready(&mut self, limit: Duration) -> Result<bool, Barred> {
+        let begun = Instant::now();
+        while self.ahead.is_none() {
+            let left = limit.saturating_sub(begun.elapsed());
+            self.ahead = self.feeder.next_within(left.min(PATIENCE)).transpose();
+            if self.ahead.is_none() && left.is_zero() {
+                return Ok(false);
+            }
+            self.context.interrupt.check(&self.assignment.job, self.assignment.generation)?;
+        }
+        Ok(true)
     }
 
     /// The next step's batch, its images on their way to the device; gives up when the group is.
     pub(crate) fn next(&mut self) -> Result<RankBatch, Departure> {
-        loop {
-            if let Some(batch) = self.feeder.next_within(PATIENCE)? {
-                return Ok(batch.sent_to(self.context.device)?);
-            }
-            self.context.interrupt.check(&self.assignment.job, self.assignment.generation)?;
-        }
+        let batch = loop {
+            match self.ahead.take() {
+                Some(batch) => break batch?,
+                None => self.are_ready(Duration::MAX)?,
+            };
+        };
+        Ok(batch.sent_to(self.context.device)?)
     }
 }

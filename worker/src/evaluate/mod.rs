@@ -54,7 +54,8 @@ pub(crate) fn all(
     let begun = Instant::now();
     let (job_id, generation) = (assignment.job.to_string(), assignment.generation.0);
     context.ledger.notice(Tell::EvaluationStarted(wire::EvaluationStarted { job_id, generation }));
-    let tokenizer = context.wait(assignment, corpus::tokenizer(&assignment.spec, context.fetch.patience))??;
+    let (stats, patience) = (context.metrics.data(), context.fetch.patience);
+    let tokenizer = place.wait(assignment, context, corpus::tokenizer(&assignment.spec, patience, &stats))??;
     let evaluator = Evaluator { assignment, context, place, state, tokenizer };
     let evaluations = assignment.spec.evaluate.iter().map(|evaluation| {
         evaluator.one(evaluation).map_err(|departure| match departure {
@@ -95,8 +96,9 @@ impl Evaluator<'_> {
     }
 
     fn samples(&self, evaluation: &Evaluation) -> Result<Samples, Departure> {
-        let (manifest, origin) =
-            self.context.wait(self.assignment, corpus::manifest(&evaluation.data, self.context.fetch.patience))??;
+        let (stats, patience) = (self.context.metrics.data(), self.context.fetch.patience);
+        let manifest = corpus::manifest(&evaluation.data, patience, &stats);
+        let (manifest, origin) = self.place.wait(self.assignment, self.context, manifest)??;
         let records = Records::open(
             PoolConfig {
                 sources: Arc::new(Sources::alone(manifest, origin)),

@@ -7,6 +7,7 @@ pub(crate) mod logs;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cappa_data::stats::PipelineStats;
 use cappa_proto as wire;
 use cappa_proto::coordinator_message::Message as Told;
 use cappa_proto::worker_message::Message as Tell;
@@ -48,6 +49,8 @@ pub(crate) struct Session {
     pub interrupt: Arc<Interrupt>,
     /// Where orders go.
     pub orders: Sender<Order>,
+    /// What the data pipeline waits for.
+    pub stats: Arc<PipelineStats>,
 }
 
 enum Ended {
@@ -116,7 +119,12 @@ impl Session {
                     if !tell_all(&tell, news).await { return lost(&"the stream closed"); }
                 }
                 _ = heartbeat.tick() => {
-                    let beat = conversation.heartbeat(&self.ledger.book());
+                    let waiting = self.stats.waiting().map(|(url, so_far)| wire::Waiting { url, seconds: so_far.as_secs_f64() });
+                    let beat = {
+                        let mut book = self.ledger.book();
+                        book.wait_for(waiting);
+                        conversation.heartbeat(&book)
+                    };
                     if !tell_all(&tell, vec![beat]).await { return lost(&"the stream closed"); }
                 }
                 _ = progress.tick() => {

@@ -1,6 +1,8 @@
 //! Taking a place in a group, and agreeing with its other members on the state.
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use cappa_collective::{Group, Member, Op, Store, Timeouts};
 use cappa_session::{Agreement, Assignment, agree};
@@ -12,6 +14,31 @@ use super::outcome::Departure;
 use super::state::TrainState;
 use crate::checkpoint::Restore;
 use crate::context::Context;
+
+/// How often members that wait for one's store hear of each other.
+const VOTE: Duration = Duration::from_secs(1);
+
+/// How long a member waits by itself before it tells the others that it does: well below the limit of an operation.
+pub(super) fn patience(assignment: &Assignment) -> Duration {
+    VOTE.min(assignment.operation / 4)
+}
+
+/// Tries until every member has succeeded. All of them try equally often, so an attempt must end well within the time limit of an
+/// operation.
+fn together<T>(group: &Group, mut attempt: impl FnMut() -> Result<Option<T>, Departure>) -> Result<T, Departure> {
+    let mut mine = None;
+    loop {
+        if mine.is_none() {
+            mine = attempt()?;
+        }
+        let late = Tensor::from_slice(&[i64::from(mine.is_none())]);
+        group.all_reduce(&late, Op::Sum)?;
+        match mine {
+            Some(mine) if late.int64_value(&[0]) == 0 => return Ok(mine),
+            waiting => mine = waiting,
+        }
+    }
+}
 
 /// A formed group, from one member's place.
 pub(crate) struct Place {
@@ -93,7 +120,7 @@ impl Place {
     ) -> Result<TrainState, Departure> {
         for manifest in &assignment.restore {
             let restore = Restore { folder: &assignment.folder, manifest };
-            let outcome = context.wait(assignment, restore.read(&mut state))?;
+            let outcome = self.wait(assignment, context, restore.read(&mut state))?;
             if let Err(error) = &outcome {
                 let error = with_causes(error);
                 tracing::error!(manifest, error, "a checkpoint can't be restored; the one before it is tried");
@@ -111,9 +138,62 @@ impl Place {
         Err(crate::checkpoint::CheckpointError::NoneUsable { tried: assignment.restore.len() }.into())
     }
 
+    /// Waits for something of a store together with the other members. A member whose store does not answer says so in time, and the
+    /// others wait for it: inside a collective it would count as hanging.
+    pub(crate) fn wait<T>(
+        &self,
+        assignment: &Assignment,
+        context: &Context,
+        read: impl Future<Output = T>,
+    ) -> Result<T, Departure> {
+        let mut read = pin!(read);
+        let limit = patience(assignment);
+        together(&self.group, || Ok(context.wait_within(assignment, read.as_mut(), limit)?))
+    }
+
     /// A number of every rank.
     fn gather(&self, mine: i64) -> Result<Vec<i64>, Departure> {
         let gathered = self.group.all_gather(&Tensor::from_slice(&[mine]))?;
         Ok(gathered.iter().map(|tensor| tensor.int64_value(&[0])).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use cappa_collective::AbortHandle;
+
+    use super::*;
+
+    /// Two ranks with this limit for an operation, one of which gets what it waits for only after `late`.
+    fn wait_for_one(operation: Duration, late: Duration) -> Vec<Result<u32, Departure>> {
+        cappa_collective::init();
+        let (store, _) = Store::serve("127.0.0.1", 0, Duration::from_secs(10)).unwrap();
+        let wait = |rank: usize| {
+            let member = Member { rank, size: 2, host: "127.0.0.1" };
+            let timeouts = Timeouts { form: Duration::from_secs(10), operation };
+            let group = Group::gloo(&store, member, timeouts, &AbortHandle::new()).unwrap();
+            let begun = Instant::now();
+            together(&group, || {
+                if rank == 1 && begun.elapsed() < late {
+                    std::thread::sleep(operation / 4);
+                    return Ok(None);
+                }
+                Ok(Some(7))
+            })
+        };
+        std::thread::scope(|scope| {
+            let ranks: Vec<_> = (0..2).map(|rank| scope.spawn(move || wait(rank))).collect();
+            ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
+        })
+    }
+
+    #[test]
+    fn a_member_that_waits_for_longer_than_an_operation_may_take_is_waited_for() {
+        let operation = Duration::from_secs(1);
+        for waited in wait_for_one(operation, operation * 3) {
+            assert_eq!(waited.unwrap(), 7);
+        }
     }
 }

@@ -99,7 +99,9 @@ impl Trainer {
             state_seconds: formed.elapsed().as_secs_f64(),
             first_step_seconds: 0.0,
         };
-        let corpus = context.wait(assignment, Corpus::open(&assignment.spec, context.fetch.patience))??;
+        let stats = context.metrics.data();
+        let corpus =
+            place.wait(assignment, context, Corpus::open(&assignment.spec, context.fetch.patience, &stats))??;
         let mut recorder =
             Recorder::new(assignment, &context.ledger, &context.metrics, corpus.samples(), entered, context.peak_flops);
         let turn = Turn { assignment, context, place: &place, writer: &self.writer, corpus: &corpus };

@@ -5,14 +5,17 @@
 //! fraction, all tokens at once from mask tokens. The loss is the mean over a caption's tokens, then
 //! over the examples of the global batch, whatever the number of ranks.
 
+use std::time::Duration;
+
 use cappa_collective::{Reducer, ReducerOptions, ops};
 use cappa_data::corpus::Corpus;
 use cappa_session::Assignment;
+use cappa_shared::ids::Step;
 use tch::Tensor;
 
-use super::group::Place;
+use super::group::{Place, patience};
 use super::outcome::{Departure, Ending};
-use super::record::{Phase, Recorder};
+use super::record::{Clock, Phase, Recorder};
 use super::state::TrainState;
 use super::stats::StepStats;
 use crate::batches::{Batches, RankBatch};
@@ -36,16 +39,30 @@ pub(super) struct Turn<'a> {
 impl Turn<'_> {
     /// What this rank brings to a step's sums, besides the loss and its time.
     fn stats(&self, batch: &RankBatch) -> StepStats {
+        let bad = batch.quarantined.len() as f64;
+        StepStats { weight: batch.weight, seen: batch.seen, bad, ..self.votes() }
+    }
+
+    /// Whether this rank was asked to end the group.
+    fn votes(&self) -> StepStats {
         let Assignment { job, generation, .. } = self.assignment;
-        let vote = |asked| if asked { 1.0 } else { 0.0 };
-        StepStats {
-            loss: 0.0,
-            busy: 0.0,
-            weight: batch.weight,
-            seen: batch.seen,
-            bad: batch.quarantined.len() as f64,
-            stop: vote(self.context.interrupt.stop_asked(job, *generation)),
-            drain: vote(self.context.interrupt.draining()),
+        let stop = vote(self.context.interrupt.stop_asked(job, *generation));
+        StepStats { stop, drain: vote(self.context.interrupt.draining()), ..StepStats::default() }
+    }
+
+    /// Waits until every rank has its batch, and not inside the gradients' collectives, which would take a rank that waits for its store
+    /// for one that hangs. Ends where the group is asked to end meanwhile.
+    fn await_data(&self, batches: &mut Batches<'_>, clock: &mut Clock) -> Result<Option<Ending>, Departure> {
+        loop {
+            let is_ready = batches.are_ready(patience(self.assignment))?;
+            clock.lap(Phase::Data);
+            let all = StepStats { late: vote(!is_ready), ..self.votes() }.sum(&self.place.group)?;
+            clock.lap_for_others();
+            match all.ending() {
+                _ if all.late == 0.0 => return Ok(None),
+                None => {}
+                ending => return Ok(ending),
+            }
         }
     }
 
@@ -60,6 +77,10 @@ impl Turn<'_> {
     }
 }
 
+fn vote(asked: bool) -> f64 {
+    if asked { 1.0 } else { 0.0 }
+}
+
 /// Trains from the state's step to the job's last, or until the group breaks or is asked to end.
 pub(super) fn train(turn: &Turn<'_>, recorder: &mut Recorder, state: &mut TrainState) -> Result<Ending, Departure> {
     let Assignment { spec, total_steps, .. } = turn.assignment;
@@ -71,8 +92,16 @@ pub(super) fn train(turn: &Turn<'_>, recorder: &mut Recorder, state: &mut TrainS
     // The reducer averages over ranks, so each brings its sum as a share of world size / batch size.
     let share = group.size() as f64 / f64::from(spec.batch_size);
 
+    let (mut somebody_is_late, mut saved) = (true, Step(0));
     while state.step < *total_steps {
         let mut clock = recorder.start();
+        if somebody_is_late && let Some(ending) = turn.await_data(&mut batches, &mut clock)? {
+            if state.step > saved {
+                turn.verify(state, true)?;
+                turn.writer.save(turn.assignment, state);
+            }
+            return Ok(ending);
+        }
         let batch = batches.next()?;
         clock.lap(Phase::Data);
 
@@ -86,7 +115,10 @@ pub(super) fn train(turn: &Turn<'_>, recorder: &mut Recorder, state: &mut TrainS
         clock.lap(Phase::Backward);
 
         // Where this completes, every rank has all gradients: the step counts.
-        let all = StepStats { loss: loss.double_value(&[]), busy: clock.busy(), ..turn.stats(&batch) }.sum(group)?;
+        let (loss, busy) = (loss.double_value(&[]), clock.busy());
+        let late = vote(!batches.are_ready(Duration::ZERO)?);
+        let all = StepStats { loss, busy, late, ..turn.stats(&batch) }.sum(group)?;
+        somebody_is_late = all.late > 0.0;
         recorder.check(&all, state)?;
         clock.lap(Phase::Comm);
 
@@ -105,6 +137,7 @@ pub(super) fn train(turn: &Turn<'_>, recorder: &mut Recorder, state: &mut TrainS
         clock.lap(Phase::Comm);
         if saves && verified.is_ok() {
             turn.writer.save(turn.assignment, state);
+            saved = state.step;
             clock.lap(Phase::Checkpoint);
         }
         recorder.record(clock, &all, &update, state, batch.quarantined);

@@ -59,6 +59,8 @@ pub(super) struct Clock {
     begun: Instant,
     last: Instant,
     laps: [Duration; Phase::ALL.len()],
+    /// Of [`Phase::Data`]: waiting for other ranks' batches.
+    for_others: Duration,
 }
 
 impl Clock {
@@ -69,9 +71,16 @@ impl Clock {
         self.last = now;
     }
 
-    /// Seconds that were the rank's own: data and forward, before anybody waits for anybody.
+    /// What ran since the last lap was waiting for another rank's batch: for data, but no time of this rank's own.
+    pub(super) fn lap_for_others(&mut self) {
+        let before = self.of(Phase::Data);
+        self.lap(Phase::Data);
+        self.for_others += self.of(Phase::Data) - before;
+    }
+
+    /// Seconds that were the rank's own: data and forward, without waiting for anybody.
     pub(super) fn busy(&self) -> f64 {
-        (self.of(Phase::Data) + self.of(Phase::Forward)).as_secs_f64()
+        (self.of(Phase::Data) - self.for_others + self.of(Phase::Forward)).as_secs_f64()
     }
 
     fn of(&self, phase: Phase) -> Duration {
@@ -125,7 +134,7 @@ impl Recorder {
     /// Starts a step's clock.
     pub(super) fn start(&self) -> Clock {
         let now = Instant::now();
-        Clock { begun: now, last: now, laps: Default::default() }
+        Clock { begun: now, last: now, laps: Default::default(), for_others: Duration::ZERO }
     }
 
     /// Whether the update may be made: its loss is a number, and not too many samples are bad. Every

@@ -25,18 +25,20 @@ pub(crate) struct StepStats {
     pub(crate) busy: f64,
     /// Ranks whose process is to end.
     pub drain: f64,
+    /// Ranks that don't have the next step's batch yet.
+    pub late: f64,
 }
 
 impl StepStats {
     /// Adds up over the group: equal on every rank afterwards.
     pub(crate) fn sum(self, group: &Group) -> cappa_collective::Result<Self> {
-        let Self { loss, weight, seen, bad, busy, stop, drain } = self;
+        let Self { loss, weight, seen, bad, busy, stop, drain, late } = self;
         // On the host, which every backend carries. Doubles: counts stay exact, and the sum of losses keeps more digits than they have.
-        let sums = Tensor::from_slice(&[loss, weight, seen, bad, busy, stop, drain]);
+        let sums = Tensor::from_slice(&[loss, weight, seen, bad, busy, stop, drain, late]);
         group.all_reduce(&sums, Op::Sum)?;
-        let sums = Vec::<f64>::try_from(sums).expect("a vector of seven doubles");
-        let [loss, weight, seen, bad, busy, stop, drain] = sums[..] else { unreachable!("seven went in") };
-        Ok(Self { loss, weight, seen, bad, busy, stop, drain })
+        let sums = Vec::<f64>::try_from(sums).expect("a vector of eight doubles");
+        let [loss, weight, seen, bad, busy, stop, drain, late] = sums[..] else { unreachable!("eight went in") };
+        Ok(Self { loss, weight, seen, bad, busy, stop, drain, late })
     }
 
     /// How the group ends after this step, if any rank was asked to end it.
