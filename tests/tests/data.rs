@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use cappa_proto::JobState;
+use cappa_proto::{Job, JobState};
 use cappa_test_stores::{Fault, Rule, S3Server};
 use cappa_tests::corpus::cappactl;
 use cappa_tests::jobs::{Curve, JobSpec};
@@ -213,5 +213,44 @@ async fn a_store_that_vanishes_for_one_rank_is_named_breaks_no_group_and_changes
     curve.assert_same(&undisturbed, STEPS, TOLERANCE);
     let waited = done.time.iter().find(|bucket| bucket.bucket == "data_wait").context("a bucket")?.seconds;
     assert!(waited >= OUTAGE.as_secs_f64() - 5.0, "{:?}", done.time);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_over_a_pattern_is_indexed_trained_and_audited_though_its_coordinator_is_killed_as_it_indexes()
+-> Result<()> {
+    let corpus = Corpus::new(300)?;
+    let local = run(&corpus, 1, &JobSpec::default(), Options::default()).await?.curve;
+    let server = corpus.serve(BUCKET)?;
+    // One shard of six does not come, so the index is not complete when the coordinator dies.
+    let missing = "train-000004.tar";
+    server.faults().add(Rule::new(Fault::Delay(Duration::from_secs(3600))).gets().on(missing));
+    let mut cluster = Cluster::start(Options { env: environment(&server), ..Options::default() })?;
+    cluster.wait_idle(2).await?;
+    let train = in_bucket("shards/train-*.tar");
+    let spec = JobSpec { train, workers: (2, 2), checkpoint_every: 20, ..JobSpec::default() };
+    let job = cluster.submit(&spec, &corpus).await?;
+    let five = |job: &Job| job.index.is_some_and(|index| (index.shards, index.of_shards) == (5, 6));
+    let seen = cluster.wait(&job, "five shards of six", five).await?;
+    assert_eq!(seen.state(), JobState::Indexing);
+    // What was read is in the journal by then.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    cluster.kill_coordinator();
+    server.faults().clear();
+    let before = server.faults().seen().len();
+    cluster.start_coordinator()?;
+    cluster.wait(&job, "its workers", |job| job.generation > 0).await?;
+    let seen = server.faults().seen().split_off(before);
+    let first = seen.iter().find(|seen| seen.range.is_some()).context("a shard is read")?;
+    assert!(first.target.contains(missing), "the index goes on with the shard that was missing: {seen:?}");
+
+    let curve = cluster.finish(&job).await?;
+    curve.assert_same(&local, STEPS, TOLERANCE);
+    let kinds: Vec<String> = cluster.events(&job).await?.into_iter().map(|event| event.kind).take(3).collect();
+    assert_eq!(kinds, ["submitted", "indexed", "group_formed"]);
+    let audit = Ran { cluster, job, curve }.audit()?;
+    assert_eq!((&audit["proven"], &audit["step"]), (&true.into(), &STEPS.into()), "{audit}");
+    // 13 updates are an epoch.
+    assert_eq!(complete_epochs(&audit, 0), (3, 300), "{audit}");
     Ok(())
 }
