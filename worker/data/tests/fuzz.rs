@@ -1,6 +1,7 @@
 //! Whatever a shard holds, reading it neither crashes nor takes unbounded memory.
 //!
-//! `FUZZ_INPUTS` sets how many shards are tried (`make fuzz`: a million); the seed of a failing one is in the panic's message.
+//! `FUZZ_INPUTS` sets how many shards and how many JSON documents are tried (`make fuzz`: a million of each); the seed of a failing one
+//! is in the panic's message.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -8,17 +9,31 @@ use std::io::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use cappa_data::image::decode;
+use cappa_data::index::{IndexOptions, index};
 use cappa_data::sample::{CaptionSource, RawSample};
 use cappa_data::shards::{Shard, scan_bytes};
+use cappa_shared::manifest::{Filter, ScoreRange};
+use cappa_shared::storage;
 use jpeg_encoder::{ColorType, Encoder};
 
 /// More memory than this is never needed, whatever the input: the largest image that is decoded, twice, and the program.
 const MAX_MEMORY: u64 = 1 << 30;
 
+/// Documents of a shard that holds nothing else.
+const DOCUMENTS: u64 = 500;
+
+fn inputs() -> u64 {
+    std::env::var("FUZZ_INPUTS").map_or(20_000, |count| count.parse().unwrap())
+}
+
 /// Numbers of a seed: xorshift.
 struct Random(u64);
 
 impl Random {
+    fn of(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15))
+    }
+
     fn next(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -141,12 +156,12 @@ fn read(shard: &Shard) {
 
 #[test]
 fn any_shard_is_read_or_refused_within_bounded_memory() {
-    let inputs: u64 = std::env::var("FUZZ_INPUTS").map_or(20_000, |count| count.parse().unwrap());
+    let inputs = inputs();
     let images = [jpeg(), png(), b"RIFF\xff\xff\xff\xffWEBPVP8 ".to_vec(), b"no image".to_vec()];
     let mut file = tempfile::NamedTempFile::new().unwrap();
     let (mut samples, mut damaged, mut packed) = (0, 0, 0);
     for seed in 1..=inputs {
-        let mut random = Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        let mut random = Random::of(seed);
         let mut tar = shard(&mut random, &images);
         damage(&mut random, &mut tar);
         let outcome = catch_unwind(AssertUnwindSafe(|| {
@@ -171,6 +186,62 @@ fn any_shard_is_read_or_refused_within_bounded_memory() {
     let memory = peak_memory();
     assert!(memory < MAX_MEMORY, "{memory} bytes were needed");
     eprintln!("{inputs} shards: {samples} samples, {damaged} damaged, {packed} packed, {memory} bytes at most");
+}
+
+/// A document with some of its bytes changed, lost, repeated, or replaced by what means something in JSON.
+fn damaged_json(random: &mut Random) -> Vec<u8> {
+    let mut document = json(random);
+    for _ in 0..random.below(5) {
+        let at = random.below(document.len());
+        match random.below(5) {
+            0 => document.truncate(at),
+            1 => document.insert(at, *random.choose(b"{}[]\",:\\ue-+.0\xff")),
+            2 => {
+                let piece = document[at..].iter().take(random.below(50)).copied().collect::<Vec<u8>>();
+                document.splice(at..at, piece);
+            }
+            3 => drop(document.drain(at..document.len().min(at + 1))),
+            _ => document.iter_mut().skip(at).take(1).for_each(|byte| *byte = random.next() as u8),
+        }
+    }
+    document
+}
+
+#[test]
+fn any_json_is_read_or_refused_and_judged_by_an_index() {
+    let inputs = inputs();
+    let scores = vec![ScoreRange { field: "score".into(), min: Some(0.25), max: None }];
+    let filter = Filter { min_caption: Some(5), scores, ..Filter::default() };
+    let options = IndexOptions { filter, ..IndexOptions::default() };
+    let (mut kept, mut damaged) = (0, 0);
+    for first in (1..=inputs).step_by(DOCUMENTS as usize) {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+        let mut tar = tar::Builder::new(Vec::new());
+        for seed in (first..=inputs).take(DOCUMENTS as usize) {
+            let document = damaged_json(&mut Random::of(seed));
+            let mut header = tar::Header::new_ustar();
+            header.set_size(document.len() as u64);
+            tar.append_data(&mut header, format!("{seed:08}.json"), document.as_slice()).unwrap();
+        }
+        std::fs::write(at("shard.tar"), tar.into_inner().unwrap()).unwrap();
+        let outcome = catch_unwind(|| {
+            let shard = Shard::open(at("shard.tar").as_ref()).unwrap();
+            read(&shard);
+            let indices = 0..u32::try_from(shard.samples().len()).unwrap();
+            let damaged = indices.filter(|index| RawSample::find(&shard, *index).unwrap().json().is_err()).count();
+            let report = index(&[at("shard.tar")], &storage::open(&at("manifest.json")).unwrap(), &options, |_| {});
+            (report.unwrap(), damaged)
+        });
+        let panicked = |_| panic!("one of the {DOCUMENTS} documents of seed {first} and the next ones panicked");
+        let (report, found) = outcome.unwrap_or_else(panicked);
+        kept += report.manifest.shards().iter().map(|shard| u64::from(shard.samples)).sum::<u64>();
+        damaged += found;
+    }
+    assert!(kept > 0 && damaged > 0, "{kept} kept, {damaged} damaged");
+    let memory = peak_memory();
+    assert!(memory < MAX_MEMORY, "{memory} bytes were needed");
+    eprintln!("{inputs} documents: {damaged} damaged, {kept} kept by the filter, {memory} bytes at most");
 }
 
 /// The most memory that this process ever had, in bytes.
