@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use cappa_proto::{Job, JobState};
+use cappa_proto::{ChangeRequest, Job, JobState};
 use cappa_test_stores::{Fault, Rule, S3Server};
 use cappa_tests::corpus::cappactl;
 use cappa_tests::jobs::{Curve, JobSpec};
@@ -169,6 +169,41 @@ async fn shorter_texts_for_autoregressive_examples_change_no_loss() -> Result<()
     Ok(())
 }
 
+/// What a rank says that waits for its store.
+const WAITS: &str = "(worker-1) has waited";
+
+/// A job of two workers, one of which waits for its store.
+struct Waiting {
+    cluster: Cluster,
+    job: String,
+    /// The step at which that was first seen.
+    step: u64,
+    /// The server of the one that waits; its fault ends with [`S3Server::faults`]' clear.
+    bad: S3Server,
+    _good: S3Server,
+}
+
+impl Waiting {
+    /// Runs the job until the store has vanished for one of the workers, and that one says so.
+    async fn start(spec: &JobSpec, corpus: &Corpus) -> Result<Self> {
+        // Two ways to the same shards, of which one worker's fails.
+        let (good, bad) = (corpus.serve(BUCKET)?, corpus.serve(BUCKET)?);
+        // Less than a rank's shards take: they are read again in the second epoch.
+        let mut options = Options { cache_mib: Some(1), env: environment(&good), ..Options::default() };
+        options.worker_env.insert(1, environment(&bad));
+        let cluster = Cluster::start(options)?;
+        cluster.wait_idle(2).await?;
+        let (train, tokenizer) = (in_bucket("train.json"), in_bucket("tokenizer.json"));
+        let spec = JobSpec { train, tokenizer, workers: (2, 2), ..spec.clone() };
+        let job = cluster.submit(&spec, corpus).await?;
+        cluster.wait_step(&job, 5).await?;
+        bad.faults().add(Rule::new(Fault::NO_BUCKET));
+        let seen = cluster.wait(&job, "the wait", |job| job.message.contains(WAITS)).await?;
+        assert!(seen.message.contains(&format!("s3://{BUCKET}/shards/train-")), "{}", seen.message);
+        Ok(Self { cluster, job, step: seen.step, bad, _good: good })
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_vanishes_for_one_rank_is_named_breaks_no_group_and_changes_no_loss() -> Result<()> {
     /// Longer than a collective may take with the smallest time-outs.
@@ -177,34 +212,20 @@ async fn a_store_that_vanishes_for_one_rank_is_named_breaks_no_group_and_changes
     let corpus = Corpus::new(1200)?;
     let spec = JobSpec { steps: STEPS, ..JobSpec::default() };
     let undisturbed = run(&corpus, 1, &spec, Options::default()).await?.curve;
-    // Two ways to the same shards, of which one worker's fails.
-    let (good, bad) = (corpus.serve(BUCKET)?, corpus.serve(BUCKET)?);
-    // Less than a rank's shards take: they are read again in the second epoch.
-    let mut options = Options { cache_mib: Some(1), env: environment(&good), ..Options::default() };
-    options.worker_env.insert(1, environment(&bad));
-    let cluster = Cluster::start(options)?;
-    cluster.wait_idle(2).await?;
-    let (train, tokenizer) = (in_bucket("train.json"), in_bucket("tokenizer.json"));
-    let job = cluster.submit(&JobSpec { train, tokenizer, workers: (2, 2), ..spec }, &corpus).await?;
-    cluster.wait_step(&job, 5).await?;
-    bad.faults().add(Rule::new(Fault::NO_BUCKET));
-
-    let waits = "(worker-1) has waited";
-    let seen = cluster.wait(&job, "the wait", |job| job.message.contains(waits)).await?;
-    assert!(seen.message.contains(&format!("s3://{BUCKET}/shards/train-")), "{}", seen.message);
-    let (mut stands_since, mut step) = (Instant::now(), seen.step);
+    let Waiting { cluster, job, mut step, bad, _good } = Waiting::start(&spec, &corpus).await?;
+    let mut stands_since = Instant::now();
     while stands_since.elapsed() < OUTAGE {
         tokio::time::sleep(Duration::from_secs(1)).await;
         let now = cluster.job(&job).await?;
         let is_undisturbed = now.state() == JobState::Running && (now.generation, now.recoveries) == (1, 0);
-        ensure!(is_undisturbed && now.message.contains(waits), "{now:?}\n{}", cluster.logs());
+        ensure!(is_undisturbed && now.message.contains(WAITS), "{now:?}\n{}", cluster.logs());
         if now.step != step {
             (stands_since, step) = (Instant::now(), now.step);
         }
     }
     assert!(step < STEPS, "training stood still");
     let described = cappactl(&["--coordinator", &cluster.url(), "describe", &job])?;
-    assert!(described.contains(waits), "{described}");
+    assert!(described.contains(WAITS), "{described}");
 
     bad.faults().clear();
     let curve = cluster.finish(&job).await?;
@@ -213,6 +234,24 @@ async fn a_store_that_vanishes_for_one_rank_is_named_breaks_no_group_and_changes
     curve.assert_same(&undisturbed, STEPS, TOLERANCE);
     let waited = done.time.iter().find(|bucket| bucket.bucket == "data_wait").context("a bucket")?.seconds;
     assert!(waited >= OUTAGE.as_secs_f64() - 5.0, "{:?}", done.time);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_can_be_paused_while_a_rank_waits_for_its_store_and_loses_nothing() -> Result<()> {
+    const STEPS: u64 = 100;
+    let corpus = Corpus::new(1200)?;
+    let spec = JobSpec { steps: STEPS, ..JobSpec::default() };
+    let undisturbed = run(&corpus, 1, &spec, Options::default()).await?.curve;
+    let Waiting { cluster, job, bad, _good, .. } = Waiting::start(&spec, &corpus).await?;
+    let change = ChangeRequest { job_id: job.clone(), reason: "test".into() };
+    cluster.jobs().await?.pause(change.clone()).await?;
+    let paused = cluster.wait_state(&job, JobState::Paused).await?;
+    assert!(bad.faults().injected() > 0 && paused.step < STEPS, "the store is still away: {paused:?}");
+    assert_eq!((paused.last_checkpoint_step, paused.recoveries), (paused.step, 0), "{}", cluster.logs());
+    bad.faults().clear();
+    cluster.jobs().await?.resume(change).await?;
+    cluster.finish(&job).await?.assert_same(&undisturbed, STEPS, TOLERANCE);
     Ok(())
 }
 
