@@ -32,7 +32,7 @@ impl Address {
             return Self { url, origin: Origin::Named };
         }
         match State::read(local) {
-            Ok(Some(state)) if state.coordinator.is_alive() => Self::of_local(&state, local),
+            Ok(Some(state)) if state.is_alive() => Self::of_local(&state, local),
             _ => Self { url: DEFAULT.into(), origin: Origin::Default },
         }
     }
@@ -46,7 +46,12 @@ impl Address {
     pub(crate) fn unreachable(&self) -> Failure {
         let remedy = match &self.origin {
             Origin::Named => "check the address, and that the coordinator runs".to_owned(),
-            Origin::Local(dir) => format!("see `cappactl local status --dir {}` and its logs", dir.display()),
+            Origin::Local(dir) => {
+                let dir = dir.display();
+                format!(
+                    "see `cappactl local status --dir {dir}`; `cappactl local up --dir {dir}` starts again what has ended"
+                )
+            }
             Origin::Default => "start a cluster here with `cappactl local up`, or name one with --coordinator \
                                 or CAPPA_COORDINATOR"
                 .to_owned(),

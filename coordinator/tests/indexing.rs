@@ -4,6 +4,8 @@
 
 mod support;
 
+use std::time::{Duration, Instant};
+
 use cappa_coordinator::{Config, Coordinator};
 use cappa_proto::{ChangeRequest, JobState, SubmitRequest, WatchRequest, job_update::Update};
 use cappa_shared::manifest::DataManifest;
@@ -57,8 +59,14 @@ async fn a_job_that_names_shards_is_indexed_and_goes_on_as_if_it_had_named_the_m
     }
     let startup = job.time.iter().find(|bucket| bucket.bucket == "startup").unwrap();
     assert!(startup.seconds > 0.0, "{:?}", job.time);
-    let journals = storage::open(&job.folder).unwrap().list("data/train-0.manifest.json.journal").await.unwrap();
-    assert_eq!(journals.len(), 0, "nothing is left of the journal");
+    // The job does not wait for the end of the journal.
+    let begun = Instant::now();
+    let journal =
+        || async { storage::open(&job.folder).unwrap().list("data/train-0.manifest.json.journal").await.unwrap() };
+    while !journal().await.is_empty() {
+        assert!(begun.elapsed() < Duration::from_secs(20), "something is left of the journal");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 
     // Several sources, of which one has its manifest already; and a filter, which the index applies.
     running.cancel(&id).await;

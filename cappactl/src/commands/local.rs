@@ -14,7 +14,7 @@ use crate::units;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Start a cluster: one coordinator and some workers, as processes of this machine.
+    /// Start a cluster: one coordinator and some workers, as processes of this machine; or what has ended of one.
     Up(Up),
     /// Stop the cluster; what it stored stays.
     Down(Folder),

@@ -22,6 +22,7 @@ use crate::interrupt::interrupted;
 const START_LIMIT: Duration = Duration::from_secs(90);
 /// How long a stopped cluster may take to save what it has to.
 const STOP_LIMIT: Duration = Duration::from_secs(30);
+const FREE_PORT: &str = "127.0.0.1:0";
 const POLL: Duration = Duration::from_millis(50);
 /// Lines of the log that are shown of a process that ended early.
 const LOG_LINES: usize = 12;
@@ -63,12 +64,16 @@ pub(crate) fn binary(name: &str) -> anyhow::Result<PathBuf> {
 }
 
 /// Starts a cluster and waits until every worker has reported to the coordinator. What was started
-/// is stopped again when that fails, or when the user interrupts.
+/// is stopped again when that fails, or when the user interrupts. Of a cluster that runs in part, what has ended is
+/// started again, and the rest goes on.
 pub(crate) async fn start(settings: &Settings) -> anyhow::Result<State> {
     let dir = &settings.dir;
     if let Some(state) = State::read(dir)?
         && state.is_alive()
     {
+        if state.processes().any(|(_, process)| !process.is_alive()) {
+            return mend(settings, state).await;
+        }
         let message = format!("a cluster runs in {} already, at {}", dir.display(), state.grpc);
         let remedy = format!("use it, or stop it with `cappactl local down --dir {}`", dir.display());
         return Err(Failure::new(Exit::Failed, message).remedy(remedy).into());
@@ -83,6 +88,25 @@ pub(crate) async fn start(settings: &Settings) -> anyhow::Result<State> {
     started
 }
 
+/// Starts the ended processes of a cluster again: the coordinator where the workers look for it, each worker as itself.
+async fn mend(settings: &Settings, mut state: State) -> anyhow::Result<State> {
+    let deadline = Instant::now() + START_LIMIT;
+    let dir = &settings.dir;
+    if !state.coordinator.is_alive() {
+        let State { grpc, http, store, workers, .. } = state;
+        state = start_coordinator(dir, &store, [&grpc, &http], workers, deadline).await?;
+    }
+    for index in 0..state.workers.len() {
+        if !state.workers[index].process.is_alive() {
+            let number = u32::try_from(index)?;
+            state.workers[index] = spawn_worker(settings, &state, number)?;
+        }
+        state.write(dir)?;
+    }
+    await_all(dir, &mut state, deadline).await?;
+    Ok(state)
+}
+
 async fn start_all(settings: &Settings) -> anyhow::Result<State> {
     let deadline = Instant::now() + START_LIMIT;
     let dir = &settings.dir;
@@ -91,37 +115,44 @@ async fn start_all(settings: &Settings) -> anyhow::Result<State> {
         fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
     }
     let store = fs::canonicalize(store)?;
-    let mut state = start_coordinator(dir, &store, deadline).await?;
+    let mut state = start_coordinator(dir, &store, [FREE_PORT; 2], Vec::new(), deadline).await?;
     for index in 0..settings.workers {
         let worker = spawn_worker(settings, &state, index)?;
         state.workers.push(worker);
         state.write(dir)?;
     }
+    await_all(dir, &mut state, deadline).await?;
+    Ok(state)
+}
+
+/// Notes where the workers listen, and waits until the coordinator knows them all.
+async fn await_all(dir: &Path, state: &mut State, deadline: Instant) -> anyhow::Result<()> {
     for worker in &mut state.workers {
         let file = address_file(dir, &worker.id);
         let addresses: WorkerAddresses = read_addresses(&file, &worker.id, &worker.process, deadline).await?;
         worker.metrics = Some(addresses.metrics);
     }
     state.write(dir)?;
-    await_workers(dir, &state, deadline).await?;
-    Ok(state)
+    await_workers(dir, state, deadline).await
 }
 
-async fn start_coordinator(dir: &Path, store: &Path, deadline: Instant) -> anyhow::Result<State> {
+/// Starts a coordinator that listens at these addresses, for gRPC and for HTTP, and notes it beside these workers.
+async fn start_coordinator(
+    dir: &Path,
+    store: &Path,
+    [grpc, http]: [&str; 2],
+    workers: Vec<Worker>,
+    deadline: Instant,
+) -> anyhow::Result<State> {
     let file = fresh_address_file(dir, "coordinator")?;
     let url =
         url::Url::from_directory_path(store).map_err(|()| anyhow::anyhow!("{} is not absolute", store.display()))?;
     let mut command = Command::new(binary("cappa-coordinator")?);
-    command.args(["--store", url.as_str(), "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--detection", "5s"]);
+    command.args(["--store", url.as_str(), "--listen", grpc, "--http", http, "--detection", "5s"]);
     command.arg("--address-file").arg(&file);
     let process = spawn("coordinator", &mut command, dir)?;
-    let mut state = State {
-        grpc: String::new(),
-        http: String::new(),
-        store: store.to_owned(),
-        coordinator: process,
-        workers: Vec::new(),
-    };
+    let mut state =
+        State { grpc: grpc.to_owned(), http: http.to_owned(), store: store.to_owned(), coordinator: process, workers };
     state.write(dir)?;
     let addresses: CoordinatorAddresses = read_addresses(&file, "coordinator", &state.coordinator, deadline).await?;
     (state.grpc, state.http) = (addresses.grpc, addresses.http);

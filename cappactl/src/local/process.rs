@@ -25,9 +25,9 @@ pub(crate) struct Process {
 
 impl Process {
     /// Starts a program in a process group of its own, so that Ctrl-C in the terminal does not reach
-    /// it, with its output in a log.
+    /// it, with its output at the end of a log: what an earlier one died of stays there.
     pub(crate) fn spawn(command: &mut Command, log: &Path) -> io::Result<Self> {
-        let file = File::create(log)?;
+        let file = File::options().create(true).append(true).open(log)?;
         let child = command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).process_group(0).spawn()?;
         let pid = i32::try_from(child.id()).map_err(io::Error::other)?;
         let (_, started) = read_stat(pid)?;

@@ -21,7 +21,10 @@ impl Bench {
     fn new(server: &Server, worker: &str) -> Self {
         let bench = Self { dir: tempfile::tempdir().unwrap() };
         let addresses = format!(r#"{{"grpc": "{}", "http": "127.0.0.1:1"}}"#, server.address);
-        bench.program("cappa-coordinator", &format!("addresses='{addresses}'\n{TELL}exec sleep 600\n"));
+        bench.program(
+            "cappa-coordinator",
+            &format!("echo \"$@\" >> \"$0.args\"\naddresses='{addresses}'\n{TELL}exec sleep 600\n"),
+        );
         bench.program("cappa-worker", worker);
         bench
     }
@@ -73,6 +76,31 @@ async fn a_cluster_runs_until_it_is_stopped() {
     assert_eq!(bench.local(&["down"]).await.code, Some(0));
     assert!(!pids.iter().any(|&pid| is_running(pid)), "{pids:?}");
     assert_eq!(bench.local(&["status"]).await.code, Some(102));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_ended_of_a_cluster_is_started_again_where_the_rest_looks_for_it() {
+    let server = serve(World::default()).await;
+    let worker = format!("addresses='{{\"metrics\": \"127.0.0.1:2\"}}'\n{TELL}exec sleep 600\n");
+    let bench = Bench::new(&server, &worker);
+    assert_eq!(bench.local(&["up", "--workers", "1"]).await.code, Some(0));
+    let before = bench.pids();
+    let [worker, coordinator] = before[..] else { panic!("{before:?}") };
+    assert!(Command::new("kill").args(["-9", &coordinator.to_string()]).status().unwrap().success());
+    let begun = Instant::now();
+    while is_running(coordinator) && begun.elapsed() < Duration::from_secs(5) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(bench.local(&["status"]).await.code, Some(5));
+    let up = bench.local(&["up", "--workers", "1"]).await;
+    assert_eq!(up.code, Some(0), "{up:?}");
+    let after = bench.pids();
+    assert!(after[0] == worker && is_running(worker), "the worker goes on: {after:?}");
+    assert!(after[1] != coordinator && is_running(after[1]), "{after:?}");
+    let told = fs::read_to_string(bench.dir.path().join("cappa-coordinator.args")).unwrap();
+    let again = told.lines().nth(1).unwrap();
+    assert!(again.contains(&format!("--listen {}", server.address)), "{told}");
+    assert_eq!(bench.local(&["down"]).await.code, Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
