@@ -41,10 +41,18 @@ pub enum Finding {
     Classify(Accuracy),
     /// The right caption against a false one.
     Choose(Accuracy),
+    /// Linear classification of frozen features, learned from a few examples of each class.
+    Fewshot {
+        /// One entry a number of examples.
+        shots: Vec<Shots>,
+    },
     /// Greedy captions.
     Caption {
         /// Pictures with their captions.
         examples: Vec<Captioned>,
+        /// Of all of them against their samples' captions; older versions kept none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        scores: Option<CaptionScores>,
     },
 }
 
@@ -61,6 +69,26 @@ pub struct Accuracy {
     pub labels: u64,
 }
 
+/// The accuracy of linear classifiers that saw so many examples of each class.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Shots {
+    /// How many.
+    pub shots: u32,
+    /// The mean over the draws; blind: the same classifiers, every image replaced by the mean image.
+    pub mean: Accuracy,
+    /// Of the classifier of each draw of examples, as a share of 1.
+    pub draws: Vec<f64>,
+}
+
+/// How well captions match those of their samples.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct CaptionScores {
+    /// BLEU-4, up to 1.
+    pub bleu_4: f64,
+    /// CIDEr-D, up to 10 (papers print a hundred times that).
+    pub cider_d: f64,
+}
+
 /// A picture and what the model says of it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Captioned {
@@ -74,4 +102,7 @@ pub struct Captioned {
     pub blind_caption: String,
     /// The sample's own caption.
     pub reference: String,
+    /// Its further captions.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub references: Vec<String>,
 }

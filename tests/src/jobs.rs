@@ -16,10 +16,14 @@ const PATIENCE: Duration = Duration::from_secs(150);
 /// A small job over a corpus.
 #[derive(Debug, Clone)]
 pub struct JobSpec {
+    /// What is learned.
+    pub objective: String,
     /// Updates.
     pub steps: u64,
     /// The network.
     pub model: String,
+    /// Lanes of an epoch.
+    pub lanes: u32,
     /// Gang bounds.
     pub workers: (u32, u32),
     /// Updates between checkpoints.
@@ -38,8 +42,10 @@ impl Default for JobSpec {
     fn default() -> Self {
         let model = "{ preset: tiny, width: 64, layers: 2, mlp: 128 }".to_owned();
         Self {
+            objective: "{ type: cappa, parallel_fraction: 0.5 }".to_owned(),
             steps: 50,
             model,
+            lanes: 12,
             workers: (1, 3),
             checkpoint_every: 1_000,
             train: None,
@@ -53,16 +59,27 @@ impl Default for JobSpec {
 impl JobSpec {
     /// The document.
     pub fn document(&self, corpus: &Corpus) -> String {
-        let Self { steps, model, workers: (min, max), checkpoint_every, train, tokenizer, data, more } = self;
+        let Self {
+            objective,
+            steps,
+            model,
+            lanes,
+            workers: (min, max),
+            checkpoint_every,
+            train,
+            tokenizer,
+            data,
+            more,
+        } = self;
         let or_local = |given: &Option<String>, name: &str| {
             given.clone().unwrap_or_else(|| corpus.path(name).display().to_string())
         };
         format!(
             "apiVersion: cappa.dev/v1
 name: test
-objective: {{ type: cappa, parallel_fraction: 0.5 }}
+objective: {objective}
 model: {model}
-data: {{ train: {}, tokenizer: {}, lanes: 12, seed: 7, shuffle_window: 4{data} }}
+data: {{ train: {}, tokenizer: {}, lanes: {lanes}, seed: 7, shuffle_window: 4{data} }}
 batch_size: 24
 optimizer: {{ name: adamw, learning_rate: 1e-3 }}
 schedule: {{ name: cosine, warmup_steps: 5 }}

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use cappa_data::corpus;
 use cappa_data::stats::PipelineStats;
 use cappa_shared::spec::JobSpec;
@@ -19,6 +19,9 @@ pub(crate) fn caption(args: &CaptionArgs) -> Result<()> {
     let spec: JobSpec = serde_json::from_slice(&document)
         .with_context(|| format!("--spec {} is not a job's spec as it ran", args.spec.display()))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    if spec.objective.is_contrastive() {
+        bail!("captions need a decoder, and `{}` trains none", spec.objective.name());
+    }
     let mut model = config::captioner(&spec, Device::Cpu).context("the spec's model can't be built")?;
     let weights = runtime
         .block_on(read_weights(&args.checkpoint))

@@ -1,7 +1,7 @@
 //! `cappa-worker replay`: the updates up to a step again, by this machine alone.
 //!
 //! What a step takes in is a function of the job's spec, its data and the step, and so is the state before it: that of the newest
-//! checkpoint before, or at step 0 the seed's, after the updates in between. It is the same loss as in the job, up to the
+//! checkpoint before, or at step 0 what the job started from, after the updates in between. It is the same loss as in the job, up to the
 //! rounding of sums that several ranks made in another order.
 
 use std::io::{self, Write as _};
@@ -21,9 +21,10 @@ use serde::Serialize;
 use tch::Device;
 
 use crate::batches::RankBatch;
-use crate::checkpoint::Restore;
+use crate::checkpoint::{Restore, read_weights};
 use crate::cli::ReplayArgs;
 use crate::context::Backend;
+use crate::train::loss::Plan;
 use crate::train::state::TrainState;
 use crate::train::stats::StepStats;
 
@@ -56,21 +57,26 @@ pub(crate) fn replay(args: &ReplayArgs) -> Result<()> {
     }
     let job: JobId = spec.name.parse().context("the spec's name is no name of a job")?;
     let state = TrainState::initialise(&job, &spec, total_steps, backend.device())?;
-    let state = runtime.block_on(restore(args, state));
+    let state = runtime.block_on(restore(args, &spec, state))?;
     updates(&corpus, &spec, state, Step(args.step), &args.cache, backend.device())
 }
 
-/// The state of the first of the checkpoints that can be read; without any the seed's.
-async fn restore(args: &ReplayArgs, mut state: TrainState) -> TrainState {
+/// The state of the first of the checkpoints that can be read; without any, what the job started from.
+async fn restore(args: &ReplayArgs, spec: &JobSpec, mut state: TrainState) -> Result<TrainState> {
     for manifest in &args.manifest {
         match (Restore { folder: &args.folder, manifest }).read(&mut state).await {
-            Ok(()) => return state,
+            Ok(()) => return Ok(state),
             Err(error) => {
                 eprintln!("{manifest} can't be restored, the one before it is tried: {}", with_causes(&error));
             }
         }
     }
-    state
+    if let Some(init) = &spec.init {
+        let weights =
+            read_weights(&init.from).await.with_context(|| format!("init.from {} can't be read", init.from))?;
+        state.start_from(spec, init, &weights)?;
+    }
+    Ok(state)
 }
 
 /// Makes the updates from the state's step to the last, as the training page does, without a group.
@@ -90,13 +96,15 @@ fn updates(
         ..corpus.loader(spec, cache)?
     })?;
     let batch_size = f64::from(spec.batch_size);
+    let plan = Plan::new(spec, 1);
     while state.step < last {
         let batch = RankBatch::new(loader.next_batch()?, device, spec.data.image_size)?;
         let RankBatch { examples, weight, seen, quarantined } = batch.sent_to(device)?;
-        let loss = state.model.loss(&examples)?.sum;
-        (&loss * batch_size.recip()).f_backward()?;
-        let loss = loss.double_value(&[]);
-        let all = StepStats { loss, weight, seen, bad: quarantined.len() as f64, ..StepStats::default() };
+        let mut passes = plan.passes(&state.model, &examples, None)?;
+        while passes.remaining() > 0 {
+            (passes.forward()? * batch_size.recip()).f_backward()?;
+        }
+        let all = StepStats { loss: passes.sum(), weight, seen, bad: quarantined.len() as f64, ..StepStats::default() };
         if !all.mean_loss().is_finite() {
             bail!("the loss of step {} is {}", state.step.next(), all.mean_loss());
         }
@@ -104,7 +112,7 @@ fn updates(
         let scale = batch_size / all.weight.max(1.0);
         let update = state.optimizer.step(state.model.params(), &grads, state.step.0, scale)?;
         ops::zero_(&grads.into_iter().flatten().collect::<Vec<_>>())?;
-        state.advance(&all);
+        state.advance(&all)?;
         print(&Point {
             step: state.step.0,
             loss: all.mean_loss(),

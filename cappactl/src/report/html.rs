@@ -2,10 +2,10 @@
 
 use std::fmt::Write as _;
 
-use cappa_shared::evaluation::{Accuracy, Captioned, Finding, Outcome, Results};
+use cappa_shared::evaluation::{Accuracy, CaptionScores, Captioned, Finding, Results};
 
-use super::Report;
 use super::curves;
+use super::{Measured, Report, measured};
 use crate::commands::describe::facts;
 use crate::units;
 use crate::views::{Bucket, Point};
@@ -88,15 +88,10 @@ fn tiles(report: &Report) -> String {
 }
 
 fn evaluations(results: &Results) -> String {
-    let measured = |outcome: &Outcome| match &outcome.finding {
-        Finding::Classify(accuracy) => Some(("zero-shot classification", *accuracy)),
-        Finding::Choose(accuracy) => Some(("right or false caption", *accuracy)),
-        Finding::Caption { .. } => None,
-    };
     let rows: String = results
         .evaluations
         .iter()
-        .filter_map(|outcome| measured(outcome).map(|(task, accuracy)| row(outcome, task, accuracy)))
+        .flat_map(|outcome| measured(outcome).into_iter().map(move |measured| row(&measured, outcome.samples)))
         .collect();
     if rows.is_empty() {
         return String::new();
@@ -111,19 +106,19 @@ fn evaluations(results: &Results) -> String {
     )
 }
 
-fn row(outcome: &Outcome, task: &str, accuracy: Accuracy) -> String {
-    let Accuracy { accuracy, blind_accuracy, chance, labels } = accuracy;
+fn row(Measured { name, task, accuracy }: &Measured, samples: u64) -> String {
+    let &Accuracy { accuracy, blind_accuracy, chance, labels } = accuracy;
     format!(
         "<tr><td>{}</td><td>{task}</td><td><div class=\"meter\"><i style=\"width:{:.1}%\"></i>\
          <u style=\"left:{:.1}%\"></u></div></td><td class=\"n strong\">{}</td><td class=\"n\">{}</td>\
          <td class=\"n\">{}</td><td class=\"n\">{labels}</td><td class=\"n\">{}</td></tr>\n",
-        escape(&outcome.name),
+        escape(name),
         100.0 * accuracy,
         100.0 * blind_accuracy,
         units::percent(accuracy),
         units::percent(blind_accuracy),
         units::percent(chance),
-        units::grouped(outcome.samples)
+        units::grouped(samples)
     )
 }
 
@@ -141,8 +136,12 @@ fn plots(curve: &[Point]) -> String {
 fn pictures(results: &Results) -> String {
     let mut html = String::new();
     for outcome in &results.evaluations {
-        if let Finding::Caption { examples } = &outcome.finding {
-            let _ = writeln!(html, "<h2>Captions: {}</h2>\n<div class=\"pictures\">", escape(&outcome.name));
+        if let Finding::Caption { examples, scores } = &outcome.finding {
+            let _ = writeln!(html, "<h2>Captions: {}</h2>", escape(&outcome.name));
+            if let Some(CaptionScores { bleu_4, cider_d }) = scores {
+                let _ = writeln!(html, "<p class=\"lead\">CIDEr-D {cider_d:.3}, BLEU-4 {bleu_4:.3}</p>");
+            }
+            html += "<div class=\"pictures\">\n";
             html.extend(examples.iter().map(picture));
             html += "</div>\n";
         }

@@ -17,7 +17,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use cappa_shared::evaluation::{Finding, Outcome, Results};
+use cappa_shared::evaluation::{Accuracy, Finding, Outcome, Results, Shots};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -60,12 +60,15 @@ impl Report {
 
     /// The accuracies of the final model as a table for a terminal.
     pub(crate) fn accuracies(&self) -> String {
-        let row = |outcome: &Outcome| {
-            let (Finding::Classify(accuracy) | Finding::Choose(accuracy)) = &outcome.finding else { return None };
-            let shares = [accuracy.accuracy, accuracy.blind_accuracy, accuracy.chance].map(units::percent);
-            Some([outcome.name.clone()].into_iter().chain(shares).chain([units::grouped(outcome.samples)]).collect())
+        let rows = |outcome: &Outcome| {
+            let samples = units::grouped(outcome.samples);
+            let row = move |Measured { name, accuracy, .. }| {
+                let shares = [accuracy.accuracy, accuracy.blind_accuracy, accuracy.chance].map(units::percent);
+                [name].into_iter().chain(shares).chain([samples.clone()]).collect()
+            };
+            measured(outcome).into_iter().map(row)
         };
-        let rows = self.final_results().into_iter().flat_map(|results| &results.evaluations).filter_map(row);
+        let rows = self.final_results().into_iter().flat_map(|results| &results.evaluations).flat_map(rows);
         output::columns(&["EVALUATION", ">ACCURACY", ">BLIND", ">CHANCE", ">SAMPLES"], rows)
     }
 
@@ -77,6 +80,31 @@ impl Report {
         fs::write(&files.json, serde_json::to_vec_pretty(self)?)
             .with_context(|| format!("cannot write {}", files.json.display()))?;
         Ok(files)
+    }
+}
+
+/// An accuracy of an evaluation.
+struct Measured {
+    name: String,
+    task: &'static str,
+    accuracy: Accuracy,
+}
+
+/// The accuracies of an evaluation; captions have none.
+fn measured(outcome: &Outcome) -> Vec<Measured> {
+    let one = |task, accuracy| vec![Measured { name: outcome.name.clone(), task, accuracy }];
+    match &outcome.finding {
+        Finding::Classify(accuracy) => one("zero-shot classification", *accuracy),
+        Finding::Choose(accuracy) => one("right or false caption", *accuracy),
+        Finding::Fewshot { shots } => {
+            let of = |shots: &Shots| Measured {
+                name: format!("{}, {} a class", outcome.name, shots.shots),
+                task: "few-shot classification",
+                accuracy: shots.mean,
+            };
+            shots.iter().map(of).collect()
+        }
+        Finding::Caption { .. } => Vec::new(),
     }
 }
 

@@ -1,7 +1,7 @@
 //! What a report looks like, from an example run.
 
 use cappa_proto as wire;
-use cappa_shared::evaluation::{Accuracy, Captioned, Finding, Outcome, RESULTS_VERSION, Results};
+use cappa_shared::evaluation::{Accuracy, CaptionScores, Captioned, Finding, Outcome, RESULTS_VERSION, Results, Shots};
 use jiff::Timestamp;
 
 use super::{Report, VERSION, html};
@@ -70,7 +70,12 @@ fn captioned(key: &str, caption: &str, reference: &str) -> Captioned {
         caption: caption.into(),
         blind_caption: "a small red circle".into(),
         reference: reference.into(),
+        references: Vec::new(),
     }
+}
+
+fn shots(shots: u32, share: f64) -> Shots {
+    Shots { shots, mean: accuracy(share, 0.25, 4), draws: vec![share - 0.01, share, share + 0.01] }
 }
 
 fn example(steps: u64) -> Report {
@@ -83,7 +88,12 @@ fn example(steps: u64) -> Report {
         outcome("objects", 480, Finding::Classify(accuracy(0.912, 0.021, 48))),
         outcome("words", 180, Finding::Classify(accuracy(0.75, 0.0625, 16))),
         outcome("attribute-swaps", 470, Finding::Choose(accuracy(0.662, 0.5, 2))),
-        outcome("captions", 3, Finding::Caption { examples }),
+        outcome("few", 470, Finding::Fewshot { shots: vec![shots(1, 0.31), shots(5, 0.62)] }),
+        outcome(
+            "captions",
+            3,
+            Finding::Caption { examples, scores: Some(CaptionScores { bleu_4: 0.41, cider_d: 2.5 }) },
+        ),
     ];
     Report {
         version: VERSION,

@@ -1,11 +1,12 @@
-//! What a spec refers to: manifests, their shards, and the tokenizer.
+//! What a spec refers to: manifests, their shards, the tokenizer, and the checkpoint it starts from.
 
 use std::time::Duration;
 
 use cappa_data::index;
 use cappa_shared::causes::with_causes;
+use cappa_shared::checkpoint::{self, CheckpointManifest};
 use cappa_shared::manifest::{DataManifest, Format, ManifestError, Shard};
-use cappa_shared::spec::{Captions, JobSpec, is_manifest};
+use cappa_shared::spec::{Captions, Evaluation, JobSpec, Task, is_manifest};
 use cappa_shared::storage::{self, AllowList, Location};
 use futures::future::FutureExt;
 use futures::stream::{self, StreamExt};
@@ -31,7 +32,11 @@ const NAMED: usize = 20;
 pub(super) struct References {
     train: Vec<(String, String)>,
     tokenizer: Option<String>,
-    evaluations: Vec<(usize, String)>,
+    init: Option<String>,
+    /// What the checkpoint must fit, where that is known.
+    spec: Option<JobSpec>,
+    /// Manifests of evaluations, with the paths that name them.
+    evaluations: Vec<(String, String)>,
     lanes: Option<u32>,
     captions: Captions,
     vocabulary: Option<u32>,
@@ -65,7 +70,9 @@ impl References {
                 }
             },
             tokenizer: Some(spec.data.tokenizer.clone()),
-            evaluations: spec.evaluate.iter().map(|evaluation| evaluation.data.clone()).enumerate().collect(),
+            init: spec.init.as_ref().map(|init| init.from.clone()),
+            spec: spec.init.is_some().then(|| spec.clone()),
+            evaluations: evaluations(spec),
             lanes: Some(spec.data.lanes),
             captions: spec.data.captions.clone(),
             vocabulary: Some(spec.model.vocabulary),
@@ -84,7 +91,11 @@ impl References {
         Self {
             train: url("/data/train").into_iter().map(|url| ("data.train".into(), url)).collect(),
             tokenizer: url("/data/tokenizer"),
-            evaluations: (0..evaluations).filter_map(|n| Some((n, url(&format!("/evaluate/{n}/data"))?))).collect(),
+            init: url("/init/from").or_else(|| url("/init")),
+            spec: None,
+            evaluations: (0..evaluations)
+                .filter_map(|n| Some((format!("evaluate[{n}].data"), url(&format!("/evaluate/{n}/data"))?)))
+                .collect(),
             lanes: None,
             captions: Captions::default(),
             vocabulary: None,
@@ -102,15 +113,22 @@ impl References {
                 None => Vec::new(),
             }
         };
-        let evaluations = self.evaluations.iter().map(|(n, url)| check_evaluation(*n, url, allowed).boxed());
+        let evaluations = self.evaluations.iter().map(|(path, url)| check_evaluation(path, url, allowed).boxed());
         let evaluations = stream::iter(evaluations.collect::<Vec<_>>()).buffered(4).collect::<Vec<_>>();
-        let (train, tokenizer, evaluations) = tokio::join!(train, tokenizer, evaluations);
+        let init = async {
+            match &self.init {
+                Some(url) => check_init(url, self.spec.as_ref(), allowed).await,
+                None => Vec::new(),
+            }
+        };
+        let (train, tokenizer, init, evaluations) = tokio::join!(train, tokenizer, init, evaluations);
         let mut found = Found::default();
         for (mistakes, manifest) in train {
             found.mistakes.extend(mistakes);
             found.train.extend(manifest);
         }
         found.mistakes.extend(tokenizer);
+        found.mistakes.extend(init);
         found.mistakes.extend(evaluations.into_iter().flat_map(|(mistakes, _)| mistakes));
         found
     }
@@ -123,8 +141,20 @@ fn is_url(text: &str) -> bool {
 /// The mistakes, and what the manifest says if it could be read.
 type Checked = (Vec<Mistake>, Option<ManifestFacts>);
 
-async fn check_evaluation(place: usize, url: &str, allowed: &AllowList) -> Checked {
-    check_manifest(&format!("evaluate[{place}].data"), url, allowed, None, &Captions::default()).await
+/// All manifests that the evaluations of a spec read.
+fn evaluations(spec: &JobSpec) -> Vec<(String, String)> {
+    let of_one = |(n, evaluation): (usize, &Evaluation)| {
+        let mut read = vec![(format!("evaluate[{n}].data"), evaluation.data.clone())];
+        if let Task::Fewshot { train, .. } = &evaluation.task {
+            read.push((format!("evaluate[{n}].task.train"), train.clone()));
+        }
+        read
+    };
+    spec.evaluate.iter().enumerate().flat_map(of_one).collect()
+}
+
+async fn check_evaluation(path: &str, url: &str, allowed: &AllowList) -> Checked {
+    check_manifest(path, url, allowed, None, &Captions::default()).await
 }
 
 /// A source of training samples: a manifest, or shards that are indexed before the job is queued.
@@ -243,6 +273,24 @@ async fn check_tokenizer(url: &str, allowed: &AllowList, vocabulary: Option<u32>
         ))],
         _ => Vec::new(),
     }
+}
+
+/// The checkpoint is there, and its network is that of the job as far as the job starts from it.
+async fn check_init(url: &str, spec: Option<&JobSpec>, allowed: &AllowList) -> Vec<Mistake> {
+    let read = async {
+        let location = allowed_location(url, allowed)?;
+        let content = read_bounded(&location).await?;
+        let manifest = CheckpointManifest::from_json(&content).map_err(|error| vec![with_causes(&error)])?;
+        let Some(spec) = spec else { return Ok(()) };
+        // <job>/checkpoints/<step>/MANIFEST.json: parts are named from the job's folder.
+        let folder = location.parent().parent().parent();
+        let shapes = checkpoint::shapes(&folder, &manifest).await.map_err(|error| vec![with_causes(&error)])?;
+        let of_param = |(name, shape): (String, _)| Some((name.strip_prefix("params/")?.to_owned(), shape));
+        let differences = spec.init_differences(&shapes.into_iter().filter_map(of_param).collect());
+        if differences.is_empty() { Ok(()) } else { Err(differences) }
+    };
+    let messages = within_limit(url, read).await.err().unwrap_or_default();
+    messages.into_iter().map(|message| Mistake { path: "init".to_owned(), message }).collect()
 }
 
 /// How many ids a tokenizer's file uses; its content says of which format it is.

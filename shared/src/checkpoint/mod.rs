@@ -14,6 +14,7 @@
 mod account;
 mod audit;
 mod manifest;
+mod shapes;
 mod store;
 
 use crate::ids::{Generation, Rank, Step};
@@ -21,6 +22,7 @@ use crate::ids::{Generation, Rank, Step};
 pub use account::{Account, FormedGroup, GroupSteps, OrderRecord, Previous, SourceRecord, lineage};
 pub use audit::{Audit, EpochUse, audit, chain};
 pub use manifest::{CheckpointManifest, Contents, ManifestProblems, Part, Quarantined, data_digest};
+pub use shapes::shapes;
 pub use store::{
     CheckpointError, abandon, commit, committed, examine, history, load, load_any, newest, read_part, retire,
 };

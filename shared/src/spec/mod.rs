@@ -2,11 +2,13 @@
 //! knows every wrong key, and that becomes a [`JobSpec`], which the rest of the code sees: every
 //! value checked, every default filled in. Defaults are the paper's (arXiv 2306.07915, appendix A).
 
+mod architecture;
 mod augment;
 mod data;
 mod document;
 mod emit;
 mod error;
+mod init;
 mod load;
 mod overrides;
 mod places;
@@ -24,9 +26,11 @@ use serde::{Deserialize, Serialize};
 use crate::ids::Namespace;
 use crate::timing::Span;
 
+pub use architecture::Shapes;
 pub use augment::{Augment, Crop, Jitter, Problem};
 pub use data::{CaptionChoice, CaptionSource, Captions, Data, Decode, Source, Sources, TextLengths, is_manifest};
 pub use error::{Mistake, Position, SpecError, SpecErrors};
+pub use init::{Init, Part};
 pub use load::SpecBase;
 pub use overrides::apply_overrides;
 pub use places::Places;
@@ -45,12 +49,24 @@ pub struct JobSpec {
     pub data: Data,
     /// Examples of one update, over all workers. A multiple of `data.lanes`.
     pub batch_size: u32,
+    /// Examples that a worker takes through the network at once; all of its share when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub micro_batch_size: Option<u32>,
     /// The update rule.
     pub optimizer: Optimizer,
+    /// Decay of an average of the parameters, which evaluations use; none is kept when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ema_decay: Option<f64>,
     /// The learning rate over time, relative to `optimizer.learning_rate`.
     pub schedule: Schedule,
     /// When training is complete.
     pub duration: Length,
+    /// The checkpoint whose parameters the network starts from; they are drawn from the seed when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init: Option<Init>,
+    /// Parts whose parameters stay as they are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub freeze: Vec<Part>,
     /// The type of matrix products. Master weights, loss and normalisation are always fp32.
     pub precision: Precision,
     /// Updates after which all ranks compare their parameters; so they do before every checkpoint then. `None`: never.
@@ -91,25 +107,60 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
-/// What the decoder predicts (paper section 3).
+/// What the model learns from pairs of image and text: to write the text (paper section 3), or to tell which text belongs to which
+/// image (the paper's baselines).
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
 pub enum Objective {
     /// Autoregressive captioning only.
-    Cap,
+    Cap {
+        /// Probability that a label gives away, evenly to all other tokens.
+        #[serde(default, skip_serializing_if = "is_default")]
+        label_smoothing: f64,
+    },
     /// Each example is drawn parallel with `parallel_fraction`, else autoregressive.
     Cappa {
         /// Share of examples whose text is predicted in parallel from mask tokens (0.75 in the paper).
         parallel_fraction: f64,
+        /// Probability that a label gives away, evenly to all other tokens.
+        #[serde(default, skip_serializing_if = "is_default")]
+        label_smoothing: f64,
     },
+    /// Two towers, the softmax loss over the pairs of the global batch (arXiv 2103.00020).
+    Clip,
+    /// Two towers, the sigmoid loss over the pairs of the global batch (arXiv 2303.15343).
+    Siglip,
 }
 
 impl Objective {
-    /// The share of examples predicted in parallel; 0 for Cap.
+    /// The share of examples predicted in parallel; 0 where none may be.
     pub fn parallel_fraction(&self) -> f64 {
         match self {
-            Objective::Cap => 0.0,
-            Objective::Cappa { parallel_fraction } => *parallel_fraction,
+            Objective::Cappa { parallel_fraction, .. } => *parallel_fraction,
+            Objective::Cap { .. } | Objective::Clip | Objective::Siglip => 0.0,
+        }
+    }
+
+    /// The label smoothing of captioning; 0 for others.
+    pub fn label_smoothing(&self) -> f64 {
+        match self {
+            Objective::Cap { label_smoothing } | Objective::Cappa { label_smoothing, .. } => *label_smoothing,
+            Objective::Clip | Objective::Siglip => 0.0,
+        }
+    }
+
+    /// Whether it trains two towers rather than a captioner.
+    pub fn is_contrastive(&self) -> bool {
+        matches!(self, Objective::Clip | Objective::Siglip)
+    }
+
+    /// Its name in a spec.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Objective::Cap { .. } => "cap",
+            Objective::Cappa { .. } => "cappa",
+            Objective::Clip => "clip",
+            Objective::Siglip => "siglip",
         }
     }
 }
@@ -121,11 +172,11 @@ pub struct Model {
     pub preset: String,
     /// Patch height and width in pixels.
     pub patch: u32,
-    /// Width of encoder and decoder.
+    /// Width of encoder and decoder, or of both towers.
     pub width: u32,
-    /// Encoder blocks.
+    /// Encoder blocks, or blocks of each tower.
     pub layers: u32,
-    /// Decoder blocks.
+    /// Decoder blocks; two towers have no decoder.
     pub decoder_layers: u32,
     /// Attention heads.
     pub heads: u32,
@@ -188,6 +239,25 @@ pub struct Schedule {
     /// epochs is known once the data manifest has been read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub warmup_steps: Option<u64>,
+    /// The last so many updates pull the rate linearly to zero, whatever the shape.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub cooldown_steps: u64,
+    /// Of `linear`: the rate at the end, relative to the peak.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub end: f64,
+    /// Of `rsqrt`; see [`Schedule::timescale`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timescale: Option<u64>,
+}
+
+/// Of the schedule `rsqrt`, as the authors set it.
+const TIMESCALE: u64 = 10_000;
+
+impl Schedule {
+    /// Of `rsqrt`: updates after warm-up in which the rate falls to 1/√2.
+    pub fn timescale(&self) -> u64 {
+        self.timescale.unwrap_or(TIMESCALE)
+    }
 }
 
 /// The shape of a schedule after warm-up.
@@ -196,6 +266,10 @@ pub struct Schedule {
 pub enum ScheduleName {
     /// Half a cosine to zero.
     Cosine,
+    /// A straight line.
+    Linear,
+    /// The reciprocal of a square root (arXiv 2106.04560), for runs whose length is open; ends well with a cool-down.
+    Rsqrt,
     /// The peak, for ever.
     Constant,
 }
@@ -259,7 +333,7 @@ pub struct Evaluation {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
 pub enum Task {
-    /// Zero-shot classification: the label whose prompt has the highest log-likelihood.
+    /// Zero-shot classification: the label whose prompt has the highest log-likelihood, or with two towers is most similar.
     Classify {
         /// Field with the sample's label.
         label: String,
@@ -272,6 +346,17 @@ pub enum Task {
     Choose {
         /// Dotted path of the false caption, e.g. `negatives.attribute`.
         negative: String,
+    },
+    /// Linear classification of frozen features from a few labelled samples of each class, in closed form.
+    Fewshot {
+        /// Field with the sample's label.
+        label: String,
+        /// URL of the manifest whose samples the examples are drawn from.
+        train: String,
+        /// Examples of each class, ascending.
+        shots: Vec<u32>,
+        /// How often they are drawn.
+        draws: u32,
     },
     /// Greedy captions, with their pictures, for people to look at.
     Caption,

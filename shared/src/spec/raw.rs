@@ -8,12 +8,12 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{
-    Augment, CaptionChoice, Condition, Decode, OnFailedDependency, OnPreemption, OptimizerName, PositionEmbedding,
-    Precision, ScheduleName,
+    Augment, CaptionChoice, Condition, Decode, OnFailedDependency, OnPreemption, OptimizerName, Part,
+    PositionEmbedding, Precision, ScheduleName,
 };
 use crate::manifest::Filter;
 
-/// A CapPa job: a vision encoder trained by captioning.
+/// A CapPa job: a vision encoder trained by captioning, or by contrasting pairs.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "JobSpec")]
@@ -37,13 +37,24 @@ pub(super) struct RawSpec {
     pub(super) data: Option<RawData>,
     /// Examples of one update, over all workers; a multiple of data.lanes. Default: 8192.
     pub(super) batch_size: Option<u32>,
+    /// Examples that a worker takes through the network at once: fewer need less memory, and the update is the same.
+    /// Default: all of its share.
+    pub(super) micro_batch_size: Option<u32>,
     /// The update rule. Default: adafactor.
     pub(super) optimizer: Option<Short<OptimizerName, RawOptimizer>>,
+    /// Decay of a moving average of the parameters, e.g. 0.9999, which evaluations, captions and jobs that start from the
+    /// checkpoint use. Default: no average.
+    pub(super) ema_decay: Option<f64>,
     /// The learning rate over time. Default: cosine with warm-up.
     pub(super) schedule: Option<Short<ScheduleName, RawSchedule>>,
     /// When training is complete: one of steps, epochs, examples.
     #[schemars(required)]
     pub(super) duration: Option<RawDuration>,
+    /// The checkpoint that the network starts from: the URL or path of its MANIFEST.json, or a mapping that also says which
+    /// parts. Default: initial values from data.seed.
+    pub(super) init: Option<Short<String, RawInit>>,
+    /// Parts of the network whose parameters stay as they are. Default: none.
+    pub(super) freeze: Option<Vec<Part>>,
     /// The type of matrix products. Default: fp32.
     pub(super) precision: Option<Precision>,
     /// Updates after which all workers compare their parameters, which must be equal to the bit; so they do before every
@@ -107,7 +118,7 @@ pub(super) enum ObjectiveName {
 }
 
 /// What the model is trained to predict.
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawObjective {
     /// Which objective.
@@ -116,6 +127,8 @@ pub(super) struct RawObjective {
     pub(super) name: Option<ObjectiveName>,
     /// Share of examples whose text is predicted in parallel (cappa only). Default: 0.75.
     pub(super) parallel_fraction: Option<f64>,
+    /// Probability that a label gives away, evenly to all other tokens (cap and cappa only). Default: 0.
+    pub(super) label_smoothing: Option<f64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -140,11 +153,11 @@ pub(super) struct RawModel {
     pub(super) preset: Option<Preset>,
     /// Patch height and width in pixels.
     pub(super) patch: Option<u32>,
-    /// Width of encoder and decoder.
+    /// Width of encoder and decoder, or of both towers of clip and siglip.
     pub(super) width: Option<u32>,
-    /// Encoder blocks.
+    /// Encoder blocks, or blocks of each tower.
     pub(super) layers: Option<u32>,
-    /// Decoder blocks.
+    /// Decoder blocks; clip and siglip have no decoder.
     pub(super) decoder_layers: Option<u32>,
     /// Attention heads; they divide the width.
     pub(super) heads: Option<u32>,
@@ -250,6 +263,23 @@ pub(super) struct RawSchedule {
     pub(super) name: Option<ScheduleName>,
     /// Updates of linear warm-up from zero. Default: 10,000, or a tenth of the job if that is less.
     pub(super) warmup_steps: Option<u64>,
+    /// The last so many updates pull the rate linearly to zero. Default: 0.
+    pub(super) cooldown_steps: Option<u64>,
+    /// linear: the rate at the end, relative to the peak. Default: 0.
+    pub(super) end: Option<f64>,
+    /// rsqrt: updates after warm-up in which the rate falls to 1/√2. Default: 10,000.
+    pub(super) timescale: Option<u64>,
+}
+
+/// The checkpoint that the network starts from.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawInit {
+    /// URL or path of its MANIFEST.json.
+    #[schemars(required)]
+    pub(super) from: Option<String>,
+    /// The parts that are taken. Default: all parameters.
+    pub(super) parts: Option<Vec<Part>>,
 }
 
 /// When training is complete: exactly one of these.
@@ -331,6 +361,7 @@ pub(super) struct RawEvaluation {
 pub(super) enum TaskName {
     Classify,
     Choose,
+    Fewshot,
     Caption,
 }
 
@@ -338,11 +369,12 @@ pub(super) enum TaskName {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawTask {
-    /// Which task: zero-shot classification, the true one of two captions, or greedy captions.
+    /// Which task: zero-shot classification, the true one of two captions, linear classification from a few examples, or
+    /// greedy captions.
     #[serde(rename = "type")]
     #[schemars(required)]
     pub(super) name: Option<TaskName>,
-    /// classify: field of a sample's `.json` with its label.
+    /// classify, fewshot: field of a sample's `.json` with its label.
     pub(super) label: Option<String>,
     /// classify: all labels. Default: those that occur in the data.
     pub(super) labels: Option<Vec<String>>,
@@ -350,4 +382,10 @@ pub(super) struct RawTask {
     pub(super) template: Option<String>,
     /// choose: dotted path of the false caption in a sample's `.json`.
     pub(super) negative: Option<String>,
+    /// fewshot: URL or path of the manifest with the samples that examples are drawn from.
+    pub(super) train: Option<String>,
+    /// fewshot: examples of each class. Default: 1, 5, 10.
+    pub(super) shots: Option<Vec<u32>>,
+    /// fewshot: how often they are drawn. Default: 3.
+    pub(super) draws: Option<u32>,
 }

@@ -36,11 +36,18 @@ fn check(lines: &str, expected: &[&str]) {
 #[test]
 fn defaults_are_the_papers() {
     let spec = spec("duration: {examples: 9000000000}");
-    assert_eq!(spec.objective, Objective::Cappa { parallel_fraction: 0.75 });
+    assert_eq!(spec.objective, Objective::Cappa { parallel_fraction: 0.75, label_smoothing: 0.0 });
     assert_eq!((spec.model.preset.as_str(), spec.model.width, spec.model.vocabulary), ("B/16", 768, 32_000));
     assert_eq!((spec.data.image_size, spec.data.text_length.longest(), spec.data.lanes), (224, 64, 64));
     assert_eq!((spec.batch_size, spec.optimizer.name), (8192, OptimizerName::Adafactor));
-    assert_eq!(spec.schedule, Schedule { name: ScheduleName::Cosine, warmup_steps: Some(10_000) });
+    let cosine = Schedule {
+        name: ScheduleName::Cosine,
+        warmup_steps: Some(10_000),
+        cooldown_steps: 0,
+        end: 0.0,
+        timescale: None,
+    };
+    assert_eq!(spec.schedule, cosine);
     assert_eq!(spec.total_steps(1), 1_098_633);
 }
 
@@ -146,7 +153,34 @@ fn mistakes_of_meaning_are_named() {
         &["1:7: name: `My_Job` is not a name; use 1 to 50 lower-case letters, digits and inner hyphens"],
     );
     check("kind: export", &["1:7: kind: `export` is not supported by this version; only `pretrain` is"]);
-    check("objective: clip", &["1:12: objective: `clip` is not supported by this version; use `cap` or `cappa`"]);
+    check(
+        "objective: classify",
+        &["1:12: objective: `classify` is not supported by this version; use `cap`, `cappa`, `clip` or `siglip`"],
+    );
+    check(
+        "objective: {type: cap, label_smoothing: 1}",
+        &["1:41: objective.label_smoothing: 1 is not from 0 to below 1"],
+    );
+    check(
+        "objective: {type: clip, label_smoothing: 0.1}",
+        &["1:42: objective.label_smoothing: is for `cap` and `cappa` only; `clip` predicts no tokens"],
+    );
+    check(
+        "objective: {type: siglip, parallel_fraction: 0.5}",
+        &["1:46: objective.parallel_fraction: is for `cappa` only; `siglip` predicts nothing in parallel"],
+    );
+    check(
+        "objective: clip\nevaluate: [{name: a, data: d.json, task: caption}]",
+        &[
+            "2:42: evaluate[0].task: `caption` needs a decoder, and `clip` trains none; use `classify`, `choose` or `fewshot`",
+        ],
+    );
+    check(
+        "objective: clip\ndata: {train: a.json, tokenizer: t.json, text_length: [8, 16]}",
+        &[
+            "2:55: data.text_length: give one length: the text tower of `clip` sees padding, so texts of a batch have one length",
+        ],
+    );
     check(
         "objective: {type: cappa, parallel_fraction: 1.5}",
         &["1:45: objective.parallel_fraction: 1.5 is not within 0 to 1"],
@@ -155,6 +189,25 @@ fn mistakes_of_meaning_are_named() {
         "objective: {type: cap, parallel_fraction: 0.5}",
         &["1:43: objective.parallel_fraction: is for `cappa` only; `cap` predicts nothing in parallel"],
     );
+    check(
+        "objective: clip\nfreeze: [encoder, decoder, encoder]",
+        &[
+            "2:9: freeze: leaves nothing to train",
+            "2:19: freeze[1]: a network of `clip` has no part `decoder`",
+            "2:28: freeze[2]: `encoder` is given twice",
+        ],
+    );
+    check(
+        "init: {from: s3://b/c/MANIFEST.json, parts: [text]}",
+        &["1:46: init.parts[0]: a network of `cappa` has no part `text`"],
+    );
+    check(
+        "init: s3://b/job/checkpoints",
+        &[
+            "1:7: init: is not the MANIFEST.json of a checkpoint; `cappactl checkpoints ls JOB` shows a job's checkpoints",
+        ],
+    );
+    check("init: {parts: [encoder]}", &["1:7: init.from: is required"]);
     check(
         "batch_size: 100",
         &["1:13: batch_size: 100 is not a multiple of data.lanes, 64 (the default); use 64 or 128, or 50 lanes"],
@@ -178,6 +231,14 @@ fn mistakes_of_meaning_are_named() {
             "1:51: optimizer.weight_decay: -1 is below 0",
         ],
     );
+    check(
+        "schedule: {name: rsqrt, end: 0.1, cooldown_steps: 91}",
+        &[
+            "1:30: schedule.end: is for the schedule `linear` only",
+            "1:51: schedule.cooldown_steps: 91 is more than the 90 steps of the job after its warm-up",
+        ],
+    );
+    check("schedule: {name: linear, end: 2}", &["1:31: schedule.end: 2 is not within 0 to 1"]);
     check("schedule: {warmup_steps: 101}", &["1:26: schedule.warmup_steps: 101 is more than the job's 100 steps"]);
     check("duration: {steps: 0}", &["1:19: duration.steps: 0 is below 1, the least"]);
     check("duration: {steps: 1, epochs: 1}", &["1:11: duration: needs exactly one of steps, epochs and examples"]);

@@ -31,6 +31,22 @@ pub struct Batch {
     pub weights: Tensor,
 }
 
+impl Batch {
+    /// Some consecutive examples, sharing memory.
+    #[must_use]
+    pub fn narrow(&self, first: i64, rows: i64) -> Self {
+        let range = usize::try_from(first).unwrap_or_default()..usize::try_from(first + rows).unwrap_or_default();
+        Self {
+            images: self.images.narrow(0, first, rows),
+            tokens: self.tokens.narrow(0, first, rows),
+            causal_length: self.causal_length,
+            parallel: self.parallel[range].to_vec(),
+            mask_locations: self.mask_locations.as_ref().map(|places| places.narrow(0, first, rows)),
+            weights: self.weights.narrow(0, first, rows),
+        }
+    }
+}
+
 /// The loss of a batch.
 #[derive(Debug)]
 pub struct LossOutput {

@@ -29,6 +29,15 @@ pub enum ModelError {
         /// The shape that fits, in words.
         expected: String,
     },
+    /// A checkpoint does not have what a network is to start from.
+    #[error("{}", listed(differences))]
+    Transfer {
+        /// What differs, a sentence for each parameter.
+        differences: Vec<String>,
+    },
+    /// Projected features were asked of a captioner.
+    #[error("a captioner projects nothing: ask for pooled features, or use a network of clip or siglip")]
+    NoProjection,
     /// Parallel prediction was asked of a network without a mask token.
     #[error("the model has no mask token: set masked_pred_prob above 0 to train with parallel prediction")]
     NoMaskToken,
@@ -38,6 +47,17 @@ pub enum ModelError {
     /// An operation on lists of tensors failed.
     #[error("an operation on lists of tensors failed")]
     List(#[from] cappa_collective::Error),
+}
+
+/// Differences that are told one by one.
+const TOLD: usize = 5;
+
+fn listed(differences: &[String]) -> String {
+    let told = differences.iter().take(TOLD).map(String::as_str).collect::<Vec<_>>().join("; ");
+    match differences.len().saturating_sub(TOLD) {
+        0 => told,
+        more => format!("{told}; and {more} more"),
+    }
 }
 
 impl ModelError {

@@ -10,6 +10,7 @@
 //!
 //! Dimensions: B batch, P patches, L text length, E width, H heads, D head dim, V vocabulary.
 
+pub mod average;
 mod caption;
 mod captioner;
 mod config;
@@ -30,13 +31,14 @@ mod position;
 pub mod schedule;
 pub mod spec;
 mod tap;
+pub mod transfer;
 mod transformer;
 
 pub use captioner::{Batch, Captioner, LossOutput};
 pub use config::{ModelConfig, PositionEmbedding};
 pub use contrastive::{Contrast, ContrastiveConfig, ContrastiveLoss, Embeddings, Pooling, TowerConfig, TwoTower};
 pub use error::ModelError;
-pub use flops::flop_per_image;
+pub use flops::{flop_per_image, flop_per_pair};
 pub use init::initial_value;
 pub use layers::Precision;
 pub use loss::{END_OF_TEXT, PAD};

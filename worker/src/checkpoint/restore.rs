@@ -1,5 +1,6 @@
 //! Reading a committed checkpoint: the manifest, then every part, each verified by size and digest.
 
+use cappa_model::average::averaged;
 use cappa_shared::checkpoint::{CheckpointManifest, read_part};
 use cappa_shared::storage::{self, Location};
 use futures::{StreamExt as _, TryStreamExt as _};
@@ -30,16 +31,14 @@ impl Restore<'_> {
     }
 }
 
-/// The weights (`params/…`) that a manifest commits, given by the URL of the manifest.
+/// The weights (`params/…`) that a manifest commits, averaged where it has averages, given by the URL of the manifest.
 pub(crate) async fn read_weights(manifest: &str) -> Result<Vec<(String, Tensor)>, CheckpointError> {
     let at = storage::open(manifest)?;
     let name = at.prefix.filename().unwrap_or_default().to_owned();
     let committed = CheckpointManifest::from_json(&at.parent().get(&name).await?)?;
     // <job>/checkpoints/<step>/MANIFEST.json: parts are named from the job's folder.
     let folder = at.parent().parent().parent();
-    let mut tensors = tensors(&folder, &committed).await?;
-    tensors.retain(|(name, _)| name.starts_with("params/"));
-    Ok(tensors)
+    Ok(averaged(tensors(&folder, &committed).await?))
 }
 
 async fn tensors(folder: &Location, manifest: &CheckpointManifest) -> Result<Vec<(String, Tensor)>, CheckpointError> {

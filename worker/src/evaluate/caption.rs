@@ -1,4 +1,4 @@
-//! Greedy captions with their pictures, for people to look at.
+//! Greedy captions with their pictures, for people to look at, and how well they match the samples' own.
 
 use std::path::Path;
 
@@ -12,11 +12,15 @@ use tch::{Device, Kind, Tensor};
 
 use super::Evaluator;
 use super::samples::{Samples, add_images};
+use super::scores::{Judged, scores};
 use crate::train::outcome::Departure;
 
 /// Captions every sample of the range, on all ranks, and gathers them.
 pub(super) fn captions(evaluator: &Evaluator<'_>, samples: &Samples) -> Result<(u64, Finding), Departure> {
-    let (model, tokenizer) = (&evaluator.state.model, &evaluator.tokenizer);
+    let model = evaluator.state.model.captioner().ok_or_else(|| {
+        Departure::Unsuitable("captions need a decoder, which the job's objective does not train".to_owned())
+    })?;
+    let tokenizer = &evaluator.tokenizer;
     let mut mine: Vec<Captioned> = Vec::new();
     let mut images_sum = None;
     samples.chunks(
@@ -26,12 +30,14 @@ pub(super) fn captions(evaluator: &Evaluator<'_>, samples: &Samples) -> Result<(
             let encoded = tch::no_grad(|| model.encode(&images))?;
             let captions = caption_of(model, tokenizer, &encoded)?;
             for ((record, ()), caption) in chunk.into_iter().zip(captions) {
+                let mut references = record.captions.into_iter();
                 mine.push(Captioned {
                     image_png: BASE64.encode(png(&record.image)),
                     key: record.key,
                     caption,
                     blind_caption: String::new(),
-                    reference: record.captions.into_iter().next().unwrap_or_default(),
+                    reference: references.next().unwrap_or_default(),
+                    references: references.collect(),
                 });
             }
             Ok(())
@@ -47,7 +53,12 @@ pub(super) fn captions(evaluator: &Evaluator<'_>, samples: &Samples) -> Result<(
     let lists = evaluator.gather(&serde_json::to_string(&mine).expect("captions are plain data"))?;
     let lists = lists.iter().map(|list| serde_json::from_str::<Vec<Captioned>>(list));
     let examples: Vec<_> = lists.collect::<Result<Vec<_>, _>>().expect("the ranks wrote them").concat();
-    Ok((examples.len() as u64, Finding::Caption { examples }))
+    let judged = |captioned: &Captioned| {
+        let references: Vec<_> = [&captioned.reference].into_iter().chain(&captioned.references).collect();
+        Judged::new(&captioned.caption, &references)
+    };
+    let scores = scores(&examples.iter().map(judged).collect::<Vec<_>>());
+    Ok((examples.len() as u64, Finding::Caption { examples, scores }))
 }
 
 /// Greedy captions of encoded images `[B, P, E]`.

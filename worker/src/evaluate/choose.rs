@@ -1,4 +1,4 @@
-//! The right caption against a false one (as ARO and SugarCrepe do): which has the higher log-likelihood.
+//! The right caption against a false one (as ARO and SugarCrepe do): which suits the image better.
 
 use cappa_shared::evaluation::Finding;
 use tch::{Device, Kind, Tensor};
@@ -26,7 +26,7 @@ pub(super) fn choose(
     samples.chunks(suit, |images, chunk| {
         add_images(&mut images_sum, &images);
         let texts: Vec<_> = chunk.into_iter().map(|(_, pair)| pair).collect();
-        let encoded = tch::no_grad(|| model.encode(&images))?;
+        let encoded = model.encode(&images)?;
         right += prefer_right(evaluator, &encoded, &texts)?;
         pairs.extend(texts);
         Ok(())
@@ -37,7 +37,9 @@ pub(super) fn choose(
     let mean = evaluator.encode_mean(&images_sum, pairs.len() as i64)?;
     let mut blind = 0f64;
     for some in pairs.chunks(CHUNK) {
-        let encoded = mean.expand([some.len() as i64, -1, -1], false);
+        let mut size = mean.size();
+        size[0] = some.len() as i64;
+        let encoded = mean.expand(size, false);
         blind += prefer_right(evaluator, &encoded, some)?;
     }
     let sums = evaluator.sum(&[right, blind, pairs.len() as f64])?;
@@ -49,10 +51,10 @@ pub(super) fn choose(
     Ok((sums[2] as u64, Finding::Choose(accuracy(sums[0], sums[1], sums[2], 2))))
 }
 
-/// How many images `[B, P, E]` find the first of their two captions likelier.
+/// How many encoded images suit the first of their two captions better.
 fn prefer_right(evaluator: &Evaluator<'_>, encoded: &Tensor, pairs: &[(String, String)]) -> Result<f64, Departure> {
     let score = |texts: Vec<&str>| -> Result<Tensor, Departure> {
-        Ok(evaluator.state.model.log_likelihood(encoded, &evaluator.tokens(&texts)?)?)
+        Ok(evaluator.state.model.agreement(encoded, &evaluator.tokens(&texts)?)?)
     };
     let right = score(pairs.iter().map(|(right, _)| right.as_str()).collect())?;
     let wrong = score(pairs.iter().map(|(_, wrong)| wrong.as_str()).collect())?;

@@ -1,4 +1,4 @@
-//! Zero-shot classification by scoring: the label whose prompt has the highest log-likelihood.
+//! Zero-shot classification by scoring: the label whose prompt suits the image best, by log-likelihood or similarity.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -23,8 +23,8 @@ pub(super) fn classify(
     };
     let place: HashMap<&str, usize> = labels.iter().enumerate().map(|(i, label)| (label.as_str(), i)).collect();
     let prompts: Vec<String> = labels.iter().map(|label| template.replace("{}", label)).collect();
-    let candidates = evaluator.tokens(&prompts)?;
     let model = &evaluator.state.model;
+    let candidates = model.candidates(evaluator.tokens(&prompts)?)?;
 
     // Right answers, then how often each label occurs.
     let mut counts = vec![0f64; 1 + labels.len()];
@@ -32,7 +32,7 @@ pub(super) fn classify(
     let suit = |record: &cappa_data::records::Record| field(record, key).map(str::to_owned);
     samples.chunks(suit, |images, chunk| {
         add_images(&mut images_sum, &images);
-        let scores = model.score(&images, &candidates)?;
+        let scores = model.score(&model.encode(&images)?, &candidates)?;
         let best = Vec::<i64>::try_from(scores.argmax(1, false)).expect("one label a sample");
         for ((record, label), best) in chunk.iter().zip(best) {
             let known = place.get(label.as_str()).copied().ok_or_else(|| {
@@ -52,7 +52,7 @@ pub(super) fn classify(
     let images_sum =
         images_sum.unwrap_or_else(|| Tensor::zeros([size, size, 3], (tch::Kind::Double, tch::Device::Cpu)));
     let blind = evaluator.encode_mean(&images_sum, mine as i64)?;
-    let blind = model.score_encoded(&blind, &candidates)?.argmax(1, false).int64_value(&[0]);
+    let blind = model.score(&blind, &candidates)?.argmax(1, false).int64_value(&[0]);
     let counts = evaluator.sum(&counts)?;
     let total: f64 = counts[1..].iter().sum();
     if total == 0.0 {

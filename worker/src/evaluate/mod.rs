@@ -7,7 +7,9 @@
 mod caption;
 mod choose;
 mod classify;
+mod fewshot;
 mod samples;
+mod scores;
 
 use std::time::Instant;
 
@@ -80,10 +82,15 @@ pub(crate) fn all(
 impl Evaluator<'_> {
     fn one(&self, evaluation: &Evaluation) -> Result<Outcome, Departure> {
         let begun = Instant::now();
-        let samples = self.samples(evaluation)?;
+        let limit = evaluation.limit.unwrap_or(u64::MAX);
+        let samples = self.samples(&evaluation.data, limit)?;
         let (count, finding) = match &evaluation.task {
             Task::Classify { label, labels, template } => classify::classify(self, &samples, label, labels, template)?,
             Task::Choose { negative } => choose::choose(self, &samples, negative)?,
+            Task::Fewshot { label, train, shots, draws } => {
+                let train = self.samples(train, u64::MAX)?;
+                fewshot::fewshot(self, (&train, &samples), label, shots, *draws)?
+            }
             Task::Caption => caption::captions(self, &samples)?,
         };
         tracing::info!(
@@ -95,9 +102,9 @@ impl Evaluator<'_> {
         Ok(Outcome { name: evaluation.name.clone(), samples: count, finding })
     }
 
-    fn samples(&self, evaluation: &Evaluation) -> Result<Samples, Departure> {
+    fn samples(&self, url: &str, limit: u64) -> Result<Samples, Departure> {
         let (stats, patience) = (self.context.metrics.data(), self.context.fetch.patience);
-        let manifest = corpus::manifest(&evaluation.data, patience, &stats);
+        let manifest = corpus::manifest(url, patience, &stats);
         let (manifest, origin) = self.place.wait(self.assignment, self.context, manifest)??;
         let records = Records::open(
             PoolConfig {
@@ -109,7 +116,7 @@ impl Evaluator<'_> {
             },
             self.assignment.spec.data.image_size as usize,
         )?;
-        let limit = evaluation.limit.unwrap_or(u64::MAX).min(records.len());
+        let limit = limit.min(records.len());
         Ok(Samples::new(records, self.assignment.rank, self.assignment.world_size(), limit))
     }
 
@@ -123,13 +130,9 @@ impl Evaluator<'_> {
         Ok(Tensor::from_slice(&ids).view([-1, length as i64]))
     }
 
-    /// The mean image's encoding `[1, P, E]`, from this rank's sum of images and their number.
+    /// The mean image's encoding, a batch of one, from this rank's sum of images and their number.
     fn encode_mean(&self, sum: &Tensor, count: i64) -> Result<Tensor, Departure> {
-        let total = self.sum(&[count as f64])?[0];
-        self.place.group.all_reduce(sum, cappa_collective::Op::Sum)?;
-        // u8 to [-1, 1], as in training.
-        let mean = (sum / total.max(1.0) / 127.5 - 1.0).to_kind(tch::Kind::Float).unsqueeze(0);
-        Ok(tch::no_grad(|| self.state.model.encode(&mean))?)
+        Ok(self.state.model.encode(&self.mean_image(sum, count)?)?)
     }
 
     /// Adds up over the group, and looks whether going on is in vain.
@@ -168,7 +171,7 @@ impl Evaluator<'_> {
 /// The results without their pictures: small enough for the coordinator's log.
 fn summary(mut results: Results) -> String {
     for outcome in &mut results.evaluations {
-        if let Finding::Caption { examples } = &mut outcome.finding {
+        if let Finding::Caption { examples, .. } = &mut outcome.finding {
             examples.clear();
         }
     }

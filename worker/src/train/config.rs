@@ -2,22 +2,95 @@
 
 use cappa_model::optim::{AdafactorConfig, AdamWConfig, MuonConfig, Optimizer, OptimizerConfig, RuleConfig};
 use cappa_model::schedule::{Decay, Schedule};
-use cappa_model::{Captioner, ModelConfig, ModelError, ParamTable, PositionEmbedding, Precision};
+use cappa_model::transfer::Part;
+use cappa_model::{
+    Captioner, ContrastiveConfig, ModelConfig, ModelError, ParamTable, Pooling, PositionEmbedding, Precision,
+    TowerConfig, TwoTower,
+};
 use cappa_shared::ids::Step;
 use cappa_shared::spec::{self, JobSpec};
 use tch::Device;
 
-/// The network of a job, its parameters drawn from the job's seed.
+/// What the similarities of two towers are multiplied by, to begin with (the authors' setting for both losses).
+const TEMPERATURE: f64 = 10.0;
+/// What SigLIP adds to them, to begin with: a batch has many more wrong pairs than right ones (arXiv 2303.15343).
+const BIAS: f64 = -10.0;
+
+/// The captioner of a job, its parameters drawn from the job's seed.
 pub(crate) fn captioner(spec: &JobSpec, device: Device) -> Result<Captioner, ModelError> {
-    let precision = match spec.precision {
-        spec::Precision::Fp32 => Precision::Fp32,
-        spec::Precision::Bf16 => Precision::Bf16,
-    };
-    Ok(Captioner::new(&model(spec), spec.data.seed, device)?.with_precision(precision))
+    Ok(Captioner::new(&model(spec), spec.data.seed, device)?.with_precision(precision(spec)))
 }
 
-/// The sizes of a job's network.
-pub(crate) fn model(spec: &JobSpec) -> ModelConfig {
+/// The two towers of a job, their parameters drawn from the job's seed.
+pub(crate) fn two_tower(spec: &JobSpec, device: Device) -> Result<TwoTower, ModelError> {
+    Ok(TwoTower::new(&towers(spec), spec.data.seed, device)?.with_precision(precision(spec)))
+}
+
+fn precision(spec: &JobSpec) -> Precision {
+    match spec.precision {
+        spec::Precision::Fp32 => Precision::Fp32,
+        spec::Precision::Bf16 => Precision::Bf16,
+    }
+}
+
+fn position(spec: &JobSpec) -> PositionEmbedding {
+    match spec.model.position {
+        spec::PositionEmbedding::Learn => PositionEmbedding::Learn,
+        spec::PositionEmbedding::Sincos2d => PositionEmbedding::Sincos2d,
+    }
+}
+
+/// The sizes of a job's two towers: both as the encoder, with attention pooling.
+fn towers(spec: &JobSpec) -> ContrastiveConfig {
+    let model = &spec.model;
+    let [image, patch] = [spec.data.image_size, model.patch].map(i64::from);
+    let tower = TowerConfig {
+        width: model.width.into(),
+        layers: model.layers.into(),
+        heads: model.heads.into(),
+        mlp: model.mlp.into(),
+        pooling: Pooling::Map,
+    };
+    ContrastiveConfig {
+        image_size: [image, image],
+        patch: [patch, patch],
+        position: position(spec),
+        image: tower,
+        text: tower,
+        vocab: model.vocabulary.into(),
+        text_length: spec.data.text_length.longest().into(),
+        embedding: model.width.into(),
+        temperature: TEMPERATURE,
+        bias: (spec.objective == spec::Objective::Siglip).then_some(BIAS),
+    }
+}
+
+/// Rows and columns of patches of a job's images.
+pub(crate) fn grid(spec: &JobSpec) -> [i64; 2] {
+    [i64::from(spec.data.image_size / spec.model.patch); 2]
+}
+
+/// The parts of a network that a spec means.
+pub(crate) fn parts(parts: &[spec::Part]) -> Vec<Part> {
+    let part = |part: &spec::Part| match part {
+        spec::Part::Encoder => Part::Encoder,
+        spec::Part::Head => Part::Head,
+        spec::Part::Text => Part::Text,
+        spec::Part::Decoder => Part::Decoder,
+    };
+    parts.iter().map(part).collect()
+}
+
+/// Floating-point operations of one example's training, for the use made of the device.
+pub(crate) fn flop_per_image(spec: &JobSpec) -> f64 {
+    match spec.objective.is_contrastive() {
+        true => cappa_model::flop_per_pair(&towers(spec)),
+        false => cappa_model::flop_per_image(&model(spec)),
+    }
+}
+
+/// The sizes of a job's captioner.
+fn model(spec: &JobSpec) -> ModelConfig {
     let model = &spec.model;
     let [image, patch] = [spec.data.image_size, model.patch].map(i64::from);
     ModelConfig {
@@ -34,10 +107,7 @@ pub(crate) fn model(spec: &JobSpec) -> ModelConfig {
         decoder_bias: model.decoder_bias,
         vocab: model.vocabulary.into(),
         text_length: spec.data.text_length.longest().into(),
-        position: match model.position {
-            spec::PositionEmbedding::Learn => PositionEmbedding::Learn,
-            spec::PositionEmbedding::Sincos2d => PositionEmbedding::Sincos2d,
-        },
+        position: position(spec),
         masked_pred_prob: spec.objective.parallel_fraction(),
         masking_ratio: 1.0,
     }
@@ -64,9 +134,11 @@ pub(crate) fn optimizer(spec: &JobSpec, total_steps: Step, params: &ParamTable) 
         schedule: Schedule {
             total_steps: total_steps.0,
             warmup_steps: spec.warmup_steps(total_steps.0),
-            cooldown_steps: 0,
+            cooldown_steps: spec.schedule.cooldown_steps,
             decay: match spec.schedule.name {
                 spec::ScheduleName::Cosine => Decay::Cosine,
+                spec::ScheduleName::Linear => Decay::Linear { end: spec.schedule.end },
+                spec::ScheduleName::Rsqrt => Decay::Rsqrt { timescale: spec.schedule.timescale() as f64, shift: 0.0 },
                 spec::ScheduleName::Constant => Decay::Constant,
             },
         },

@@ -12,7 +12,7 @@ use tch::{Device, Tensor};
 
 use super::outcome::Departure;
 use super::state::TrainState;
-use crate::checkpoint::Restore;
+use crate::checkpoint::{Restore, read_weights};
 use crate::context::Context;
 
 /// How often members that wait for one's store hear of each other.
@@ -66,7 +66,7 @@ impl Place {
     }
 
     /// Brings all members to one state: that of whoever is furthest; where nobody has any, the newest
-    /// manifest that every member can read; where there is none, the seed's. A member that is furthest
+    /// manifest that every member can read; where there is none, that which the spec starts from. A member that is furthest
     /// keeps its state even if the group breaks meanwhile: it may be the last copy.
     pub(super) fn agree<'s>(
         &self,
@@ -111,6 +111,21 @@ impl Place {
         Ok(())
     }
 
+    /// The state that nobody has trained yet: the seed's, or with the spec's `init` a checkpoint's, which every member reads.
+    fn begin(
+        &self,
+        assignment: &Assignment,
+        mut state: TrainState,
+        context: &Context,
+    ) -> Result<TrainState, Departure> {
+        let Some(init) = &assignment.spec.init else { return Ok(state) };
+        let refused = |source| Departure::Init { from: init.from.clone(), source };
+        let weights = self.wait(assignment, context, read_weights(&init.from))?.map_err(refused)?;
+        state.start_from(&assignment.spec, init, &weights).map_err(|error| refused(error.into()))?;
+        tracing::info!(from = init.from, "starting from a checkpoint");
+        Ok(state)
+    }
+
     /// Every member reads the same manifest; one that somebody can't read is passed over by all.
     fn restore(
         &self,
@@ -133,7 +148,7 @@ impl Place {
             }
         }
         if assignment.restore.is_empty() {
-            return Ok(state);
+            return self.begin(assignment, state, context);
         }
         Err(crate::checkpoint::CheckpointError::NoneUsable { tried: assignment.restore.len() }.into())
     }

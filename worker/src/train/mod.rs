@@ -5,6 +5,8 @@
 
 pub(crate) mod config;
 pub(crate) mod group;
+pub(crate) mod loss;
+pub(crate) mod network;
 pub(crate) mod outcome;
 mod page;
 mod record;
@@ -112,7 +114,8 @@ impl Trainer {
             flush()?;
             return Ok(ending);
         }
-        let summary = info_span!("evaluate").in_scope(|| evaluate::all(assignment, context, &place, state))?;
+        let evaluate = || state.averaged(|| evaluate::all(assignment, context, &place, state));
+        let summary = info_span!("evaluate").in_scope(evaluate)?;
         flush()?;
         Ok(Ending::Finished(summary))
     }

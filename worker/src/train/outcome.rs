@@ -71,6 +71,15 @@ pub(crate) enum Departure {
     /// No manifest could be restored.
     #[error("no committed checkpoint can be restored")]
     Checkpoint(#[from] CheckpointError),
+    /// The network can't start from the checkpoint that the spec names.
+    #[error("the job can't start from init.from, {from}")]
+    Init {
+        /// Its URL.
+        from: String,
+        /// Why.
+        #[source]
+        source: CheckpointError,
+    },
     /// The order to form the group makes no sense.
     #[error(transparent)]
     Order(#[from] BadForm),
@@ -113,8 +122,10 @@ impl Departure {
             Self::TooManyBad { .. } => (Code::TooManyBadSamples, true),
             Self::Diverged { .. } => (Code::NumericDivergence, true),
             Self::ReplicaDiverged(_) => (Code::ReplicaDiverged, false),
-            Self::Checkpoint(CheckpointError::Storage(source)) => (source.code(), true),
-            Self::Checkpoint(_) => (Code::CheckpointDamaged, true),
+            Self::Checkpoint(CheckpointError::Storage(source))
+            | Self::Init { source: CheckpointError::Storage(source), .. } => (source.code(), true),
+            Self::Init { source: CheckpointError::Model(_), .. } => (Code::InvalidSpec, true),
+            Self::Checkpoint(_) | Self::Init { .. } => (Code::CheckpointDamaged, true),
             Self::Evaluation { source, .. } => {
                 let inner = source.failure()?;
                 return Some(wire::Failure { message: with_causes(self), ..inner });

@@ -3,7 +3,8 @@
 //! Captioners as in Tschannen et al., arXiv 2306.07915, section 3: an image encoder and a text decoder
 //! trained to predict the caption, each example autoregressively or, with the objective's parallel
 //! fraction, all tokens at once from mask tokens. The loss is the mean over a caption's tokens, then
-//! over the examples of the global batch, whatever the number of ranks.
+//! over the examples of the global batch, whatever the number of ranks. Or two towers, trained to tell which
+//! text of the global batch belongs to which image. [`Plan`] has the losses of both.
 
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use cappa_shared::ids::Step;
 use tch::Tensor;
 
 use super::group::{Place, patience};
+use super::loss::Plan;
 use super::outcome::{Departure, Ending};
 use super::record::{Clock, Phase, Recorder};
 use super::state::TrainState;
@@ -86,11 +88,13 @@ pub(super) fn train(turn: &Turn<'_>, recorder: &mut Recorder, state: &mut TrainS
     let Assignment { spec, total_steps, .. } = turn.assignment;
     let group = &turn.place.group;
     state.model.params().clear_grads()?; // a group that broke left gradients half reduced
-    let params: Vec<Tensor> = state.model.params().tensors().map(Tensor::shallow_clone).collect();
+    let trained = state.model.params().tensors().filter(|tensor| tensor.requires_grad());
+    let params: Vec<Tensor> = trained.map(Tensor::shallow_clone).collect();
     let mut reducer = Reducer::new(group, &params, ReducerOptions::default())?;
     let mut batches = Batches::start(turn.corpus, turn.assignment, turn.context, state.step)?;
     // The reducer averages over ranks, so each brings its sum as a share of world size / batch size.
     let share = group.size() as f64 / f64::from(spec.batch_size);
+    let plan = Plan::new(spec, group.size());
 
     let (mut somebody_is_late, mut saved) = (true, Step(0));
     while state.step < *total_steps {
@@ -105,8 +109,12 @@ pub(super) fn train(turn: &Turn<'_>, recorder: &mut Recorder, state: &mut TrainS
         let batch = batches.next()?;
         clock.lap(Phase::Data);
 
+        let mut passes = plan.passes(&state.model, &batch.examples, Some(group))?;
+        while passes.remaining() > 1 {
+            (passes.forward()? * share).backward(); // adds to this rank's gradients
+        }
         reducer.prepare_forward()?;
-        let loss = state.model.loss(&batch.examples)?.sum;
+        let loss = passes.forward()?;
         clock.lap(Phase::Forward);
 
         reducer.prepare_backward(&[&loss])?;
@@ -115,7 +123,7 @@ pub(super) fn train(turn: &Turn<'_>, recorder: &mut Recorder, state: &mut TrainS
         clock.lap(Phase::Backward);
 
         // Where this completes, every rank has all gradients: the step counts.
-        let (loss, busy) = (loss.double_value(&[]), clock.busy());
+        let (loss, busy) = (passes.sum(), clock.busy());
         let late = vote(!batches.are_ready(Duration::ZERO)?);
         let all = StepStats { loss, busy, late, ..turn.stats(&batch) }.sum(group)?;
         somebody_is_late = all.late > 0.0;
@@ -127,7 +135,7 @@ pub(super) fn train(turn: &Turn<'_>, recorder: &mut Recorder, state: &mut TrainS
         let scale = f64::from(spec.batch_size) / all.weight.max(1.0);
         let update = state.optimizer.step(state.model.params(), &grads, state.step.0, scale)?;
         ops::zero_(&grads.into_iter().flatten().collect::<Vec<_>>())?;
-        state.advance(&all);
+        state.advance(&all)?;
         clock.lap(Phase::Optimizer);
 
         let ending = all.ending();

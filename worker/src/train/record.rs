@@ -126,7 +126,7 @@ impl Recorder {
             entered: Some(entered),
             rank: assignment.rank.0,
             straggler: 1.0,
-            flop_per_image: cappa_model::flop_per_image(&config::model(&assignment.spec)),
+            flop_per_image: config::flop_per_image(&assignment.spec),
             peak_flops,
         }
     }

@@ -1,13 +1,15 @@
 //! What a worker holds of a job: parameters, optimizer state, and the cursor of the run.
 
+use cappa_model::ModelError;
+use cappa_model::average::Average;
 use cappa_model::optim::Optimizer;
-use cappa_model::{Captioner, ModelError};
 use cappa_session::Held;
 use cappa_shared::ids::{JobId, Step};
-use cappa_shared::spec::JobSpec;
+use cappa_shared::spec::{Init, JobSpec};
 use tch::{Device, Kind, Tensor};
 
 use super::config;
+use super::network::Network;
 use super::stats::StepStats;
 
 /// Name of the tally among a checkpoint's tensors.
@@ -21,9 +23,11 @@ pub(crate) struct TrainState {
     /// Completed updates.
     pub step: Step,
     /// The network and its parameters.
-    pub model: Captioner,
+    pub model: Network,
     /// The update rule and its moments.
     pub optimizer: Optimizer,
+    /// The average of the parameters, where the job keeps one.
+    average: Option<Average>,
     /// Samples met so far, by all ranks.
     tally: Tensor,
 }
@@ -45,10 +49,11 @@ impl TrainState {
         total_steps: Step,
         device: Device,
     ) -> Result<Self, ModelError> {
-        let model = config::captioner(spec, device)?;
+        let model = Network::new(spec, device)?;
         let optimizer = config::optimizer(spec, total_steps, model.params());
+        let average = spec.ema_decay.map(|decay| Average::new(model.params(), decay));
         let tally = Tensor::zeros([2], (Kind::Int64, Device::Cpu));
-        Ok(Self { job: job.clone(), step: Step(0), model, optimizer, tally })
+        Ok(Self { job: job.clone(), step: Step(0), model, optimizer, average, tally })
     }
 
     /// Every tensor of the state by name, sharing memory with it; the same names, shapes and order
@@ -56,6 +61,7 @@ impl TrainState {
     pub(crate) fn named(&self) -> Vec<(String, Tensor)> {
         let mut named = self.model.params().to_named();
         named.extend(self.optimizer.state());
+        named.extend(self.average.iter().flat_map(Average::state));
         named.push((TALLY.into(), self.tally.shallow_clone()));
         named
     }
@@ -71,15 +77,43 @@ impl TrainState {
     }
 
     /// One update was made, of the samples that all ranks brought.
-    pub(crate) fn advance(&mut self, all: &StepStats) {
+    pub(crate) fn advance(&mut self, all: &StepStats) -> Result<(), ModelError> {
+        if let Some(average) = &self.average {
+            average.update(self.model.params())?;
+        }
         self.tally += Tensor::from_slice(&[all.seen as i64, all.bad as i64]);
         self.step = self.step.next();
+        Ok(())
+    }
+
+    /// Starts the parts that the spec names from a checkpoint's weights, and the average with them.
+    pub(crate) fn start_from(
+        &mut self,
+        spec: &JobSpec,
+        init: &Init,
+        weights: &[(String, Tensor)],
+    ) -> Result<(), ModelError> {
+        self.model.start_from(spec, init, weights)?;
+        self.average = spec.ema_decay.map(|decay| Average::new(self.model.params(), decay));
+        Ok(())
+    }
+
+    /// Does something with the averaged parameters in place of the newest, where the job keeps an average.
+    pub(crate) fn averaged<T, E: From<ModelError>>(&self, work: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
+        let swap = || self.average.as_ref().map_or(Ok(()), |average| average.swap(self.model.params()));
+        swap()?;
+        let done = work();
+        swap()?;
+        done
     }
 
     /// Overwrites the state in place with a checkpoint's tensors, as it was after `step` updates.
     pub(crate) fn load(&mut self, named: &[(String, Tensor)], step: Step) -> Result<(), ModelError> {
         self.model.params_mut().load_named(named)?;
         self.optimizer.load_state(named)?;
+        if let Some(average) = &mut self.average {
+            average.load_state(named)?;
+        }
         let tally = named.iter().find(|(name, _)| name == TALLY);
         let (_, tally) = tally.ok_or_else(|| ModelError::MissingTensor { name: TALLY.into() })?;
         self.tally.copy_(tally);

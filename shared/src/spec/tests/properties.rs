@@ -12,6 +12,10 @@ fn any_task() -> impl Strategy<Value = Task> {
         ("[a-z.]{1,9}", prop::collection::vec("(?s).{0,6}", 0..3), "(?s).{0,6}").prop_map(|(label, labels, prompt)| {
             Task::Classify { label, labels, template: format!("{}{{}}", prompt.replace("{}", "")) }
         }),
+        ("[a-z.]{1,9}", prop::collection::btree_set(1..99u32, 1..4), 1..9u32).prop_map(|(label, shots, draws)| {
+            let train = "s3://bucket/t.json".into();
+            Task::Fewshot { label, train, shots: shots.into_iter().collect(), draws }
+        }),
     ]
 }
 
@@ -64,32 +68,53 @@ prop_compose! {
 prop_compose! {
     fn any_spec()(
         name in "[a-z][a-z0-9]{0,20}",
-        fraction in prop::option::of(0.0..=1.0f64),
+        objective in prop_oneof![
+            Just(Objective::Clip), Just(Objective::Siglip),
+            (0.0..1.0f64).prop_map(|label_smoothing| Objective::Cap { label_smoothing }),
+            (0.0..=1.0f64, 0.0..1.0f64).prop_map(|(parallel_fraction, label_smoothing)| {
+                Objective::Cappa { parallel_fraction, label_smoothing }
+            }),
+        ],
         (lanes, slots, seed) in (1..200u32, 1..50u32, any::<u64>()),
         length in prop_oneof![(1..1u64 << 40).prop_map(Length::Steps), (1..1000u64).prop_map(Length::Epochs), (1..1u64 << 40).prop_map(Length::Examples)],
+        (shape, cooldown) in (prop_oneof![
+            Just((ScheduleName::Cosine, 0.0, None)), Just((ScheduleName::Constant, 0.0, None)),
+            (0.0..=1.0f64).prop_map(|end| (ScheduleName::Linear, end, None)),
+            prop::option::of(1..1u64 << 40).prop_map(|timescale| (ScheduleName::Rsqrt, 0.0, timescale)),
+        ], 0..1u64 << 40),
         learning_rate in 1e-12..1e6f64,
         beta1 in 0.0..1.0f64,
         priority in prop_oneof![any::<i32>().prop_map(Priority::Number), "[a-z]{1,9}".prop_map(Priority::Class)],
         (retry, limit) in ((0..9u32, 0..9u32, 1..99_999u64), prop::option::of(1..u64::MAX / 4_000_000)),
         after in prop::collection::btree_set("[a-z]{1,9}", 0..3),
         tasks in prop::collection::vec((any_task(), prop::option::of(1..u64::MAX)), 0..3),
-        bf16 in any::<bool>(),
+        (micro, ema) in (prop::option::of(1..1000u32), prop::option::of(0.0..1.0f64)),
+        (bf16, freeze, init) in (any::<bool>(), any::<bool>(), prop::option::of(prop::sample::subsequence(
+            vec![Part::Encoder, Part::Head, Part::Text, Part::Decoder], 0..=4,
+        ))),
         (train, filter) in (any_sources(), any_filter()),
         (captions, decode, augment, lengths) in (any_captions(), prop_oneof![Just(Decode::Exact), Just(Decode::Fast)], any_augment(), prop::collection::btree_set(2..4096u32, 1..5)),
     ) -> JobSpec {
         let mut spec = spec("model: tiny");
         spec.name = name;
-        spec.objective = fraction.map_or(Objective::Cap, |parallel_fraction| Objective::Cappa { parallel_fraction });
+        spec.objective = objective;
+        (spec.micro_batch_size, spec.ema_decay) = (micro, ema);
+        let is_of = |part: &Part| part.is_of(&objective);
+        spec.init = init.map(|parts| Init { from: "s3://b/c/MANIFEST.json".into(), parts: parts.into_iter().filter(is_of).collect() });
+        spec.freeze = if freeze { vec![Part::Encoder] } else { Vec::new() };
         (spec.data.lanes, spec.batch_size, spec.data.seed) = (lanes, lanes * slots, seed);
         (spec.data.train, spec.data.captions, spec.data.decode) = (train, captions, decode);
         spec.data.augment = augment;
-        spec.data.text_length = TextLengths::new(lengths.into_iter().collect());
+        let most = if objective.is_contrastive() { 1 } else { usize::MAX };
+        spec.data.text_length = TextLengths::new(lengths.into_iter().take(most).collect());
         spec.data.filter = if spec.data.train.iter().any(Source::is_manifest) { Filter::default() } else { filter };
         let has_epochs = spec.data.train.only().is_some();
         let length = match length { Length::Epochs(n) if !has_epochs => Length::Steps(n), length => length };
         spec.duration = length;
         let steps = match length { Length::Epochs(_) => None, _ => Some(spec.total_steps(1)) };
         spec.schedule.warmup_steps = steps.map(|steps| spec.warmup_steps(steps).min(steps));
+        (spec.schedule.name, spec.schedule.end, spec.schedule.timescale) = shape;
+        spec.schedule.cooldown_steps = steps.map_or(cooldown, |steps| cooldown.min(steps - spec.warmup_steps(steps)));
         (spec.optimizer.learning_rate, spec.optimizer.beta1, spec.priority) = (learning_rate, beta1, priority);
         spec.precision = if bf16 { Precision::Bf16 } else { Precision::Fp32 };
         spec.workers = Workers { min: 1, max: lanes };
@@ -97,7 +122,8 @@ prop_compose! {
         spec.retry = Retry { data: retry.0, user: retry.1, infrastructure: retry.0, backoff };
         spec.time_limit = limit.map(|limit| Span(std::time::Duration::from_millis(limit)));
         spec.after = after.into_iter().map(|job| Dependency { job, condition: Condition::Ended }).collect();
-        spec.evaluate = tasks.into_iter().enumerate().map(|(n, (task, limit))| {
+        let suits = |task: &Task| !(objective.is_contrastive() && *task == Task::Caption);
+        spec.evaluate = tasks.into_iter().filter(|(task, _)| suits(task)).enumerate().map(|(n, (task, limit))| {
             Evaluation { name: format!("e{n}"), data: "s3://bucket/d.json".into(), task, limit }
         }).collect();
         spec

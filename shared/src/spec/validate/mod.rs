@@ -5,16 +5,17 @@
 mod checker;
 mod data;
 mod evaluation;
+mod init;
 mod model;
 mod scheduling;
 mod training;
 
 use std::collections::BTreeSet;
 
-use super::document::Node;
+use super::document::{Node, child, item};
 use super::error::{Mistake, SpecError};
 use super::load::SpecBase;
-use super::raw::{Kind, ObjectiveName, RawObjective, RawSpec, Short};
+use super::raw::{Kind, ObjectiveName, RawObjective, RawSpec, Short, TaskName};
 use super::{JobSpec, Objective};
 use checker::Checker;
 
@@ -27,7 +28,7 @@ const MAX_BATCH_SIZE: u64 = 1 << 24;
 
 /// The spec as it would run; only to be trusted when nothing was added to `errors`.
 pub(super) fn validate(
-    raw: RawSpec,
+    mut raw: RawSpec,
     tree: &Node,
     unreadable: &BTreeSet<String>,
     base: &SpecBase,
@@ -35,8 +36,20 @@ pub(super) fn validate(
 ) -> JobSpec {
     let mut checker = Checker::new(tree, unreadable, base, errors);
     kind(raw.kind, &mut checker);
+    let objective = objective(raw.objective.take(), &mut checker);
+    check_towers(&objective, &raw, &mut checker);
     let batch_size = raw.batch_size.unwrap_or(BATCH_SIZE);
     checker.within("batch_size", batch_size, 1..=MAX_BATCH_SIZE);
+    if let Some(size) = raw.micro_batch_size {
+        checker.within("micro_batch_size", size, 1..=MAX_BATCH_SIZE);
+    }
+    let ema_decay = raw.ema_decay;
+    checker.require(
+        ema_decay.is_none_or(|d| (0.0..1.0).contains(&d)),
+        "ema_decay",
+        ema_decay.unwrap_or_default(),
+        "is not from 0 to below 1",
+    );
     let sizes = model::model(raw.model, &mut checker);
     let lanes = raw.data.as_ref().and_then(|data| data.lanes);
     let lanes = lane_count(lanes, batch_size, &mut checker);
@@ -46,11 +59,15 @@ pub(super) fn validate(
     data::check_duration(&data, duration, &mut checker);
     JobSpec {
         name: name(raw.name, &mut checker),
-        objective: objective(raw.objective, &mut checker),
+        init: init::init(raw.init, &objective, &mut checker),
+        freeze: init::freeze(raw.freeze, &objective, &mut checker),
+        objective,
         model: sizes.model,
         data,
         batch_size,
+        micro_batch_size: raw.micro_batch_size,
         optimizer: training::optimizer(raw.optimizer, &mut checker),
+        ema_decay,
         schedule: training::schedule(raw.schedule, duration.steps(batch_size), &mut checker),
         duration,
         precision: raw.precision.unwrap_or(super::Precision::Fp32),
@@ -90,30 +107,70 @@ const PARALLEL_FRACTION: f64 = 0.75;
 
 fn objective(raw: Option<Short<ObjectiveName, RawObjective>>, checker: &mut Checker<'_>) -> Objective {
     let (path, raw) = match raw {
-        None => ("objective", RawObjective { name: None, parallel_fraction: None }),
-        Some(Short::Name(name)) => ("objective", RawObjective { name: Some(name), parallel_fraction: None }),
+        None => ("objective", RawObjective::default()),
+        Some(Short::Name(name)) => ("objective", RawObjective { name: Some(name), ..RawObjective::default() }),
         Some(Short::Map(raw)) => ("objective.type", raw),
     };
-    let unsupported = match raw.name.unwrap_or(ObjectiveName::Cappa) {
-        ObjectiveName::Cap => {
-            if raw.parallel_fraction.is_some() {
-                let message = "is for `cappa` only; `cap` predicts nothing in parallel".into();
-                checker.report(&["objective.parallel_fraction"], Mistake::Inconsistent, message);
-            }
-            return Objective::Cap;
+    let parallel_fraction = raw.parallel_fraction.unwrap_or(PARALLEL_FRACTION);
+    let label_smoothing = raw.label_smoothing.unwrap_or_default();
+    let at = "objective.label_smoothing";
+    checker.require((0.0..1.0).contains(&label_smoothing), at, label_smoothing, "is not from 0 to below 1");
+    let objective = match raw.name.unwrap_or(ObjectiveName::Cappa) {
+        ObjectiveName::Cap => Objective::Cap { label_smoothing },
+        ObjectiveName::Cappa => Objective::Cappa { parallel_fraction, label_smoothing },
+        ObjectiveName::Clip => Objective::Clip,
+        ObjectiveName::Siglip => Objective::Siglip,
+        ObjectiveName::Classify => {
+            let message = "`classify` is not supported by this version; use `cap`, `cappa`, `clip` or `siglip`";
+            checker.report(&[path], Mistake::Unsupported, message.into());
+            return Objective::Cappa { parallel_fraction, label_smoothing };
         }
-        ObjectiveName::Cappa => {
-            let parallel_fraction = raw.parallel_fraction.unwrap_or(PARALLEL_FRACTION);
-            checker.fraction("objective.parallel_fraction", parallel_fraction);
-            return Objective::Cappa { parallel_fraction };
-        }
-        ObjectiveName::Clip => "clip",
-        ObjectiveName::Siglip => "siglip",
-        ObjectiveName::Classify => "classify",
     };
-    let message = format!("`{unsupported}` is not supported by this version; use `cap` or `cappa`");
-    checker.report(&[path], Mistake::Unsupported, message);
-    Objective::Cappa { parallel_fraction: PARALLEL_FRACTION }
+    match objective {
+        Objective::Cappa { .. } => checker.fraction("objective.parallel_fraction", parallel_fraction),
+        other if raw.parallel_fraction.is_some() => {
+            let message = format!("is for `cappa` only; `{}` predicts nothing in parallel", other.name());
+            checker.report(&["objective.parallel_fraction"], Mistake::Inconsistent, message);
+        }
+        _ => {}
+    }
+    if objective.is_contrastive() && raw.label_smoothing.is_some() {
+        let message = format!("is for `cap` and `cappa` only; `{}` predicts no tokens", objective.name());
+        checker.report(&[at], Mistake::Inconsistent, message);
+    }
+    objective
+}
+
+/// What two towers can't do.
+fn check_towers(objective: &Objective, spec: &RawSpec, checker: &mut Checker<'_>) {
+    if !objective.is_contrastive() {
+        return;
+    }
+    let name = objective.name();
+    if let Some(Short::Map(lengths)) = raw_lengths(spec)
+        && lengths.len() > 1
+    {
+        let message =
+            format!("give one length: the text tower of `{name}` sees padding, so texts of a batch have one length");
+        checker.report(&["data.text_length", "objective", "objective.type"], Mistake::Inconsistent, message);
+    }
+    for (index, evaluation) in spec.evaluate.iter().flatten().enumerate() {
+        let task = match &evaluation.task {
+            Some(Short::Name(task)) => Some(*task),
+            Some(Short::Map(task)) => task.name,
+            None => None,
+        };
+        if task == Some(TaskName::Caption) {
+            let path = child(&item("evaluate", index), "task");
+            let message =
+                format!("`caption` needs a decoder, and `{name}` trains none; use `classify`, `choose` or `fewshot`");
+            checker.report(&[&path, "objective", "objective.type"], Mistake::Inconsistent, message);
+        }
+    }
+}
+
+fn raw_lengths(spec: &RawSpec) -> Option<&Short<u32, Vec<u32>>> {
+    spec.data.as_ref()?.text_length.as_ref()
 }
 
 /// Lanes that divide the batch size, or the numbers that would.

@@ -65,16 +65,42 @@ pub(super) fn schedule(
         Some(Short::Name(name)) => RawSchedule { name: Some(name), ..RawSchedule::default() },
         Some(Short::Map(raw)) => raw,
     };
-    if let (Some(warmup), Some(total)) = (raw.warmup_steps, total_steps)
-        && warmup > total
-    {
-        let message = format!("{warmup} is more than the job's {total} steps");
-        let involved = ["schedule.warmup_steps", "duration", "duration.steps", "duration.examples", "batch_size"];
-        checker.report(&involved, Mistake::Inconsistent, message);
+    let name = raw.name.unwrap_or(ScheduleName::Cosine);
+    for (path, of, is_given) in [
+        ("schedule.end", ScheduleName::Linear, raw.end.is_some()),
+        ("schedule.timescale", ScheduleName::Rsqrt, raw.timescale.is_some()),
+    ] {
+        if is_given && of != name {
+            let message = format!("is for the schedule `{}` only", format!("{of:?}").to_lowercase());
+            checker.report(&[path, "schedule.name"], Mistake::Inconsistent, message);
+        }
     }
+    checker.fraction("schedule.end", raw.end.unwrap_or_default());
+    checker.within("schedule.timescale", raw.timescale.unwrap_or(1), 1..=MAX_COUNT);
+    let cooldown_steps = raw.cooldown_steps.unwrap_or_default();
+    check_ramps(raw.warmup_steps, cooldown_steps, total_steps, checker);
     Schedule {
-        name: raw.name.unwrap_or(ScheduleName::Cosine),
+        name,
         warmup_steps: raw.warmup_steps.or_else(|| total_steps.map(default_warmup)),
+        cooldown_steps,
+        end: raw.end.unwrap_or_default(),
+        timescale: raw.timescale,
+    }
+}
+
+/// Warm-up and cool-down have room in the job.
+fn check_ramps(warmup: Option<u64>, cooldown: u64, total_steps: Option<u64>, checker: &mut Checker<'_>) {
+    let Some(total) = total_steps else { return };
+    let involved = ["duration", "duration.steps", "duration.examples", "batch_size"];
+    if let Some(warmup) = warmup.filter(|&warmup| warmup > total) {
+        let message = format!("{warmup} is more than the job's {total} steps");
+        checker.report(&[&["schedule.warmup_steps"], &involved[..]].concat(), Mistake::Inconsistent, message);
+    }
+    let room = total.saturating_sub(warmup.unwrap_or_else(|| default_warmup(total)));
+    if cooldown > room {
+        let message = format!("{cooldown} is more than the {room} steps of the job after its warm-up");
+        let paths = ["schedule.cooldown_steps", "schedule.warmup_steps"];
+        checker.report(&[&paths, &involved[..]].concat(), Mistake::Inconsistent, message);
     }
 }
 

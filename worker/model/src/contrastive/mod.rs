@@ -113,6 +113,16 @@ impl TwoTower {
         self.image.embed(&images, self.precision, tap)
     }
 
+    /// Images `[B, height, width, 3]` → their patches `[B, P, E]` and the pooled representation `[B, E]`, before the
+    /// projection into the space of the texts; f32.
+    ///
+    /// # Errors
+    /// The images are not of the model's size.
+    pub fn encode_images(&self, images: &Tensor) -> Result<(Tensor, Tensor), ModelError> {
+        let images = images.to_device_(self.device, images.kind(), true, false);
+        self.image.encode(&images, self.precision)
+    }
+
     /// Texts `[B, L]` (i64) → `[B, D]`, f32, of length 1.
     ///
     /// # Errors

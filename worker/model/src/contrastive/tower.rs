@@ -7,7 +7,7 @@ use tch::{Device, Kind, Tensor};
 use super::config::{ContrastiveConfig, Pooling, TowerConfig};
 use crate::encoder::Encoder;
 use crate::layers::{Attention, Dense, LayerNorm, Mask, Mlp, Precision, Scope};
-use crate::tap::Tap;
+use crate::tap::{NoTap, Tap};
 use crate::transformer::Transformer;
 use crate::{ModelError, ParamTable};
 
@@ -37,6 +37,15 @@ impl ImageTower {
         let encoded = self.encoder.forward(images, precision, tap)?;
         tap.see(|| "encoded".to_owned(), &encoded);
         Ok(self.head.forward(&encoded, precision, tap))
+    }
+}
+
+impl ImageTower {
+    /// Patches `[B, P, E]`, and what they are pooled to, `[B, E]`.
+    pub(super) fn encode(&self, images: &Tensor, precision: Precision) -> Result<(Tensor, Tensor), ModelError> {
+        let encoded = self.encoder.forward(images, precision, &mut NoTap)?;
+        let pooled = self.head.pool(&encoded, precision).squeeze_dim(1);
+        Ok((encoded, pooled))
     }
 }
 
@@ -96,17 +105,22 @@ impl Head {
 
     /// `[B, T, E]` → `[B, D]`, f32, of length 1.
     fn forward(&self, encoded: &Tensor, precision: Precision, tap: &mut impl Tap) -> Tensor {
-        let pooled = match &self.pool {
-            Pool::Map(head) => head.forward(encoded, precision),
-            Pool::Mean => encoded.mean_dim([1i64].as_slice(), true, Kind::Float),
-            Pool::Last => encoded.narrow(1, encoded.size()[1] - 1, 1),
-        };
+        let pooled = self.pool(encoded, precision);
         tap.see(|| "pre_logits".to_owned(), &pooled.squeeze_dim(1));
         let projected = self.project.forward(&pooled, precision).squeeze_dim(1).to_kind(Kind::Float);
         tap.see(|| "unnormalized".to_owned(), &projected);
         let norm = projected.norm_scalaropt_dim(2.0, [1i64].as_slice(), true);
         tap.see(|| "norm".to_owned(), &norm);
         projected / (norm + NORM_EPSILON)
+    }
+
+    /// `[B, T, E]` → `[B, 1, E]`.
+    fn pool(&self, encoded: &Tensor, precision: Precision) -> Tensor {
+        match &self.pool {
+            Pool::Map(head) => head.forward(encoded, precision),
+            Pool::Mean => encoded.mean_dim([1i64].as_slice(), true, Kind::Float),
+            Pool::Last => encoded.narrow(1, encoded.size()[1] - 1, 1),
+        }
     }
 }
 

@@ -1,0 +1,54 @@
+//! What a network starts from, and what of it stays as it is.
+
+use std::fmt;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::Objective;
+
+/// The checkpoint that a job starts from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Init {
+    /// URL of its `MANIFEST.json`.
+    pub from: String,
+    /// The parts that are taken; all parameters when empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<Part>,
+}
+
+/// A part of a network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Part {
+    /// The vision transformer; the image tower of clip and siglip starts from a captioner's, and the other way round.
+    Encoder,
+    /// Pooling and projection of the image tower (clip and siglip).
+    Head,
+    /// The text tower (clip and siglip).
+    Text,
+    /// The caption decoder (cap and cappa).
+    Decoder,
+}
+
+impl Part {
+    /// Whether networks of the objective have it.
+    pub fn is_of(self, objective: &Objective) -> bool {
+        match self {
+            Part::Encoder => true,
+            Part::Head | Part::Text => objective.is_contrastive(),
+            Part::Decoder => !objective.is_contrastive(),
+        }
+    }
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Part::Encoder => "encoder",
+            Part::Head => "head",
+            Part::Text => "text",
+            Part::Decoder => "decoder",
+        })
+    }
+}

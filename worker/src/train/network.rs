@@ -1,0 +1,137 @@
+//! The network of a job: a captioner, or two towers. Both encode images and say how well texts suit them.
+//!
+//! B images, N texts, L text length.
+
+use cappa_model::transfer::{Part, transfer};
+use cappa_model::{Captioner, ContrastiveLoss, ModelError, ParamTable, TwoTower};
+use cappa_shared::spec::{Init, JobSpec, Objective};
+use tch::{Device, Kind, Tensor};
+
+use super::config;
+
+/// What a job trains.
+#[derive(Debug)]
+pub(crate) enum Network {
+    /// Encoder and decoder.
+    Captioner(Captioner),
+    /// Image and text tower, and the loss that contrasts what they embed.
+    TwoTower(TwoTower, ContrastiveLoss),
+}
+
+/// What an image is represented by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Features {
+    /// Every patch: `[B, P, E]`.
+    Tokens,
+    /// The mean over patches, or what attention pooling makes of them: `[B, E]`.
+    Pooled,
+    /// The embedding that is compared with those of texts: `[B, D]`; two towers have it.
+    Projected,
+}
+
+/// Texts to be compared for one image after the other, prepared once.
+pub(crate) enum Candidates {
+    /// Their tokens, `[N, L]`.
+    Tokens(Tensor),
+    /// Their embeddings, `[N, D]`.
+    Embedded(Tensor),
+}
+
+impl Network {
+    /// The network of a spec, its parameters drawn from the job's seed, and no gradients to its frozen parts.
+    pub(crate) fn new(spec: &JobSpec, device: Device) -> Result<Self, ModelError> {
+        let towers = |loss| Ok::<_, ModelError>(Self::TwoTower(config::two_tower(spec, device)?, loss));
+        let mut network = match spec.objective {
+            Objective::Cap { .. } | Objective::Cappa { .. } => Self::Captioner(config::captioner(spec, device)?),
+            Objective::Clip => towers(ContrastiveLoss::Softmax)?,
+            Objective::Siglip => towers(ContrastiveLoss::Sigmoid)?,
+        };
+        let frozen = config::parts(&spec.freeze);
+        network.params_mut().freeze(|name| Part::of(name).is_some_and(|part| frozen.contains(&part)));
+        Ok(network)
+    }
+
+    /// Overwrites the parts that a spec starts from a checkpoint, whose tensors are given.
+    pub(crate) fn start_from(
+        &mut self,
+        spec: &JobSpec,
+        init: &Init,
+        tensors: &[(String, Tensor)],
+    ) -> Result<(), ModelError> {
+        transfer(self.params_mut(), tensors, &config::parts(&init.parts), config::grid(spec))
+    }
+
+    /// Its parameters.
+    pub(crate) fn params(&self) -> &ParamTable {
+        match self {
+            Self::Captioner(captioner) => captioner.params(),
+            Self::TwoTower(towers, _) => towers.params(),
+        }
+    }
+
+    /// Its parameters, to load or freeze them.
+    pub(crate) fn params_mut(&mut self) -> &mut ParamTable {
+        match self {
+            Self::Captioner(captioner) => captioner.params_mut(),
+            Self::TwoTower(towers, _) => towers.params_mut(),
+        }
+    }
+
+    /// The captioner, where the job trains one.
+    pub(crate) fn captioner(&self) -> Option<&Captioner> {
+        match self {
+            Self::Captioner(captioner) => Some(captioner),
+            Self::TwoTower(..) => None,
+        }
+    }
+
+    /// Images `[B, height, width, 3]`, encoded once for all texts: patches `[B, P, E]` or embeddings `[B, D]`.
+    pub(crate) fn encode(&self, images: &Tensor) -> Result<Tensor, ModelError> {
+        tch::no_grad(|| match self {
+            Self::Captioner(captioner) => captioner.encode(images),
+            Self::TwoTower(towers, _) => towers.embed_images(images),
+        })
+    }
+
+    /// Images `[B, height, width, 3]` as another program uses them.
+    pub(crate) fn features(&self, images: &Tensor, features: Features) -> Result<Tensor, ModelError> {
+        tch::no_grad(|| match (self, features) {
+            (Self::Captioner(captioner), Features::Tokens) => captioner.encode(images),
+            (Self::Captioner(captioner), Features::Pooled) => Ok(Captioner::pre_logits(&captioner.encode(images)?)),
+            (Self::Captioner(_), Features::Projected) => Err(ModelError::NoProjection),
+            (Self::TwoTower(towers, _), Features::Tokens) => Ok(towers.encode_images(images)?.0),
+            (Self::TwoTower(towers, _), Features::Pooled) => Ok(towers.encode_images(images)?.1),
+            (Self::TwoTower(towers, _), Features::Projected) => towers.embed_images(images),
+        })
+    }
+
+    /// Texts `[N, L]` that are to be compared for many images.
+    pub(crate) fn candidates(&self, tokens: Tensor) -> Result<Candidates, ModelError> {
+        match self {
+            Self::Captioner(_) => Ok(Candidates::Tokens(tokens)),
+            Self::TwoTower(towers, _) => tch::no_grad(|| towers.embed_texts(&tokens)).map(Candidates::Embedded),
+        }
+    }
+
+    /// How well every candidate suits every encoded image, `[B, N]`: log-likelihoods or similarities.
+    pub(crate) fn score(&self, encoded: &Tensor, candidates: &Candidates) -> Result<Tensor, ModelError> {
+        match (self, candidates) {
+            (Self::Captioner(captioner), Candidates::Tokens(tokens)) => captioner.score_encoded(encoded, tokens),
+            (Self::TwoTower(towers, _), Candidates::Embedded(texts)) => {
+                Ok(tch::no_grad(|| towers.similarity(encoded, texts)))
+            }
+            _ => unreachable!("candidates are of the network that prepared them"),
+        }
+    }
+
+    /// How well each text `[B, L]` suits the encoded image of its row, `[B]`.
+    pub(crate) fn agreement(&self, encoded: &Tensor, tokens: &Tensor) -> Result<Tensor, ModelError> {
+        match self {
+            Self::Captioner(captioner) => captioner.log_likelihood(encoded, tokens),
+            Self::TwoTower(towers, _) => tch::no_grad(|| {
+                let product = encoded * towers.embed_texts(tokens)?;
+                Ok(product.sum_dim_intlist([1i64].as_slice(), false, Kind::Float))
+            }),
+        }
+    }
+}
