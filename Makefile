@@ -18,9 +18,12 @@ SEED ?= 1
 CARGO ?= cargo
 # Python packages of the tests, without a virtual environment: Debian packs its module separately.
 SITE := .venv/site
+# Those that `make parity` compares with.
+PARITY_SITE := .venv/parity
+PARITY_PACKAGES := torch==2.11.0 torchvision==0.26.0 timm==1.0.31 transformers==4.57.6 safetensors==0.6.2
 PYTHON_PACKAGES := numpy==2.2.6 safetensors==0.6.2 webdataset==1.0.2 pillow==11.3.0 sentencepiece==0.2.1
 
-.PHONY: help setup python build demo test lint deny golden fuzz chaos bench bench-data clean
+.PHONY: help setup python build demo test lint deny golden parity fuzz chaos bench bench-data clean
 
 help: ## Show what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +57,13 @@ deny: ## Check licences, sources and known vulnerabilities of dependencies
 golden: setup ## Check the model against a folder of reference data (DIR=…)
 	@test -n "$(DIR)" || { echo "name the folder: make golden DIR=…" >&2; exit 2; }
 	@$(CARGO) run --quiet -p cappa-worker --bin golden-check -- "$(DIR)"
+
+parity: setup $(PARITY_SITE)/.complete ## Compare exported encoders with timm and transformers (fetches PyTorch, 5 GB)
+	@PYTHONPATH=$(abspath $(PARITY_SITE)) $(CARGO) test -p cappa-model --test export -- --include-ignored --nocapture
+
+$(PARITY_SITE)/.complete: Makefile
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --upgrade --target $(PARITY_SITE) $(PARITY_PACKAGES)
+	@touch $@
 
 bench: build ## Measure speed beside its peers
 	@bench/run.sh

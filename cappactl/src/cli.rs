@@ -4,7 +4,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
     audit, caption, change, checkpoints, completion, data, describe, events, explain, list, local, logs, priority,
-    queue, replay, report, submit, tokenizer, validate, wait, workers,
+    queue, replay, report, submit, tokenizer, trained, validate, wait, workers,
 };
 use crate::output::Format;
 
@@ -85,6 +85,10 @@ pub(crate) enum Command {
     Tokenizer(tokenizer::Command),
     /// Caption pictures with a trained model; see `cappa-worker caption --help`.
     Caption(caption::Arguments),
+    /// Write a trained image encoder as timm or transformers loads it.
+    Export(trained::Export),
+    /// Write the features of pictures that a trained image encoder computes.
+    Embed(trained::Embed),
     /// Run a whole cluster on this machine.
     #[command(subcommand)]
     Local(local::Command),

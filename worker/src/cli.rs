@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use cappa_shared::ids::WorkerId;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use reqwest::Url;
 
 /// A member of CapPa training groups.
@@ -23,6 +23,10 @@ pub(crate) enum Command {
     Run(Box<RunArgs>),
     /// Caption images with a checkpoint.
     Caption(CaptionArgs),
+    /// Write a checkpoint's image encoder as timm or transformers loads it.
+    Export(ExportArgs),
+    /// Write the features of pictures as a checkpoint's image encoder computes them.
+    Embed(EmbedArgs),
     /// Make a job's updates up to a step again, on this machine alone; prints their losses as JSON lines.
     Replay(ReplayArgs),
 }
@@ -98,15 +102,77 @@ pub(crate) struct ReplayArgs {
     pub cache: PathBuf,
 }
 
-/// Captions from a checkpoint.
+/// A trained network.
 #[derive(Debug, Args)]
-pub(crate) struct CaptionArgs {
+pub(crate) struct TrainedArgs {
     /// A committed MANIFEST.json (URL or path), e.g. as `cappactl checkpoints ls` shows it.
     #[arg(long)]
     pub checkpoint: String,
     /// The job's spec as it ran, as JSON (`cappactl describe JOB -o json` has it).
     #[arg(long)]
     pub spec: PathBuf,
+}
+
+/// An encoder for other programs.
+#[derive(Debug, Args)]
+pub(crate) struct ExportArgs {
+    #[command(flatten)]
+    pub network: TrainedArgs,
+    /// The program that is to load it.
+    #[arg(long, value_enum)]
+    pub to: ExportFormat,
+    /// A new folder.
+    #[arg(long)]
+    pub out: PathBuf,
+}
+
+/// Whose names and layouts.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum ExportFormat {
+    /// timm's vision transformers.
+    Timm,
+    /// transformers' SiglipVisionModel.
+    Transformers,
+}
+
+/// Features of pictures.
+#[derive(Debug, Args)]
+pub(crate) struct EmbedArgs {
+    #[command(flatten)]
+    pub network: TrainedArgs,
+    /// Picture files, or folders of them.
+    #[arg(long, num_args = 1.., required_unless_present = "data", conflicts_with = "data")]
+    pub images: Vec<PathBuf>,
+    /// URL of a data manifest: all of its samples.
+    #[arg(long)]
+    pub data: Option<String>,
+    /// What is written of each.
+    #[arg(long, value_enum, default_value = "pooled")]
+    pub features: FeatureKind,
+    /// A file of rows, `.safetensors` or `.npy`; beside it `.keys.txt` names the picture of every row.
+    #[arg(long)]
+    pub out: PathBuf,
+    /// Folder for downloaded shards.
+    #[arg(long, env = "CAPPA_CACHE", default_value_os_t = std::env::temp_dir().join("cappa-cache"))]
+    pub cache: PathBuf,
+}
+
+/// What is written of a picture.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum FeatureKind {
+    /// One vector: the mean over patches, or what attention pooling makes of them.
+    Pooled,
+    /// One vector a patch.
+    Tokens,
+    /// Of clip and siglip: the vector of length 1 that is compared with those of texts.
+    Projected,
+}
+
+/// Captions from a checkpoint.
+#[derive(Debug, Args)]
+pub(crate) struct CaptionArgs {
+    #[command(flatten)]
+    pub network: TrainedArgs,
     /// One JSON object a line instead of text.
     #[arg(long)]
     pub json: bool,

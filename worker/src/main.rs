@@ -6,7 +6,9 @@ mod caption;
 mod checkpoint;
 mod cli;
 mod context;
+mod embed;
 mod evaluate;
+mod export;
 mod interrupt;
 mod metrics;
 mod notice;
@@ -14,6 +16,7 @@ mod replay;
 mod run;
 mod session;
 mod train;
+mod trained;
 
 use clap::Parser as _;
 
@@ -24,6 +27,8 @@ fn main() {
     let outcome = match cli::Cli::parse().command {
         cli::Command::Run(args) => run::run(*args),
         cli::Command::Caption(args) => caption::caption(&args),
+        cli::Command::Export(args) => export::export(&args),
+        cli::Command::Embed(args) => embed::embed(&args),
         cli::Command::Replay(args) => replay::replay(&args),
     };
     let code = match outcome {

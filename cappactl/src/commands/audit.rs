@@ -1,5 +1,8 @@
 //! `cappactl audit`: was every sample of every epoch used exactly once? Proven from the job's manifests alone.
 
+use std::fs;
+use std::path::Path;
+
 use anyhow::Context as _;
 use cappa_shared::checkpoint::{self, Audit, CheckpointManifest, data_digest};
 use cappa_shared::manifest::DataManifest;
@@ -10,7 +13,7 @@ use serde::Serialize;
 
 use super::connect;
 use crate::cli::Global;
-use crate::exit::Exit;
+use crate::exit::{Exit, Failure};
 use crate::output::{self, Present};
 use crate::units::grouped;
 
@@ -36,6 +39,20 @@ impl JobFolder {
     /// The job's id, where a coordinator is to be asked about it.
     pub(crate) fn of_coordinator(&self) -> Option<&str> {
         self.job.as_deref().filter(|_| self.store.is_none())
+    }
+
+    /// The spec as it ran, from the file or the coordinator.
+    pub(crate) async fn spec(&self, global: &Global, file: Option<&Path>) -> anyhow::Result<Vec<u8>> {
+        match (file, self.of_coordinator()) {
+            (Some(file), _) => fs::read(file).with_context(|| format!("cannot read --spec {}", file.display())),
+            (None, Some(job)) => Ok(connect(global)?.job(job).await?.spec_json.into_bytes()),
+            (None, None) => {
+                let message = "without a coordinator nothing says what the job is";
+                let remedy =
+                    "name the job's spec as it ran with --spec FILE; `spec` of `cappactl describe JOB -o json` is it";
+                Err(Failure::new(Exit::Usage, message).remedy(remedy).into())
+            }
+        }
     }
 
     /// URL of the job's folder.

@@ -21,6 +21,7 @@ mod rerun;
 pub(crate) mod schema;
 pub(crate) mod submit;
 pub(crate) mod tokenizer;
+pub(crate) mod trained;
 pub(crate) mod validate;
 pub(crate) mod wait;
 pub(crate) mod workers;
@@ -70,6 +71,8 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Data(command) => data::run(global, command).await,
         Command::Tokenizer(command) => tokenizer::run(global, command).await,
         Command::Caption(arguments) => caption::run(&arguments),
+        Command::Export(arguments) => Box::pin(trained::export(global, &arguments)).await,
+        Command::Embed(arguments) => Box::pin(trained::embed(global, &arguments)).await,
         Command::Local(command) => Box::pin(local::run(global, &command)).await,
         Command::Explain(arguments) => explain::run(&arguments),
         Command::Completion(arguments) => completion::run(&arguments),

@@ -1,7 +1,6 @@
 //! `cappactl replay`: what a step took in, made again by the loader that trained; with `--run` the step itself, too.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -77,7 +76,7 @@ pub(super) struct Point {
 pub(crate) async fn run(global: &Global, arguments: &Arguments) -> anyhow::Result<Exit> {
     let folder = arguments.job.url(global).await?;
     let at = storage::open(&folder)?;
-    let document = arguments.spec(global).await?;
+    let document = arguments.job.spec(global, arguments.spec.as_deref()).await?;
     let spec: JobSpec = serde_json::from_slice(&document).context("the spec is not a job's spec as it ran")?;
     let corpus = Corpus::open(&spec, PATIENCE, &PipelineStats::default()).await?;
     check(&at, &spec, &corpus, arguments.step).await?;
@@ -101,22 +100,6 @@ pub(crate) async fn run(global: &Global, arguments: &Arguments) -> anyhow::Resul
     let agrees = run.as_ref().is_none_or(|run| run.agrees);
     output::print(global.output, &View { folder, step: arguments.step, batch, recorded_loss, run })?;
     Ok(if agrees { Exit::Ok } else { Exit::Failed })
-}
-
-impl Arguments {
-    /// The spec as it ran, from the file or the coordinator.
-    async fn spec(&self, global: &Global) -> anyhow::Result<Vec<u8>> {
-        match (&self.spec, self.job.of_coordinator()) {
-            (Some(file), _) => fs::read(file).with_context(|| format!("cannot read --spec {}", file.display())),
-            (None, Some(job)) => Ok(super::connect(global)?.job(job).await?.spec_json.into_bytes()),
-            (None, None) => {
-                let message = "without a coordinator nothing says what the job is";
-                let remedy =
-                    "name the job's spec as it ran with --spec FILE; `spec` of `cappactl describe JOB -o json` is it";
-                Err(Failure::new(Exit::Usage, message).remedy(remedy).into())
-            }
-        }
-    }
 }
 
 /// The step must be one of the job's, and its data what it was trained on.

@@ -18,6 +18,7 @@ mod contrastive;
 mod decoder;
 mod encoder;
 mod error;
+pub mod export;
 pub mod fewshot;
 mod flops;
 pub mod golden;

@@ -1,0 +1,30 @@
+//! `cappa-worker export`: the image encoder of a committed checkpoint for other programs.
+
+use std::fs;
+
+use anyhow::{Context as _, Result};
+use cappa_model::export::{Exported, Format};
+
+use crate::cli::{ExportArgs, ExportFormat};
+use crate::train::network::Network;
+use crate::trained::Trained;
+
+/// Writes a new folder that timm or transformers loads.
+pub(crate) fn export(args: &ExportArgs) -> Result<()> {
+    let Trained { network, .. } = Trained::open(&args.network)?;
+    let format = match args.to {
+        ExportFormat::Timm => Format::Timm,
+        ExportFormat::Transformers => Format::Transformers,
+    };
+    let exported: Exported = match &network {
+        Network::Captioner(captioner) => captioner.export(format),
+        Network::TwoTower(towers, _) => towers.export(format),
+    }?;
+    let out = args.out.display();
+    fs::create_dir(&args.out)
+        .with_context(|| format!("--out {out} can't be made; name a folder that does not exist"))?;
+    for (name, content) in exported.files() {
+        fs::write(args.out.join(name), content).with_context(|| format!("{out}/{name} can't be written"))?;
+    }
+    Ok(())
+}
