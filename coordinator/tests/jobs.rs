@@ -182,7 +182,8 @@ async fn a_waiting_job_says_why_and_a_watcher_sees_its_end() {
 async fn a_job_says_which_rank_waits_for_which_store() {
     let fixture = Fixture::new();
     let Pair { running, mut a, mut b, job: id } = fixture.pair("2").await;
-    (a.form().await, b.form().await);
+    a.form().await;
+    b.form().await;
     running.until_state(&id, JobState::Running).await;
     b.wait_for(Some("s3://shards/train-7.tar"));
     let job = running.until(&id, "the wait", |job| !job.message.is_empty()).await;
