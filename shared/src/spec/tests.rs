@@ -367,7 +367,7 @@ fn mistakes_of_evaluations_are_named() {
             "5:10: evaluate[3].name: `C` is not a name; use 1 to 63 lower-case letters, digits and inner hyphens",
             "5:57: evaluate[3].limit: 0 is below 1, the least",
             "6:3: evaluate[4].data: is required",
-            "6:19: evaluate[4].task: `sing` is not one of `classify`, `choose`, `caption`",
+            "6:19: evaluate[4].task: `sing` is not one of `classify`, `choose`, `fewshot`, `caption`",
         ],
     );
 }
