@@ -3,13 +3,15 @@
 use std::time::Duration;
 
 use cappa_core::Time;
+use serde::{Deserialize, Serialize};
 
 /// The buckets, in the order in which they are shown.
 pub(crate) const BUCKETS: [&str; 9] =
     ["productive", "queue", "startup", "data_wait", "checkpoint", "recovery", "evaluation", "paused", "other"];
 
 /// What a job is doing, as far as time is concerned.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum State {
     Indexing,
     Queued,
@@ -22,7 +24,7 @@ pub(crate) enum State {
 }
 
 /// Time by state, from the job's transitions.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Ledger {
     state: State,
     since: Time,

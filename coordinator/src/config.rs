@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use cappa_shared::storage::{AllowList, StorageError};
 use cappa_shared::timing::{InvalidSpan, Span, Timings};
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use thiserror::Error;
 
 use crate::policy::ClusterPolicy;
@@ -36,6 +36,26 @@ pub struct Args {
     /// YAML file with namespaces, quotas and priority classes; without one everybody may use everything.
     #[arg(long, env = "CAPPA_POLICY", value_name = "PATH")]
     pub policy: Option<PathBuf>,
+    /// What to do with the event log instead of serving.
+    #[command(subcommand)]
+    pub task: Option<Task>,
+}
+
+/// What is done with the event log below `--store` instead of serving. See coordinator/README.md.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Task {
+    /// Write the event log to a file, also while a coordinator uses it. Jobs' folders are not in it.
+    Backup {
+        /// The file; one that is there is replaced.
+        #[arg(long, value_name = "PATH")]
+        to: PathBuf,
+    },
+    /// Write the event log that a file holds into a store that has none.
+    Restore {
+        /// The file.
+        #[arg(long, value_name = "PATH")]
+        from: PathBuf,
+    },
 }
 
 /// The settings, each checked by itself and against the others.

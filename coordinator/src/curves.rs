@@ -63,6 +63,11 @@ struct Line {
 }
 
 impl Curves {
+    /// A job is new: its folder has no curve to be read.
+    pub(crate) fn begin(&self, job: &JobId) {
+        self.jobs.lock().entry(job.clone()).or_default();
+    }
+
     /// Adds points; of several for a step the newest generation's counts, and of those the first.
     pub(crate) fn add(&self, job: &JobId, points: Vec<StepMetrics>) {
         let mut jobs = self.jobs.lock();

@@ -6,6 +6,7 @@ use cappa_core::{
     BreakCause, Change, Command, Ending, Generation, IndexedSource, JobId, Member, Record, Report, Step, Time,
 };
 use cappa_proto::JobEvent;
+use serde::{Deserialize, Serialize};
 
 use crate::accounting::{Ledger, State};
 use crate::log::Entry;
@@ -20,9 +21,10 @@ pub(crate) struct History {
 }
 
 /// What happened to one job.
-#[derive(Debug)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct JobHistory {
     /// Its events, oldest first.
+    #[serde(with = "as_tuples")]
     pub(crate) events: Vec<JobEvent>,
     /// Where its time went.
     pub(crate) ledger: Ledger,
@@ -93,6 +95,11 @@ impl History {
         }
     }
 
+    /// The histories that a snapshot holds.
+    pub(crate) fn of(jobs: impl IntoIterator<Item = (JobId, JobHistory)>) -> Self {
+        Self { jobs: jobs.into_iter().collect() }
+    }
+
     /// A job's history.
     pub(crate) fn job(&self, id: &JobId) -> Option<&JobHistory> {
         self.jobs.get(id)
@@ -119,6 +126,22 @@ impl JobHistory {
             Change::RolledBack { step, .. } => (self.furthest, self.generation) = (*step, Generation::default()),
             _ => {}
         }
+    }
+}
+
+/// Events as they lie in snapshots: sequence, time, kind and message.
+mod as_tuples {
+    use cappa_proto::JobEvent;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(events: &[JobEvent], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(events.iter().map(|event| (event.sequence, event.unix_ms, &event.kind, &event.message)))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<JobEvent>, D::Error> {
+        let tuples = Vec::<(u64, i64, String, String)>::deserialize(deserializer)?;
+        let event = |(sequence, unix_ms, kind, message)| JobEvent { sequence, unix_ms, kind, message };
+        Ok(tuples.into_iter().map(event).collect())
     }
 }
 

@@ -17,13 +17,15 @@ mod http;
 mod indexing;
 mod log;
 mod logs;
+mod maintenance;
 mod metrics;
 mod policy;
 mod server;
 mod services;
 mod sessions;
 
-pub use config::{Args, Config, ConfigErrors};
-pub use log::LogError;
+pub use config::{Args, Config, ConfigErrors, Task};
+pub use log::{BackupError, LogError};
+pub use maintenance::{MaintenanceError, maintain};
 pub use policy::ClusterPolicy;
 pub use server::{Coordinator, ServerError};

@@ -10,6 +10,18 @@ use tokio::signal::unix::{SignalKind, signal};
 #[tokio::main]
 async fn main() -> ExitCode {
     let args = Args::parse();
+    if let Some(task) = &args.task {
+        return match cappa_coordinator::maintain(&args.store, task).await {
+            Ok(done) => {
+                eprintln!("{done}");
+                ExitCode::SUCCESS
+            }
+            Err(error) => {
+                eprintln!("error: {:#}", anyhow::Error::from(error));
+                ExitCode::FAILURE
+            }
+        };
+    }
     let config = match Config::try_from(args) {
         Ok(config) => config,
         Err(errors) => {

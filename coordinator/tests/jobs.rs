@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use cappa_proto::coordinator_message::Message;
 use cappa_proto::{
-    ChangeRequest, CurveRequest, GetRequest, JobState, Outcome, SubmitRequest, WatchRequest, job_update::Update,
+    ChangeRequest, CurveRequest, GetRequest, JobState, ListRequest, Outcome, SubmitRequest, WatchRequest,
+    job_update::Update,
 };
 use support::{FakeWorker, Fixture, Pair};
 use tonic_types::StatusExt;
@@ -216,4 +217,40 @@ async fn metrics_and_pages_are_served() {
         assert!(running.http(path).await.starts_with("HTTP/1.1 200"), "{path}");
     }
     assert!(running.http("/api/jobs/nonsense").await.starts_with("HTTP/1.1 404"));
+}
+
+#[tokio::test]
+async fn pages_of_the_list_have_every_job_once_while_jobs_are_added() {
+    let fixture = Fixture::new();
+    let running = Box::pin(fixture.start()).await;
+    let mut submitted = Vec::new();
+    for n in 0..5 {
+        submitted.push(running.submit(&fixture.spec(&format!("job-{n}"), "2")).await);
+        // Those that are submitted within a millisecond come by id.
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    submitted.reverse();
+    for states in [vec![], vec![JobState::Queued.into()]] {
+        let (mut listed, mut page_token) = (Vec::new(), String::new());
+        loop {
+            let request = ListRequest { page_size: 2, page_token, states: states.clone(), ..ListRequest::default() };
+            let page = running.jobs.clone().list(request).await.unwrap().into_inner();
+            listed.extend(page.jobs.into_iter().map(|job| job.id));
+            if page.next_page_token.is_empty() {
+                break;
+            }
+            page_token = page.next_page_token;
+            running.submit(&fixture.spec("later", "2")).await;
+        }
+        let known: Vec<_> = listed.iter().filter(|id| submitted.contains(id)).cloned().collect();
+        assert_eq!(known, submitted, "{states:?}");
+        let mut distinct = listed.clone();
+        distinct.sort();
+        distinct.dedup();
+        assert_eq!(distinct.len(), listed.len(), "{states:?}: {listed:?}");
+    }
+    let request = ListRequest { page_token: "2".into(), ..ListRequest::default() };
+    let refused = running.jobs.clone().list(request).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::InvalidArgument, "{refused}");
+    running.coordinator.shut_down().await.unwrap();
 }

@@ -83,7 +83,16 @@ pub enum Refusal {
 impl Core {
     /// A core that remembers these records and starts watching now.
     pub fn recover<'a>(timings: Timings, now: Time, records: impl IntoIterator<Item = &'a Record>) -> Self {
-        let mut state = State::default();
+        Self::resume(timings, now, State::default(), records)
+    }
+
+    /// The same from the state that a snapshot holds, and the records since.
+    pub fn resume<'a>(
+        timings: Timings,
+        now: Time,
+        mut state: State,
+        records: impl IntoIterator<Item = &'a Record>,
+    ) -> Self {
         for record in records {
             state.apply(record);
         }
@@ -136,13 +145,22 @@ impl Core {
 
     /// Does what time and the present state call for, until there is nothing left.
     pub fn review(&mut self, now: Time) -> Vec<Record> {
-        let mut records = Vec::new();
-        while let Ok(events) = self.decide(now, &Command::Review)
-            && !events.is_empty()
-        {
+        self.review_up_to(now, usize::MAX).0
+    }
+
+    /// The same, but at most about so many transitions, and whether that was all: what is left is for the next call, so
+    /// that others are heard between.
+    pub fn review_up_to(&mut self, now: Time, most: usize) -> (Vec<Record>, bool) {
+        let (mut records, mut last) = (Vec::new(), None);
+        while records.len() < most {
+            let events = decide::review(self, decide::At(now), last.as_ref());
+            if events.is_empty() {
+                return (records, true);
+            }
             self.absorb(events, &mut records);
+            last = records.last().map(|record| record.job.clone());
         }
-        records
+        (records, false)
     }
 
     fn absorb(&mut self, events: Vec<Event>, records: &mut Vec<Record>) {

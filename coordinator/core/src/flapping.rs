@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use crate::ids::{JobId, Time, WorkerId};
 use crate::job::Group;
 use crate::policy::Flapping;
@@ -11,14 +13,14 @@ use crate::record::{BreakCause, Sign};
 const REMEMBERED: usize = 64;
 
 /// The losses of workers, and which of them are kept out of groups.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Flaps {
     losses: BTreeMap<WorkerId, Vec<(Time, JobId)>>,
     quarantined: BTreeMap<WorkerId, Quarantine>,
 }
 
 /// Why and for how long a worker is kept out of groups.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Quarantine {
     /// The job that had the worker when it was lost last.
     pub job: JobId,

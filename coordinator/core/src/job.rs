@@ -10,7 +10,7 @@ use crate::ids::{Generation, Incarnation, JobId, Rank, Step, Time, WorkerId};
 use crate::policy::{FailureClass, StopCause};
 
 /// A job and everything durable about it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Job {
     /// Its identity.
     pub id: JobId,
@@ -59,6 +59,7 @@ pub struct Job {
     /// Committed checkpoints that are kept, oldest first.
     pub checkpoints: Vec<Checkpoint>,
     /// Attempts whose parts are all written and whose manifest is to be committed.
+    #[serde(with = "as_list")]
     pub committing: BTreeMap<(Step, Generation), Attempt>,
     /// The attempt that failed last, so that it is told once and not per rank.
     pub last_failed: Option<(Step, Generation)>,
@@ -75,7 +76,7 @@ pub struct Job {
 }
 
 /// A branch of a run that someone gave up: the job went back to a checkpoint and goes on from there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Branch {
     /// The step that the job went back to: what came after it is given up.
     pub after: Step,
@@ -84,7 +85,7 @@ pub struct Branch {
 }
 
 /// The wait between a failure and the next try.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Backoff {
     /// When it is over.
     pub until: Time,
@@ -95,7 +96,8 @@ pub struct Backoff {
 }
 
 /// Where a job is in its life.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Phase {
     /// Its data is being indexed, or is about to be once more after a failure.
     Indexing,
@@ -143,7 +145,7 @@ pub enum Ending {
 }
 
 /// A group as it began.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GroupStart {
     /// Its number.
     pub generation: Generation,
@@ -154,7 +156,7 @@ pub struct GroupStart {
 }
 
 /// The one active group of a job.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Group {
     /// Its number.
     pub generation: Generation,
@@ -187,7 +189,8 @@ impl Group {
 }
 
 /// How far a group is.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Stage {
     /// Members connect and exchange state.
     Forming,
@@ -342,5 +345,24 @@ impl Job {
     /// The step that a start from storage begins with.
     pub fn restore_step(&self) -> Step {
         self.newest_checkpoint().map_or(Step(0), |checkpoint| checkpoint.step)
+    }
+}
+
+/// Attempts as a list of pairs: keys of JSON are texts.
+mod as_list {
+    use std::collections::BTreeMap;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use super::{Attempt, Generation, Step};
+
+    type Attempts = BTreeMap<(Step, Generation), Attempt>;
+
+    pub(super) fn serialize<S: Serializer>(attempts: &Attempts, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(attempts)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Attempts, D::Error> {
+        Ok(Vec::deserialize(deserializer)?.into_iter().collect())
     }
 }

@@ -40,6 +40,6 @@ pub use policy::{
 pub use presence::{Holding, Observation, Presence, Seen, WorkerPresence};
 pub use record::{BreakCause, Change, Event, Record, Sign};
 pub use schedule::{Admission, EndsWhen, Growth, Plan, Preemption, Reason, Replacement, Shrink, Wait};
-pub use state::State;
+pub use state::{Common, State};
 pub use usage::Usage;
 pub use work::Work;

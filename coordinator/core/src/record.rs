@@ -235,6 +235,43 @@ pub enum Change {
     },
 }
 
+impl Change {
+    /// Whether the job may have another group afterwards, or none: members are the same for a group's life.
+    pub(crate) fn may_regroup(&self) -> bool {
+        match self {
+            Self::Submitted { .. }
+            | Self::Indexed { .. }
+            | Self::GroupFormed { .. }
+            | Self::Requeued { .. }
+            | Self::Retried { .. }
+            | Self::Revived { .. }
+            | Self::Preempted { .. }
+            | Self::Paused { .. }
+            | Self::Resumed
+            | Self::Ended { .. } => true,
+            Self::GroupRunning { .. }
+            | Self::EvaluationStarted { .. }
+            | Self::MemberCompleted { .. }
+            | Self::GroupBroken { .. }
+            | Self::PriorityChanged { .. }
+            | Self::StopRequested { .. }
+            | Self::PauseRequested { .. }
+            | Self::CheckpointWritten { .. }
+            | Self::CheckpointCommitted { .. }
+            | Self::CheckpointFailed { .. }
+            | Self::CheckpointRetired { .. }
+            | Self::CheckpointDeleted { .. }
+            | Self::CheckpointPinned { .. }
+            | Self::CheckpointUnpinned { .. }
+            | Self::RolledBack { .. }
+            | Self::BranchAbandoned { .. }
+            | Self::WorkerQuarantined { .. }
+            | Self::WorkerReleased { .. }
+            | Self::Swept => false,
+        }
+    }
+}
+
 pub(crate) fn is_false(value: &bool) -> bool {
     !value
 }

@@ -1,7 +1,11 @@
 //! Durable state: the fold of the log.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
 
 use crate::command::{Indexed, Submission};
 use crate::config::{FRUITLESS_FAILURE, FRUITLESS_LOSS};
@@ -15,6 +19,7 @@ use crate::usage::{Load, Usage};
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct State {
     jobs: BTreeMap<JobId, Job>,
+    by_age: BTreeSet<(Reverse<Time>, JobId)>,
     live: BTreeSet<JobId>,
     membership: BTreeMap<WorkerId, JobId>,
     keys: BTreeMap<(String, String), JobId>,
@@ -22,7 +27,44 @@ pub struct State {
     flaps: Flaps,
 }
 
+/// What of a state is no single job's: with the jobs it is all of it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Common {
+    usage: BTreeMap<String, Usage>,
+    flaps: Flaps,
+}
+
 impl State {
+    /// The state with these jobs, as snapshots have it in parts.
+    pub fn of(jobs: impl IntoIterator<Item = Job>, common: Common) -> Self {
+        let Common { usage, flaps } = common;
+        let mut state = Self { usage, flaps, ..Self::default() };
+        for job in jobs {
+            if let Some(key) = &job.submission.idempotency_key {
+                state.keys.insert((job.submission.namespace.clone(), key.clone()), job.id.clone());
+            }
+            state.membership.extend(members_of(&job).into_iter().map(|worker| (worker, job.id.clone())));
+            if job.needs_attention() {
+                state.live.insert(job.id.clone());
+            }
+            state.by_age.insert((Reverse(job.submitted_at), job.id.clone()));
+            state.jobs.insert(job.id.clone(), job);
+        }
+        state
+    }
+
+    /// What of it is no single job's.
+    pub fn common(&self) -> Common {
+        Common { usage: self.usage.clone(), flaps: self.flaps.clone() }
+    }
+
+    /// The jobs that come after this one, or all, newest first; of those that were submitted together by id.
+    pub fn jobs_by_age(&self, after: Option<&JobId>) -> impl Iterator<Item = &Job> {
+        let after = after.and_then(|id| self.jobs.get(id)).map(|job| (Reverse(job.submitted_at), job.id.clone()));
+        let ids = self.by_age.range((after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded));
+        ids.filter_map(|(_, id)| self.jobs.get(id))
+    }
+
     /// All jobs, by id.
     pub fn jobs(&self) -> impl Iterator<Item = &Job> {
         self.jobs.values()
@@ -33,6 +75,17 @@ impl State {
         self.live.iter().filter_map(|id| self.jobs.get(id))
     }
 
+    /// The same in a circle: this one, those after it, and then those before it.
+    pub(crate) fn live_jobs_from(&self, first: Option<&JobId>) -> impl Iterator<Item = &Job> {
+        let first = first.map_or(Bound::Unbounded, Bound::Included);
+        let before = match first {
+            Bound::Included(first) => Some(self.live.range((Bound::Unbounded, Bound::Excluded(first)))),
+            _ => None,
+        };
+        let circle = self.live.range((first, Bound::Unbounded)).chain(before.into_iter().flatten());
+        circle.filter_map(|id| self.jobs.get(id))
+    }
+
     /// A job.
     pub fn job(&self, id: &JobId) -> Option<&Job> {
         self.jobs.get(id)
@@ -41,6 +94,11 @@ impl State {
     /// The job whose group the worker belongs to.
     pub fn job_of(&self, worker: &WorkerId) -> Option<&Job> {
         self.membership.get(worker).and_then(|id| self.jobs.get(id))
+    }
+
+    /// The same, by its id.
+    pub(crate) fn home_of(&self, worker: &WorkerId) -> Option<&JobId> {
+        self.membership.get(worker)
     }
 
     /// What a namespace's jobs use.
@@ -97,17 +155,25 @@ impl State {
             Change::WorkerReleased { worker, .. } => self.flaps.release(worker),
             _ => {}
         }
-        let before = members_of(job);
         // A job that is new counted for nothing before.
         let load = if matches!(record.change, Change::Submitted { .. }) { Load::default() } else { Load::of(job) };
+        let generation = job.group().map(|group| group.generation);
+        let before = if record.change.may_regroup() { members_of(job) } else { Vec::new() };
         job.apply(record.at, &record.change);
+        debug_assert!(
+            record.change.may_regroup() || job.group().map(|group| group.generation) == generation,
+            "{:?} has changed the group",
+            record.change
+        );
         let usage = self.usage.entry(job.submission.namespace.clone()).or_default();
         usage.shift(record.at, load, Load::of(job));
-        for worker in before {
-            self.membership.remove(&worker);
-        }
-        for worker in members_of(job) {
-            self.membership.insert(worker, record.job.clone());
+        if record.change.may_regroup() {
+            for worker in before {
+                self.membership.remove(&worker);
+            }
+            for worker in members_of(job) {
+                self.membership.insert(worker, record.job.clone());
+            }
         }
         if job.needs_attention() {
             self.live.insert(record.job.clone());
@@ -121,6 +187,7 @@ impl State {
             let key = (submission.namespace.clone(), key.clone());
             self.keys.insert(key, record.job.clone());
         }
+        self.by_age.insert((Reverse(record.at), record.job.clone()));
         let job = Job::new(record.job.clone(), submission.clone(), record.at);
         self.jobs.insert(record.job.clone(), job);
     }

@@ -1,11 +1,13 @@
 //! What each namespace has and had: counts for its quota, and decayed use of workers for its share.
 
+use serde::{Deserialize, Serialize};
+
 use crate::ids::Time;
 use crate::job::{Job, Phase};
 use crate::policy::USAGE_HALF_LIFE;
 
 /// What the jobs of one namespace use.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Usage {
     /// Jobs in the queue, or on their way to it by an index of their data.
     pub queued: u32,
@@ -14,6 +16,7 @@ pub struct Usage {
     /// Their workers.
     pub workers: u32,
     /// Worker-seconds up to `at`, of which those of a half-life ago count half.
+    #[serde(with = "bits")]
     spent: f64,
     at: Time,
 }
@@ -69,6 +72,19 @@ impl Usage {
             sum.workers += load.workers;
         }
         sum == Load { queued: self.queued, running: self.running, workers: self.workers }
+    }
+}
+
+/// A number as its bits: read back it is the same, so that whoever starts from a snapshot decides as others do.
+mod bits {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(number: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(number.to_bits())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+        Ok(f64::from_bits(u64::deserialize(deserializer)?))
     }
 }
 

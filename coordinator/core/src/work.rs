@@ -218,8 +218,8 @@ fn drain_work(worker: &WorkerId, link: Link, presence: &WorkerPresence) -> Optio
 
 /// What a worker is to be told that holds a job's state without belonging to the job's group.
 fn stray_work(core: &Core, worker: &WorkerId, link: Link, presence: &WorkerPresence) -> Option<Work> {
-    let home = core.state().job_of(worker);
-    let is_home = |job: &JobId| home.is_some_and(|home| home.id == *job);
+    let home = core.state().home_of(worker);
+    let is_home = |job: &JobId| home == Some(job);
     if let Some((job, generation)) = presence.at_work() {
         return (!is_home(job)).then(|| Work::Abort {
             worker: worker.clone(),

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use cappa_core::{
-    Command, Core, Event as Decided, Flapping, Indexed, Link, Policy, Record, Refusal, Report, Stragglers, Time,
+    Command, Core, Event as Decided, Flapping, Indexed, Link, Policy, Record, Refusal, Report, State, Stragglers, Time,
     Timings, Work,
 };
 use cappa_core::{WorkerId, WorkerReport, violations};
@@ -65,6 +65,21 @@ impl Coordinator {
 }
 
 impl World<'_> {
+    /// The state as a coordinator finds it: the older part of the log lies in the store as a snapshot.
+    fn recall(&mut self, timings: Timings, now: Time) -> Core {
+        let place = self.random(0..self.store.log.len() as u64 + 1);
+        let (covered, since) = self.store.log.split_at(usize::try_from(place).unwrap());
+        let before = Core::recover(timings, now, covered);
+        let jobs = before.state().jobs().map(|job| serde_json::from_slice(&serde_json::to_vec(job).unwrap()).unwrap());
+        let common = serde_json::from_slice(&serde_json::to_vec(&before.state().common()).unwrap()).unwrap();
+        let core = Core::resume(timings, now, State::of(jobs, common), since);
+        let is_same = *core.state() == *Core::recover(timings, now, &self.store.log).state();
+        if !is_same {
+            self.breaks("SnapshotsTellWhatTheLogTells", || format!("after a snapshot of {place} records"));
+        }
+        core
+    }
+
     fn now_of(&self, id: usize) -> Time {
         self.now + Duration::from_millis(self.coordinators[id].skew)
     }
@@ -92,8 +107,7 @@ impl World<'_> {
             sweep: self.timings.forming * 2,
         };
         let id = self.coordinators.len();
-        let core =
-            Core::recover(timings, self.now + Duration::from_millis(skew), &self.store.log).with_policy(policy());
+        let core = self.recall(timings, self.now + Duration::from_millis(skew)).with_policy(policy());
         self.coordinators.push(Coordinator {
             core,
             alive: true,

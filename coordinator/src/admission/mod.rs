@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use cappa_core::{Condition, Dependency, JobId, OnPreemption, OnUnmet, Retry, Scheduling, Step, Submission};
 use cappa_shared::checkpoint::data_digest;
-use cappa_shared::spec::{self, JobSpec, Priority, SpecBase};
+use cappa_shared::spec::{self, JobSpec, Priority, SpecBase, SpecErrors};
 use cappa_shared::storage::AllowList;
 use uuid::Uuid;
 
@@ -38,6 +38,20 @@ pub(crate) struct Mistake {
     pub(crate) message: String,
 }
 
+/// A submitted document, read once.
+#[derive(Debug)]
+pub(crate) struct Document {
+    text: String,
+    parsed: Result<JobSpec, SpecErrors>,
+}
+
+impl Document {
+    /// Reads it; its mistakes are told together with those of what it names.
+    pub(crate) fn read(text: String) -> Self {
+        Self { parsed: JobSpec::parse(&text, &SpecBase::none()), text }
+    }
+}
+
 /// Why a spec is not queued.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Rejected {
@@ -59,8 +73,8 @@ impl Admission {
     }
 
     /// The namespace of a submission: what the request says, else the spec, else `default`.
-    pub(crate) fn namespace(&self, request: &str, spec: &str) -> Result<String, Rejected> {
-        let spec = JobSpec::parse(spec, &SpecBase::none()).ok().and_then(|spec| spec.namespace);
+    pub(crate) fn namespace(&self, request: &str, document: &Document) -> Result<String, Rejected> {
+        let spec = document.parsed.as_ref().ok().and_then(|spec| spec.namespace.clone());
         match (request, spec) {
             ("", spec) => Ok(spec.map_or_else(|| "default".to_owned(), |namespace| namespace.to_string())),
             (request, Some(spec)) if spec.as_str() != request => Err(Rejected::Usage(format!(
@@ -72,16 +86,16 @@ impl Admission {
 
     /// Checks everything about a spec; its folder is still to be set.
     #[tracing::instrument(name = "admit", skip_all, fields(namespace))]
-    pub(crate) async fn admit(&self, text: &str, namespace: &str, key: &str) -> Result<Submission, Rejected> {
+    pub(crate) async fn admit(&self, document: &Document, namespace: &str, key: &str) -> Result<Submission, Rejected> {
         if namespace.parse::<cappa_shared::ids::Namespace>().is_err() {
             return Err(Rejected::Usage(format!("`{namespace}` is not a namespace: use a DNS label")));
         }
-        let parsed = JobSpec::parse(text, &SpecBase::none());
-        let mut mistakes: Vec<Mistake> = match &parsed {
+        let Document { text, parsed } = document;
+        let mut mistakes: Vec<Mistake> = match parsed {
             Ok(_) => Vec::new(),
             Err(errors) => errors.errors().iter().map(mistake_of).collect(),
         };
-        let references = match &parsed {
+        let references = match parsed {
             Ok(spec) => References::of_spec(spec),
             Err(_) => References::of_document(text),
         };
@@ -91,7 +105,7 @@ impl Admission {
         let new: Vec<Mistake> = found.mistakes.into_iter().filter(is_new).collect();
         mistakes.extend(new);
         let mut priority = 0;
-        if let Ok(spec) = &parsed {
+        if let Ok(spec) = parsed {
             match self.priority(&spec.priority) {
                 Ok(number) => priority = number,
                 Err(message) => mistakes.push(Mistake { path: "priority".to_owned(), message }),
@@ -100,7 +114,7 @@ impl Admission {
         let (Ok(spec), true) = (parsed, mistakes.is_empty()) else {
             return Err(Rejected::Spec(mistakes));
         };
-        Ok(Submission { priority, ..submission(&spec, namespace, key, &found.train) })
+        Ok(Submission { priority, ..submission(spec, namespace, key, &found.train) })
     }
 
     /// A new id for a job of this name.

@@ -3,24 +3,30 @@
 //! The state in memory runs ahead of the log by the batch that is being appended, but nothing of it
 //! leaves the loop before the append is durable, and a failed append ends the process.
 
+mod condenser;
+mod looks;
 mod reconciler;
+#[cfg(test)]
+mod restart;
 mod storage_work;
 
 use std::cell::OnceCell;
 use std::time::{Duration, Instant};
 
-use cappa_core::{Command, Core, JobId, Plan, Policy, Record, Refusal, Report, Time, WorkerReport};
+use cappa_core::{Command, Core, JobId, Plan, Policy, Record, Refusal, Report, State, Time, WorkerReport};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+use condenser::Condenser;
+use looks::Looks;
 pub(crate) use reconciler::Reconciler;
 
 use crate::clock::Clock;
 use crate::facts::Facts;
 use crate::history::History;
 use crate::indexing::Indexing;
-use crate::log::{Entry, EventLog, LogError};
+use crate::log::{EventLog, LogError, Recalled, SavedJob};
 use crate::metrics::Durations;
 
 /// Requests that wait for the loop at most; senders wait beyond that.
@@ -29,8 +35,8 @@ const BACKLOG: usize = 4096;
 /// Requests that share one append at most.
 const BATCH: usize = 512;
 
-/// How often time is looked at when nothing happens.
-const TICK: Duration = Duration::from_millis(50);
+/// Transitions that one turn makes at most: between turns others are heard.
+const TRANSITIONS: usize = 32;
 
 /// How long an append may take before people are told.
 const SLOW_APPEND: Duration = Duration::from_secs(5);
@@ -120,37 +126,69 @@ impl Handle {
 pub(crate) struct Driver {
     view: View,
     log: EventLog,
+    condenser: Condenser,
     reconciler: Reconciler,
     durations: Durations,
+    looks: Looks,
     requests: mpsc::Receiver<Request>,
     changed: watch::Sender<u64>,
 }
 
-/// The state as the log tells it, and the loop's mailbox.
+/// The state as the log tells it.
 pub(crate) struct Recovered {
     /// The state, which starts watching now.
     pub(crate) view: View,
     log: EventLog,
+    condenser: Condenser,
     last: u64,
 }
 
-/// Rebuilds the state from the log.
+/// Rebuilds the state from the log: from its snapshot, and from the entries since.
 pub(crate) fn recover(
     log: EventLog,
-    entries: &[Entry],
+    recalled: Recalled,
     timings: cappa_core::Timings,
     policy: Policy,
     indexing: Indexing,
     facts: Facts,
 ) -> Recovered {
-    let earliest = entries.last().map_or(Time(0), |entry| entry.record.at);
+    let Recalled { at, through, common, jobs, entries } = recalled;
+    let earliest = entries.last().map_or(at, |entry| entry.record.at);
     let clock = Clock::starting_after(earliest);
+    let (jobs, histories): (Vec<_>, Vec<_>) = jobs
+        .into_iter()
+        .map(|SavedJob { job, history }| {
+            let id = job.id.clone();
+            (job, (id, history))
+        })
+        .unzip();
     let records = entries.iter().map(|entry| &entry.record);
-    let core = Core::recover(timings, clock.now(), records).with_policy(policy);
-    let mut history = History::default();
-    entries.iter().for_each(|entry| history.apply(entry));
-    let last = entries.last().map_or(0, |entry| entry.sequence);
-    Recovered { view: View { core, history, indexing, facts, clock, plan: OnceCell::new() }, log, last }
+    let core = Core::resume(timings, clock.now(), State::of(jobs, common), records).with_policy(policy);
+    let mut history = History::of(histories);
+    let mut condenser = Condenser::starting_at(through, at);
+    for entry in &entries {
+        history.apply(entry);
+        condenser.appended(entry);
+    }
+    let last = entries.last().map_or(through, |entry| entry.sequence);
+    let view = View { core, history, indexing, facts, clock, plan: OnceCell::new() };
+    Recovered { view, log, condenser, last }
+}
+
+impl Recovered {
+    /// Condenses a long log before anybody is served, as when an older program never did.
+    ///
+    /// # Errors
+    /// What the log met.
+    pub(crate) async fn condense(&mut self) -> Result<(), LogError> {
+        if let Some(snapshot) = self.condenser.if_long(&self.view) {
+            let through = snapshot.through;
+            self.log.condense(snapshot).await?;
+            self.log.condensed(through);
+            self.condenser.done(through);
+        }
+        Ok(())
+    }
 }
 
 /// The mailbox of a loop that is yet to be built.
@@ -169,10 +207,10 @@ pub(crate) fn mailbox() -> (Handle, Mailbox) {
 impl Driver {
     /// The loop over a recovered state.
     pub(crate) fn new(recovered: Recovered, mailbox: Mailbox, reconciler: Reconciler, durations: Durations) -> Self {
-        let Recovered { view, log, last } = recovered;
+        let Recovered { view, log, condenser, last } = recovered;
         let Mailbox { requests, changed } = mailbox;
         changed.send_replace(last);
-        Self { view, log, reconciler, durations, requests, changed }
+        Self { view, log, condenser, reconciler, durations, looks: Looks::default(), requests, changed }
     }
 
     /// Runs until it is cancelled or the log fails.
@@ -180,31 +218,33 @@ impl Driver {
     /// # Errors
     /// [`LogError::Fenced`] when another coordinator has taken over, and what else the log met.
     pub(crate) async fn run(mut self, stop: CancellationToken) -> Result<(), LogError> {
-        let mut tick = tokio::time::interval(TICK);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         let mut batch = Vec::new();
         loop {
+            let next_look = tokio::time::sleep_until(self.looks.due().into());
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
                 error = self.log.closed() => return Err(error),
                 received = self.requests.recv_many(&mut batch, BATCH) => if received == 0 { break },
-                _ = tick.tick() => {}
+                () = next_look => {}
             }
             self.turn(batch.drain(..)).await?;
         }
+        self.condenser.finish().await;
         self.log.close().await
     }
 
     async fn turn(&mut self, batch: impl Iterator<Item = Request>) -> Result<(), LogError> {
         self.view.plan.take();
         let mut records: Vec<Record> = Vec::new();
-        let (mut replies, mut reads, mut is_idle_talk) = (Vec::new(), Vec::new(), true);
+        let (mut replies, mut reads) = (Vec::new(), Vec::new());
         for request in batch {
             match request {
                 Request::Read(read) => reads.push(read),
                 Request::Perform { command, reply } => {
-                    is_idle_talk &= is_heartbeat(&command);
+                    if !is_heartbeat(&command) {
+                        self.looks.hasten();
+                    }
                     let now = self.view.now();
                     let result = self.view.core.perform(now, &command);
                     let result = result.map(|decided| records.extend(decided));
@@ -219,24 +259,37 @@ impl Driver {
                 }
             }
         }
-        let now = self.view.now();
-        let is_due = now.since(self.reconciler.last_pass()) >= TICK;
-        if is_due || !is_idle_talk {
-            records.extend(self.view.core.review(now));
-        }
+        let is_due = self.looks.is_due();
+        let begun = Instant::now();
+        let (decided, is_all) = match is_due {
+            true => self.view.core.review_up_to(self.view.now(), TRANSITIONS),
+            false => (Vec::new(), true),
+        };
+        records.extend(decided);
+        let reviewed = begun.elapsed();
         self.append(records).await?;
         for (reply, result) in replies {
             // Whoever asked may have gone away.
             let _ = reply.send(result);
         }
         reads.into_iter().for_each(|read| read(&self.view));
-        if is_due || !is_idle_talk {
-            for command in self.reconciler.pass(&self.view, now) {
-                let records = self.view.core.perform(now, &command).unwrap_or_default();
-                debug_assert!(records.is_empty(), "what was told is not logged, but {records:?} was decided");
-            }
+        if is_due {
+            let begun = Instant::now();
+            let was_all = self.reconcile();
+            self.looks.end(reviewed + begun.elapsed(), is_all && was_all);
         }
         Ok(())
+    }
+
+    /// Does what is outstanding; true when that was all.
+    fn reconcile(&mut self) -> bool {
+        let now = self.view.now();
+        let (told, is_all) = self.reconciler.pass(&self.view, now);
+        for command in told {
+            let records = self.view.core.perform(now, &command).unwrap_or_default();
+            debug_assert!(records.is_empty(), "what was told is not logged, but {records:?} was decided");
+        }
+        is_all
     }
 
     async fn append(&mut self, records: Vec<Record>) -> Result<(), LogError> {
@@ -249,7 +302,22 @@ impl Driver {
             let members = self.view.history.job(job).map_or(&[][..], |history| &history.members);
             self.durations.logged(&entry.record, members, self.view.core.presence());
             self.view.history.apply(&entry);
+            self.condenser.appended(&entry);
             self.changed.send_replace(entry.sequence);
+        }
+        self.condense().await
+    }
+}
+
+impl Driver {
+    /// Begins a snapshot when it is worth it, and takes note of one that is written.
+    async fn condense(&mut self) -> Result<(), LogError> {
+        if let Some(through) = self.condenser.written().await? {
+            self.log.condensed(through);
+        }
+        if let Some(snapshot) = self.condenser.if_worth_it(&self.view) {
+            let through = snapshot.through;
+            self.condenser.writes(through, tokio::spawn(self.log.condense(snapshot)));
         }
         Ok(())
     }

@@ -21,6 +21,9 @@ use crate::sessions::Sessions;
 /// The longest wait before storage work that failed is tried again.
 const LONGEST_RETRY: Duration = Duration::from_secs(10);
 
+/// Messages that one pass sends at most.
+const MESSAGES: usize = 512;
+
 /// What was tried already, and where messages and files go.
 pub(crate) struct Reconciler {
     sessions: Sessions,
@@ -33,7 +36,6 @@ pub(crate) struct Reconciler {
     sent: HashSet<Work>,
     /// Storage work that runs, has failed, or is done without the state knowing it yet, as long as it is outstanding.
     tried: HashMap<Work, Attempt>,
-    last_pass: Time,
 }
 
 #[derive(Debug)]
@@ -65,27 +67,12 @@ impl Reconciler {
         tasks: TaskTracker,
         stop: CancellationToken,
     ) -> Self {
-        Self {
-            sessions,
-            curves,
-            limits,
-            handle,
-            tasks,
-            stop,
-            sent: HashSet::new(),
-            tried: HashMap::new(),
-            last_pass: Time(0),
-        }
+        Self { sessions, curves, limits, handle, tasks, stop, sent: HashSet::new(), tried: HashMap::new() }
     }
 
-    /// When it last looked.
-    pub(crate) fn last_pass(&self) -> Time {
-        self.last_pass
-    }
-
-    /// Does what is outstanding and was not done yet, and returns what the state must know of it.
-    pub(crate) fn pass(&mut self, view: &View, now: Time) -> Vec<Command> {
-        self.last_pass = now;
+    /// Does what is outstanding and was not done yet. Returns what the state must know of it, and whether that was all:
+    /// what is left is for the next pass, so that a large group's orders keep nobody else waiting for long.
+    pub(crate) fn pass(&mut self, view: &View, now: Time) -> (Vec<Command>, bool) {
         let outstanding: HashSet<Work> = view.core.outstanding(now).collect();
         self.sent.retain(|work| outstanding.contains(work));
         self.tried.retain(|work, _| {
@@ -95,15 +82,16 @@ impl Reconciler {
             }
             is_outstanding
         });
-        let mut told = Vec::new();
+        let (mut told, mut tries) = (Vec::new(), 0);
         for work in outstanding {
             if work.in_store().is_some() {
                 self.start(view, work, now);
-            } else if !self.sent.contains(&work) {
+            } else if tries < MESSAGES && !self.sent.contains(&work) {
+                tries += 1;
                 told.extend(self.tell(view, work));
             }
         }
-        told
+        (told, tries < MESSAGES)
     }
 
     /// Sends a message, and returns what the state must know of that.

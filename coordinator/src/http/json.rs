@@ -17,9 +17,7 @@ const JOBS: usize = 200;
 
 /// All that the page shows first.
 pub(super) fn overview(view: &View, curves: &Curves, facts: &Facts) -> Value {
-    let mut jobs: Vec<_> = view.core.state().jobs().collect();
-    jobs.sort_by_key(|job| std::cmp::Reverse(job.submitted_at));
-    let jobs = jobs.into_iter().take(JOBS).map(|job| job_json(&views::job(view, curves, job)));
+    let jobs = view.core.state().jobs_by_age(None).take(JOBS).map(|job| job_json(&views::job(view, curves, job)));
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "now_unix_ms": view.now().0,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use cappa_proto::JobState;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::counter::ConstCounter;
@@ -25,15 +26,16 @@ impl Snapshot {
     /// The state as it is now. Ended jobs count among the jobs only: their numbers don't change.
     pub(crate) fn of(view: &View, curves: &Curves) -> Self {
         let mut snapshot = Self::default();
-        let mut jobs: BTreeMap<String, f64> = BTreeMap::new();
+        let mut jobs: BTreeMap<i32, f64> = BTreeMap::new();
         for job in view.core.state().jobs() {
-            let state = views::state(job).as_str_name().trim_start_matches("JOB_STATE_").to_ascii_lowercase();
-            *jobs.entry(state).or_default() += 1.0;
+            *jobs.entry(views::state(job).into()).or_default() += 1.0;
             if !job.has_ended() || view.now().since(job.phase_since) < KEPT_AFTER_END {
                 snapshot.job(view, job, &curves.summary(&job.id));
             }
         }
         for (state, count) in jobs {
+            let state = JobState::try_from(state).unwrap_or_default().as_str_name();
+            let state = state.trim_start_matches("JOB_STATE_").to_ascii_lowercase();
             snapshot.gauge(names::JOBS, vec![("state", state)], count);
         }
         let mut workers: BTreeMap<&str, f64> =

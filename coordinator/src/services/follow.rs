@@ -26,10 +26,11 @@ pub(super) async fn watch(
 ) {
     let mut last = None;
     let mut changes = handle.changes();
+    let mut view_is_due = tokio::time::Instant::now();
     loop {
         changes.mark_unchanged();
-        let (id, curves) = (job.clone(), curves.clone());
-        let seen = handle.read(move |view| news(view, &curves, &id, after)).await;
+        let (id, curves, wants_view) = (job.clone(), curves.clone(), view_is_due <= tokio::time::Instant::now());
+        let seen = handle.read(move |view| news(view, &curves, &id, after, wants_view)).await;
         let (events, view) = match seen {
             Ok(Some(news)) => news,
             Ok(None) => return,
@@ -39,35 +40,47 @@ pub(super) async fn watch(
                 return;
             }
         };
-        let has_ended = view.ended_unix_ms != 0;
         for event in events {
             after = event.sequence;
             if send(&to, Update::Event(event)).await.is_err() {
                 return;
             }
         }
-        if last.as_ref() != Some(&view) {
-            last = Some(view.clone());
-            if send(&to, Update::Job(view)).await.is_err() {
+        if let Some(view) = view {
+            view_is_due = tokio::time::Instant::now() + PACE;
+            let has_ended = view.ended_unix_ms != 0;
+            if last.as_ref() != Some(&view) {
+                last = Some(view.clone());
+                if send(&to, Update::Job(view)).await.is_err() {
+                    return;
+                }
+            }
+            if has_ended {
                 return;
             }
         }
-        if has_ended {
-            return;
-        }
         tokio::select! {
             () = to.closed() => return,
-            () = tokio::time::sleep(PACE) => {}
+            () = tokio::time::sleep_until(view_is_due) => {}
             Ok(()) = changes.changed() => {}
         }
     }
 }
 
-fn news(view: &View, curves: &Curves, job: &JobId, after: u64) -> Option<(Vec<proto::JobEvent>, proto::Job)> {
+/// The job's events after one, and the job as it is now where that is wanted or there are any: most of what happens
+/// happens to other jobs.
+fn news(
+    view: &View,
+    curves: &Curves,
+    job: &JobId,
+    after: u64,
+    wants_view: bool,
+) -> Option<(Vec<proto::JobEvent>, Option<proto::Job>)> {
     let job = view.core.state().job(job)?;
-    let history = view.history.job(&job.id)?;
-    let events = history.events.iter().filter(|event| event.sequence > after).cloned().collect();
-    Some((events, views::job(view, curves, job)))
+    let events = &view.history.job(&job.id)?.events;
+    let events = events[events.partition_point(|event| event.sequence <= after)..].to_vec();
+    let view = (wants_view || !events.is_empty()).then(|| views::job(view, curves, job));
+    Some((events, view))
 }
 
 async fn send(to: &mpsc::Sender<Result<proto::JobUpdate, Status>>, update: Update) -> Result<(), ()> {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cappa_core::{Command, Job, JobId, Refusal, Step, Submission, WorkerId};
+use cappa_core::{Command, JobId, Refusal, Step, Submission, WorkerId};
 use cappa_proto as proto;
 use cappa_proto::jobs_server::Jobs;
 use cappa_shared::code::Code;
@@ -12,12 +12,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::status::{bad_request, not_found, refused, status};
-use super::{follow, queue, views};
-use crate::admission::{Admission, Rejected};
+use super::{follow, list, queue, views};
+use crate::admission::{Admission, Document, Rejected};
 use crate::server::{Shared, abandoned};
-
-/// Jobs of a page when the request does not say.
-const PAGE: usize = 100;
 
 /// How long a rollback waits for a checkpoint that is just being committed.
 const COMMIT_PATIENCE: Duration = Duration::from_secs(10);
@@ -92,7 +89,10 @@ impl JobsService {
             let submission = Submission { folder, ..submission.clone() };
             let command = Command::Submit { job: id.clone(), submission };
             match self.shared.handle.perform(command).await? {
-                Ok(()) => return Ok(id),
+                Ok(()) => {
+                    self.shared.curves.begin(&id);
+                    return Ok(id);
+                }
                 Err(Refusal::AlreadySubmitted(id)) => return Ok(id),
                 Err(Refusal::JobIdTaken(_)) => {}
                 Err(refusal) => return Err(refused(&refusal)),
@@ -125,7 +125,8 @@ fn rejected(rejected: Rejected) -> Status {
 impl Jobs for JobsService {
     async fn submit(&self, request: Request<proto::SubmitRequest>) -> Result<Response<proto::SubmitResponse>, Status> {
         let request = request.into_inner();
-        let namespace = self.admission.namespace(&request.namespace, &request.spec).map_err(rejected)?;
+        let document = Document::read(request.spec);
+        let namespace = self.admission.namespace(&request.namespace, &document).map_err(rejected)?;
         let namespace = namespace.as_str();
         let key = &request.idempotency_key;
         if !key.is_empty()
@@ -136,7 +137,7 @@ impl Jobs for JobsService {
             let spec_json = job.spec_json.clone();
             return Ok(Response::new(proto::SubmitResponse { job: Some(job), spec_json }));
         }
-        let admitted = self.admission.admit(&request.spec, namespace, key).await.map_err(rejected)?;
+        let admitted = self.admission.admit(&document, namespace, key).await.map_err(rejected)?;
         let spec_json = admitted.spec_json.clone();
         let job = if request.dry_run {
             proto::Job {
@@ -159,26 +160,10 @@ impl Jobs for JobsService {
 
     async fn list(&self, request: Request<proto::ListRequest>) -> Result<Response<proto::ListResponse>, Status> {
         let request = request.into_inner();
-        let offset = match request.page_token.as_str() {
-            "" => 0,
-            token => token.parse().map_err(|_| status(Code::Usage, "page_token is not one that a list has given"))?,
-        };
-        let size = if request.page_size == 0 { PAGE } else { request.page_size as usize };
         let curves = self.shared.curves.clone();
-        let page = self.shared.handle.read(move |view| {
-            let is_wanted = |job: &&Job| {
-                (request.namespace.is_empty() || job.submission.namespace == request.namespace)
-                    && (request.states.is_empty() || request.states.contains(&views::state(job).into()))
-            };
-            let mut jobs: Vec<&Job> = view.core.state().jobs().filter(is_wanted).collect();
-            jobs.sort_by_key(|job| (std::cmp::Reverse(job.submitted_at), job.id.clone()));
-            let has_more = jobs.len() > offset + size;
-            let page = jobs.into_iter().skip(offset).take(size);
-            let jobs = page.map(|job| views::job(view, &curves, job)).collect();
-            let next_page_token = if has_more { (offset + size).to_string() } else { String::new() };
-            proto::ListResponse { jobs, next_page_token }
-        });
-        Ok(Response::new(page.await?))
+        let page = self.shared.handle.read(move |view| list::page(view, &curves, &request)).await?;
+        let page = page.ok_or_else(|| status(Code::Usage, "page_token is not one that a list has given"))?;
+        Ok(Response::new(page))
     }
 
     async fn cancel(&self, request: Request<proto::ChangeRequest>) -> Result<Response<proto::Job>, Status> {

@@ -25,7 +25,9 @@ pub(super) fn review(core: &Core, at: At, job: &Job) -> Option<Event> {
         }
     } else if let Some(change) = limits::overdue(core, at, job) {
         change
-    } else if let Some(cause) = departure(core, job, group).or_else(|| loss(core, at, job, group)) {
+    } else if !is_whole(core, at, job, group)
+        && let Some(cause) = departure(core, job, group).or_else(|| loss(core, at, job, group))
+    {
         Change::GroupBroken { generation: group.generation, cause, step: heard_step(core, &job.id, group) }
     } else if matches!(group.stage, Stage::Forming) && is_running(core, job, group) {
         let generation = group.generation;
@@ -34,6 +36,22 @@ pub(super) fn review(core: &Core, at: At, job: &Job) -> Option<Event> {
         return None;
     };
     Some(at.record(&job.id, change))
+}
+
+/// Whether every member is there and in the group, so that nobody departs and nobody is lost: what nearly every look at
+/// nearly every group finds, in one pass over its members.
+fn is_whole(core: &Core, at: At, job: &Job, group: &Group) -> bool {
+    let detection = core.timings().detection;
+    group.members.iter().all(|member| {
+        let presence = core.presence().worker(&member.worker);
+        presence.is_some_and(|presence| {
+            let holding = presence.holding_of(&job.id);
+            presence.incarnation == member.incarnation
+                && presence.is_live(at.0, detection)
+                && presence.has_joined(&job.id, group.generation)
+                && holding.is_some_and(|holding| holding.generation == group.generation && holding.stepping)
+        })
+    })
 }
 
 /// The highest step that a member was heard to have completed.

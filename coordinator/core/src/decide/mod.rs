@@ -21,6 +21,7 @@ use crate::work::Work;
 pub(crate) use checkpoint::sweep_is_due;
 pub(crate) use gang::holds_useful_state;
 pub(crate) use index::index_is_due;
+pub(crate) use review::review;
 
 pub(crate) fn decide(core: &Core, now: Time, command: &Command) -> Result<Vec<Event>, Refusal> {
     let at = At(now);
@@ -57,7 +58,7 @@ pub(crate) fn decide(core: &Core, now: Time, command: &Command) -> Result<Vec<Ev
         Command::CheckpointDeleted { job, step, generation } => checkpoint::deleted(core, at, job, *step, *generation),
         Command::Swept { job } => checkpoint::swept(core, at, job),
         Command::Told(work) => Ok(told(work).map(|seen| at.seen(seen)).into_iter().collect()),
-        Command::Review => Ok(review::review(core, at)),
+        Command::Review => Ok(review::review(core, at, None)),
     }
 }
 
@@ -73,7 +74,7 @@ fn told(work: &Work) -> Option<Seen> {
 
 /// Stamps events with the time of the decision.
 #[derive(Debug, Clone, Copy)]
-struct At(Time);
+pub(crate) struct At(pub(crate) Time);
 
 impl At {
     fn record(self, job: &JobId, change: Change) -> Event {

@@ -2,10 +2,13 @@
 
 use super::{At, checkpoint, gang, group, limits, workers};
 use crate::core::Core;
+use crate::ids::JobId;
 use crate::presence::Seen;
 use crate::record::Event;
 
-pub(super) fn review(core: &Core, at: At) -> Vec<Event> {
+/// The next transition, looking at the jobs in a circle from `first` on: whoever repeats this goes on where it was, so that
+/// many transitions at once cost little more than one look at every job.
+pub(crate) fn review(core: &Core, at: At, first: Option<&JobId>) -> Vec<Event> {
     let presence = core.presence();
     let stood_still = at.0.since(presence.reviewed_at);
     // A process that was stopped, or starved, has not listened: it must not judge who was silent.
@@ -13,7 +16,7 @@ pub(super) fn review(core: &Core, at: At) -> Vec<Event> {
         return vec![at.seen(Seen::Woke)];
     }
     let next = checkpoint::given_up(core, at).or_else(|| workers::review(core, at)).or_else(|| {
-        let mut jobs = core.state().live_jobs();
+        let mut jobs = core.state().live_jobs_from(first);
         jobs.find_map(|job| group::review(core, at, job).or_else(|| limits::review(core, at, job)))
     });
     if let Some(event) = next {
