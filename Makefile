@@ -23,7 +23,7 @@ PARITY_SITE := .venv/parity
 PARITY_PACKAGES := torch==2.11.0 torchvision==0.26.0 timm==1.0.31 transformers==4.57.6 safetensors==0.6.2
 PYTHON_PACKAGES := numpy==2.2.6 safetensors==0.6.2 webdataset==1.0.2 pillow==11.3.0 sentencepiece==0.2.1
 
-.PHONY: help setup python build demo test lint deny golden parity fuzz chaos bench bench-data clean
+.PHONY: help setup python build demo test lint deny golden parity fuzz chaos bench bench-data bench-scale clean
 
 help: ## Show what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -76,6 +76,9 @@ chaos: build ## Break jobs on a cluster of real processes (MINUTES=N SEED=N; as 
 
 bench-data: ## Measure reading images beside its Python peers
 	@bench/data.sh
+
+bench-scale: ## Measure what the coordinator bears: 10,000 simulated workers
+	@PYTHON=$(PYTHON) bench/scale.sh
 
 clean: ## Remove what was built and what the demo wrote
 	@$(CARGO) clean

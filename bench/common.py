@@ -72,10 +72,17 @@ def machine():
     }
 
 
+def torch_version():
+    """The peer's, where there is one."""
+    try:
+        import torch
+    except ImportError:
+        return {}
+    return {"torch": torch.__version__}
+
+
 def write(kind, lines, **more):
     """Writes bench/results/DATE-KIND.json."""
-    import torch
-
     results = {
         "command": " ".join(["bench/" + os.path.basename(sys.argv[0]), *sys.argv[1:]]),
         "machine": machine(),
@@ -83,7 +90,7 @@ def write(kind, lines, **more):
             "commit": COMMIT,
             "changed": CHANGED,
             "rustc": text_of("rustc", "--version"),
-            "torch": torch.__version__,
+            **torch_version(),
         },
         **more,
         "lines": lines,

@@ -6,6 +6,7 @@ pub mod cluster;
 pub mod collector;
 pub mod corpus;
 pub mod jobs;
+pub mod load;
 mod process;
 
 pub use cluster::{Cluster, Options};
