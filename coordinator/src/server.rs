@@ -118,13 +118,13 @@ impl Coordinator {
         let store = open_store(&config.store).await?;
         let grpc = listen(config.listen).await?;
         let http = listen(config.http).await?;
-        let (log, recalled) = EventLog::open(&store).await?;
+        let (log, recalled) = Box::pin(EventLog::open(&store)).await?;
         tracing::info!(jobs = recalled.jobs.len(), entries = recalled.entries.len(), store = %store, "event log read");
         let indexing = Indexing::new(config.allowed.clone());
         let facts = Facts::default();
         let (core, policy) = (core_timings(&timings), config.policy.core);
         let mut recovered = driver::recover(log, recalled, core, policy, indexing, facts.clone());
-        recovered.condense().await?;
+        Box::pin(recovered.condense()).await?;
         let (handle, mailbox) = driver::mailbox();
         let shared = Shared {
             handle: handle.clone(),

@@ -111,7 +111,6 @@ fn fitted(name: &str, value: &Tensor, param: &Tensor, grid: [i64; 2]) -> Tensor 
 /// Position embeddings of one grid of patches at the places of another: `[1, rows · columns, E]` → the same of the
 /// other grid, bilinear between corners that stay in place. Reference: big_vision `models/vit.py`, `resample_posemb`
 /// (`scipy.ndimage.zoom` of order 1).
-#[must_use]
 pub fn resample_positions(table: &Tensor, from: [i64; 2], to: [i64; 2]) -> Tensor {
     let width = table.size()[2];
     let planes = table.to_kind(Kind::Float).reshape([1, from[0], from[1], width]).permute([0, 3, 1, 2]);

@@ -13,9 +13,9 @@ use super::config;
 #[derive(Debug)]
 pub(crate) enum Network {
     /// Encoder and decoder.
-    Captioner(Captioner),
+    Captioner(Box<Captioner>),
     /// Image and text tower, and the loss that contrasts what they embed.
-    TwoTower(TwoTower, ContrastiveLoss),
+    TwoTower(Box<TwoTower>, ContrastiveLoss),
 }
 
 /// What an image is represented by.
@@ -40,9 +40,11 @@ pub(crate) enum Candidates {
 impl Network {
     /// The network of a spec, its parameters drawn from the job's seed, and no gradients to its frozen parts.
     pub(crate) fn new(spec: &JobSpec, device: Device) -> Result<Self, ModelError> {
-        let towers = |loss| Ok::<_, ModelError>(Self::TwoTower(config::two_tower(spec, device)?, loss));
+        let towers = |loss| Ok::<_, ModelError>(Self::TwoTower(Box::new(config::two_tower(spec, device)?), loss));
         let mut network = match spec.objective {
-            Objective::Cap { .. } | Objective::Cappa { .. } => Self::Captioner(config::captioner(spec, device)?),
+            Objective::Cap { .. } | Objective::Cappa { .. } => {
+                Self::Captioner(Box::new(config::captioner(spec, device)?))
+            }
             Objective::Clip => towers(ContrastiveLoss::Softmax)?,
             Objective::Siglip => towers(ContrastiveLoss::Sigmoid)?,
         };
