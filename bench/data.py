@@ -13,6 +13,10 @@ PEER = str(ROOT / "bench/peers/webdataset_pil.py")
 # The least ratio that is aimed at, by shard and peer.
 AIMS = {("500x400", "webdataset"): 2.0, ("500x400", "torchvision"): 1.0, ("2000x1500", "webdataset"): 4.0}
 
+# What a worker tells its allocator at its start (`keep_freed_memory`), for our side and for the peers alike: without it, each image's
+# memory goes back to the system and comes back page by page.
+KEEP_FREED = {"GLIBC_TUNABLES": "glibc.malloc.trim_threshold=2147483647:glibc.malloc.mmap_threshold=1073741824"}
+
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--seconds", type=float, default=3.0, help="of each run")
 parser.add_argument("--rounds", type=int, default=3, help="runs of each side, in turns")
@@ -21,7 +25,7 @@ options = parser.parse_args()
 
 
 def bound(*command):
-    return run(["taskset", "-c", options.core, *command])
+    return run(["taskset", "-c", options.core, *command], env=KEEP_FREED)
 
 
 lines = []
