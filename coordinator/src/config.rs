@@ -24,6 +24,13 @@ pub struct Args {
     /// Where the web page, its API and /metrics are served.
     #[arg(long, env = "CAPPA_HTTP", value_name = "ADDRESS", default_value = "127.0.0.1:7071")]
     pub http: String,
+    /// Where workers, people and other coordinators reach the gRPC of this one, as HOST:PORT, when it leads [default: where it
+    /// listens].
+    #[arg(long, env = "CAPPA_ADVERTISE", value_name = "HOST:PORT")]
+    pub advertise: Option<String>,
+    /// The same for HTTP [default: where it listens].
+    #[arg(long, env = "CAPPA_ADVERTISE_HTTP", value_name = "HOST:PORT")]
+    pub advertise_http: Option<String>,
     /// How soon a silent worker is declared lost; every other time-out follows from it.
     #[arg(long, env = "CAPPA_DETECTION", value_name = "DURATION", default_value = "5s")]
     pub detection: String,
@@ -67,6 +74,10 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where HTTP is served.
     pub http: SocketAddr,
+    /// Where others reach its gRPC; where it listens, when absent.
+    pub advertise: Option<String>,
+    /// Where others reach its HTTP; where it listens, when absent.
+    pub advertise_http: Option<String>,
     /// All time-outs.
     pub timings: Timings,
     /// Where the bound addresses are written to.
@@ -114,9 +125,15 @@ impl TryFrom<Args> for Config {
             errors.extend(mistakes.into_iter().map(|mistake| format!("--policy: {mistake}")));
             ClusterPolicy::default()
         });
+        for (flag, advertised) in [("--advertise", &args.advertise), ("--advertise-http", &args.advertise_http)] {
+            if let Some(text) = advertised.as_ref().filter(|text| !is_host_and_port(text)) {
+                errors.push(format!("{flag}: `{text}` is no host and port; write e.g. coordinator-0.coordinator:7070"));
+            }
+        }
         match (listen, http, timings, errors.is_empty()) {
             (Some(listen), Some(http), Some(timings), true) => {
-                Ok(Self { store: args.store, listen, http, timings, address_file: args.address_file, allowed, policy })
+                let Args { store, advertise, advertise_http, address_file, .. } = args;
+                Ok(Self { store, listen, http, advertise, advertise_http, timings, address_file, allowed, policy })
             }
             _ => Err(ConfigErrors(errors)),
         }
@@ -137,6 +154,11 @@ fn address(flag: &str, text: &str, errors: &mut Vec<String>) -> Option<SocketAdd
         return None;
     }
     Some(address)
+}
+
+fn is_host_and_port(text: &str) -> bool {
+    let is_plain = |host: &str| !host.is_empty() && !host.contains(['/', ',', ' ', '@']);
+    text.rsplit_once(':').is_some_and(|(host, port)| is_plain(host) && port.parse::<u16>().is_ok_and(|port| port > 0))
 }
 
 fn timings(detection: &str) -> Result<Timings, String> {
@@ -165,9 +187,10 @@ mod tests {
     fn all_mistakes_are_told_at_once() {
         let wrong =
             ["--listen", "0.0.0.0:7070", "--http", "nonsense", "--detection", "1ms", "--allow-store", "ftp://x"];
+        let wrong = [&wrong[..], &["--advertise", "http://a:7070"]].concat();
         let ConfigErrors(errors) = Config::try_from(args(&wrong)).unwrap_err();
         let flags: Vec<_> = errors.iter().filter_map(|error| error.split(':').next()).collect();
-        assert_eq!(flags, ["--listen", "--http", "--detection", "--allow-store"]);
+        assert_eq!(flags, ["--listen", "--http", "--detection", "--allow-store", "--advertise"]);
     }
 
     #[test]

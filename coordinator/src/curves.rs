@@ -24,6 +24,8 @@ struct Curve {
     /// Points after this step of this generation, or of one before it, are of a branch that was given up.
     abandoned: Option<(u64, u64)>,
     unsaved: Vec<u64>,
+    /// Segments of the job's folder that were read.
+    read: HashSet<String>,
     time: StepTime,
     examples: u64,
     quarantined: u64,
@@ -131,6 +133,11 @@ impl Curves {
         jobs.iter().filter(|(_, curve)| !curve.unsaved.is_empty()).map(|(job, _)| job.clone()).collect()
     }
 
+    /// Forgets all of them, to be read again.
+    pub(crate) fn forget(&self) {
+        self.jobs.lock().clear();
+    }
+
     /// Whether anything is known of the job.
     pub(crate) fn knows(&self, job: &JobId) -> bool {
         self.jobs.lock().contains_key(job)
@@ -165,7 +172,7 @@ impl Curves {
         Ok(())
     }
 
-    /// Reads what the job's folder has, unless the job is known. `abandoned` as in [`Curves::roll_back`].
+    /// Reads what the job's folder has and was not read before. `abandoned` as in [`Curves::roll_back`].
     ///
     /// # Errors
     /// Why the store could not be read.
@@ -175,21 +182,24 @@ impl Curves {
         folder: &str,
         abandoned: Option<(u64, u64)>,
     ) -> Result<(), StorageError> {
-        if self.knows(job) {
-            return Ok(());
-        }
         let folder = storage::open(folder)?;
-        let mut points = Vec::new();
-        for segment in folder.list("curve").await? {
+        let known = self.jobs.lock().get(job).map(|curve| curve.read.clone()).unwrap_or_default();
+        let (mut points, mut read) = (Vec::new(), Vec::new());
+        for segment in folder.list("curve").await?.into_iter().filter(|segment| !known.contains(&segment.path)) {
             let content = folder.get(&format!("curve/{}", segment.path)).await?;
             // A line that does not parse is one that a newer program wrote: the rest still counts.
             let lines = content.split(|byte| *byte == b'\n');
-            let read = |line| Line::deserialize(&mut serde_json::Deserializer::from_slice(line)).ok();
-            points.extend(lines.filter_map(read));
+            let line = |line| Line::deserialize(&mut serde_json::Deserializer::from_slice(line)).ok();
+            points.extend(lines.filter_map(line));
+            read.push(segment.path);
+        }
+        if let Some((step, generation)) = abandoned {
+            self.roll_back(job, step, generation);
         }
         let mut jobs = self.jobs.lock();
         let curve = jobs.entry(job.clone()).or_default();
         curve.abandoned = curve.abandoned.or(abandoned);
+        curve.read.extend(read);
         for point in points {
             curve.insert(point);
         }

@@ -15,6 +15,8 @@ mod facts;
 mod history;
 mod http;
 mod indexing;
+mod leadership;
+mod life;
 mod log;
 mod logs;
 mod maintenance;

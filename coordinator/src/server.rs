@@ -12,6 +12,7 @@ use cappa_shared::timing::Timings;
 use cappa_wire::Limits;
 use thiserror::Error;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -20,13 +21,15 @@ use tonic::transport::server::TcpIncoming;
 use crate::admission::Admission;
 use crate::config::Config;
 use crate::curves::Curves;
-use crate::driver::{self, Driver, Handle, Reconciler};
+use crate::driver::{self, Handle, Rules};
 use crate::facts::Facts;
 use crate::http;
 use crate::indexing::Indexing;
-use crate::log::{EventLog, LogError};
+use crate::leadership::{Addresses, Candidate, RedirectLayer, Role, Roles};
+use crate::life::{Life, follow_curves};
+use crate::log::LogError;
 use crate::logs::Logs;
-use crate::metrics::{Durations, Metrics};
+use crate::metrics::Metrics;
 use crate::services::{JobsService, WorkersService};
 use crate::sessions::Sessions;
 
@@ -38,6 +41,9 @@ const SETTLE: Duration = Duration::from_secs(1);
 
 /// How often new points of the curves are written to the jobs' folders.
 const SAVE_EVERY: Duration = Duration::from_secs(3);
+
+/// How long calls that are being answered keep an orderly end waiting.
+const LAST_CALLS: Duration = Duration::from_millis(200);
 
 /// How long an orderly end may take.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -73,7 +79,7 @@ pub struct Coordinator {
     http: SocketAddr,
     driver: JoinHandle<Result<(), LogError>>,
     driver_stop: CancellationToken,
-    /// Ends what serves others; the driver goes on until they are done.
+    /// Ends what serves others, before the loop.
     stop: CancellationToken,
     tasks: TaskTracker,
     sessions: Sessions,
@@ -85,6 +91,7 @@ pub struct Coordinator {
 #[derive(Clone)]
 pub(crate) struct Shared {
     pub(crate) handle: Handle,
+    pub(crate) role: Roles,
     pub(crate) curves: Curves,
     pub(crate) logs: Logs,
     pub(crate) facts: Facts,
@@ -94,22 +101,25 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    /// An ended job's curve is read when someone asks for it.
+    /// An ended job's curve is read when someone asks for it, as is that of any job where this coordinator follows.
     pub(crate) async fn load_curve(&self, id: &JobId) {
         let wanted = id.clone();
         let found = self.handle.read(move |view| {
             view.core.state().job(&wanted).map(|job| (job.submission.folder.clone(), abandoned(job)))
         });
-        if let Ok(Some((folder, abandoned))) = found.await
-            && let Err(error) = self.curves.load(id, &folder, abandoned).await
-        {
+        let Ok(Some((folder, abandoned))) = found.await else { return };
+        // Who follows hears of points by the job's folder alone.
+        if self.curves.knows(id) && self.role.borrow().leads() {
+            return;
+        }
+        if let Err(error) = self.curves.load(id, &folder, abandoned).await {
             tracing::warn!(job = %id, error = &error as &dyn std::error::Error, "the curve can't be read");
         }
     }
 }
 
 impl Coordinator {
-    /// Takes over the store, remembers what its log tells and serves.
+    /// Serves: as the one that leads if nobody does, else as one that follows until it can lead.
     ///
     /// # Errors
     /// Every [`ServerError`].
@@ -118,16 +128,20 @@ impl Coordinator {
         let store = open_store(&config.store).await?;
         let grpc = listen(config.listen).await?;
         let http = listen(config.http).await?;
-        let (log, recalled) = Box::pin(EventLog::open(&store)).await?;
-        tracing::info!(jobs = recalled.jobs.len(), entries = recalled.entries.len(), store = %store, "event log read");
-        let indexing = Indexing::new(config.allowed.clone());
+        let addresses = (local(&grpc, config.listen), local(&http, config.http));
+        let here = Addresses {
+            grpc: config.advertise.unwrap_or_else(|| addresses.0.to_string()),
+            http: config.advertise_http.unwrap_or_else(|| addresses.1.to_string()),
+        };
         let facts = Facts::default();
         let (core, policy) = (core_timings(&timings), config.policy.core);
-        let mut recovered = driver::recover(log, recalled, core, policy, indexing, facts.clone());
-        Box::pin(recovered.condense()).await?;
+        let indexing = Indexing::new(config.allowed.clone());
+        let rules = Rules { timings: core, policy, indexing, facts: facts.clone() };
         let (handle, mailbox) = driver::mailbox();
+        let (roles, role) = watch::channel(Role::Follows { leader: None });
         let shared = Shared {
             handle: handle.clone(),
+            role,
             curves: Curves::default(),
             logs: Logs::default(),
             facts,
@@ -135,21 +149,21 @@ impl Coordinator {
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         };
-        load_curves(&recovered.view.core, &shared.curves).await;
         let sessions = Sessions::default();
-        let reconciler = Reconciler::new(
-            sessions.clone(),
-            shared.curves.clone(),
-            Limits { forming: timings.forming, operation: timings.operation },
-            handle.clone(),
-            shared.tasks.clone(),
-            shared.stop.clone(),
-        );
         let driver_stop = CancellationToken::new();
-        let durations = Durations::new(shared.metrics.clone());
-        let driver = Driver::new(recovered, mailbox, reconciler, durations);
-        let driver = tokio::spawn(driver.run(driver_stop.clone()));
-        let addresses = (local(&grpc, config.listen), local(&http, config.http));
+        let life = Life {
+            candidate: Candidate { store: store.clone(), here, expiry: timings.lease },
+            rules,
+            limits: Limits { forming: timings.forming, operation: timings.operation },
+            shared: shared.clone(),
+            sessions: sessions.clone(),
+            roles,
+            mailbox,
+            stop: driver_stop.clone(),
+        };
+        // What is wrong with the log is told before anything is served.
+        let office = Box::pin(life.take_office_if_free()).await?;
+        let driver = tokio::spawn(life.run(office));
         let admission = Admission::new(store.url().to_owned(), config.allowed, config.policy.classes);
         serve_grpc(&shared, grpc, &sessions, admission, &timings)?;
         http::serve(&shared, http);
@@ -198,18 +212,21 @@ impl Coordinator {
         stop.cancel();
         sessions.close_all();
         tasks.close();
-        if tokio::time::timeout(DRAIN, tasks.wait()).await.is_err() {
-            tracing::warn!("some requests did not end in time");
-        }
+        // Calls that take longer hear that they are to be repeated: a successor is waiting.
+        let _ = tokio::time::timeout(LAST_CALLS, tasks.wait()).await;
         save_once(&handle, &curves).await;
         driver_stop.cancel();
-        match tokio::time::timeout(DRAIN, driver).await {
+        let ended = match tokio::time::timeout(DRAIN, driver).await {
             Ok(ended) => joined(ended),
             Err(_) => {
                 tracing::warn!("the event log did not close in time; nothing that was confirmed is lost");
                 Ok(())
             }
+        };
+        if tokio::time::timeout(DRAIN, tasks.wait()).await.is_err() {
+            tracing::warn!("some requests did not end in time");
         }
+        ended
     }
 }
 
@@ -248,15 +265,6 @@ pub(crate) fn abandoned(job: &cappa_core::Job) -> Option<(u64, u64)> {
     job.rolled_back.map(|branch| (branch.after.0, branch.through.0))
 }
 
-/// The curves of jobs that are not over are needed before the first worker reports.
-async fn load_curves(core: &cappa_core::Core, curves: &Curves) {
-    for job in core.state().live_jobs().filter(|job| !job.has_ended()) {
-        if let Err(error) = curves.load(&job.id, &job.submission.folder, abandoned(job)).await {
-            tracing::warn!(job = %job.id, error = &error as &dyn std::error::Error, "the curve can't be read");
-        }
-    }
-}
-
 fn serve_grpc(
     shared: &Shared,
     listener: TcpListener,
@@ -278,16 +286,29 @@ fn serve_grpc(
     let server = tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(20)))
         .layer(crate::metrics::RpcLayer::new(shared.metrics.clone()))
+        .layer(RedirectLayer::new(shared.role.clone()))
         .add_service(health_service)
         .add_service(v1)
         .add_service(v1alpha)
         .add_service(jobs)
         .add_service(workers);
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let mut role = shared.role.clone();
     shared.tasks.spawn(async move {
         health.set_serving::<JobsServer<JobsService>>().await;
-        health.set_serving::<WorkersServer<WorkersService>>().await;
-        if let Err(error) = server.serve_with_incoming_shutdown(incoming, stop.cancelled_owned()).await {
+        health.set_not_serving::<WorkersServer<WorkersService>>().await;
+        let leads = async move {
+            // It never ceases to lead but by ending.
+            if role.wait_for(Role::leads).await.is_ok() {
+                health.set_serving::<WorkersServer<WorkersService>>().await;
+            }
+            std::future::pending::<()>().await
+        };
+        let served = tokio::select! {
+            served = server.serve_with_incoming_shutdown(incoming, stop.cancelled_owned()) => served,
+            () = leads => Ok(()),
+        };
+        if let Err(error) = served {
             tracing::error!(error = &error as &dyn std::error::Error, "gRPC ended");
         }
     });
@@ -299,7 +320,12 @@ async fn save_curves(shared: Shared) {
     loop {
         tokio::select! {
             () = shared.stop.cancelled() => return,
-            _ = tick.tick() => save_once(&shared.handle, &shared.curves).await,
+            _ = tick.tick() => {}
+        }
+        if shared.role.borrow().leads() {
+            save_once(&shared.handle, &shared.curves).await;
+        } else {
+            follow_curves(&shared).await;
         }
     }
 }

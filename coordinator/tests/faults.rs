@@ -1,10 +1,9 @@
-//! Lost workers, restarted and second coordinators, over real gRPC, with scripted workers.
+//! Lost workers, restarted coordinators, over real gRPC, with scripted workers.
 
 mod support;
 
 use std::time::Duration;
 
-use cappa_coordinator::LogError;
 use cappa_proto::coordinator_message::Message;
 use cappa_proto::worker_message::Message as Say;
 use cappa_proto::{Failure, Goodbye, Heartbeat, JobState, Left};
@@ -112,29 +111,6 @@ async fn a_restarted_coordinator_forgets_nothing_and_disturbs_nobody() {
     a.complete(&form_a).await;
     b.complete(&form_b).await;
     running.until_state(&id, JobState::Succeeded).await;
-}
-
-#[tokio::test]
-async fn a_second_coordinator_takes_over_and_the_first_ends() {
-    let fixture = Fixture::new();
-    let mut first = fixture.start().await;
-    first.submit(&fixture.spec("demo", "1")).await;
-    let second = fixture.start().await;
-    assert_eq!(second.jobs.clone().list(cappa_proto::ListRequest::default()).await.unwrap().into_inner().jobs.len(), 1);
-    let request = cappa_proto::SubmitRequest { spec: fixture.spec("late", "1"), ..Default::default() };
-    assert!(first.jobs.submit(request).await.is_err(), "what the first confirms is not in the log");
-    let ended = tokio::time::timeout(support::PATIENCE, first.coordinator.failed()).await.expect("the first ends");
-    assert!(matches!(ended, Err(LogError::Fenced)), "{ended:?}");
-    second.submit(&fixture.spec("later", "1")).await;
-}
-
-#[tokio::test]
-async fn a_coordinator_with_nothing_to_append_ends_when_another_one_takes_over() {
-    let fixture = Fixture::new();
-    let mut first = fixture.start().await;
-    let _second = fixture.start().await;
-    let ended = tokio::time::timeout(support::PATIENCE, first.coordinator.failed()).await.expect("the first ends");
-    assert!(matches!(ended, Err(LogError::Fenced)), "{ended:?}");
 }
 
 #[tokio::test]

@@ -60,6 +60,10 @@ codes! {
     Unavailable = "UNAVAILABLE", Grpc::Unavailable, Exit::Unavailable,
         "check that the coordinator runs and that --coordinator (or CAPPA_COORDINATOR) names it; running jobs go on without it, and the \
          same command can be repeated";
+    /// This coordinator follows another.
+    NotLeader = "NOT_LEADER", Grpc::Unavailable, Exit::Unavailable,
+        "repeat the request at the coordinator that the message names; cappactl and the workers do so by themselves, and where none is \
+         named, one takes over within seconds";
     /// The caller may not do that.
     NotPermitted = "NOT_PERMITTED", Grpc::PermissionDenied, Exit::NotPermitted,
         "ask an operator for the role that it needs, or use another namespace";

@@ -4,6 +4,7 @@
 pub mod causes;
 pub mod checkpoint;
 pub mod code;
+pub mod coordinators;
 pub mod evaluation;
 pub mod ids;
 pub mod manifest;

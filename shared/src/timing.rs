@@ -30,6 +30,8 @@ pub struct Timings {
     pub operation: Duration,
     /// An answer to a remote call takes so long at most.
     pub rpc: Duration,
+    /// A coordinator that leads and was not heard for so long is succeeded by another.
+    pub lease: Duration,
     /// The first wait before a lost connection is tried again; it doubles until `backoff_limit`.
     pub backoff: Duration,
     /// The longest wait before a lost connection is tried again.
@@ -83,6 +85,8 @@ impl Timings {
             forming: detection.saturating_mul(12).max(Duration::from_secs(60)),
             operation: detection.saturating_mul(12).max(Duration::from_secs(60)),
             rpc: detection.max(Duration::from_secs(2)),
+            // The store has to answer within a third of it.
+            lease: (detection / 5).saturating_mul(3).clamp(Duration::from_millis(600), Duration::from_secs(3)),
             backoff: detection / 50,
             backoff_limit: detection / 2,
         }

@@ -4,6 +4,7 @@
 //! leaves the loop before the append is durable, and a failed append ends the process.
 
 mod condenser;
+mod follower;
 mod looks;
 mod reconciler;
 #[cfg(test)]
@@ -19,6 +20,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use condenser::Condenser;
+pub(crate) use follower::{Followed, Follower};
 use looks::Looks;
 pub(crate) use reconciler::Reconciler;
 
@@ -143,36 +145,41 @@ pub(crate) struct Recovered {
     last: u64,
 }
 
+/// What a state goes by besides the log.
+#[derive(Clone)]
+pub(crate) struct Rules {
+    pub(crate) timings: cappa_core::Timings,
+    pub(crate) policy: Policy,
+    pub(crate) indexing: Indexing,
+    pub(crate) facts: Facts,
+}
+
 /// Rebuilds the state from the log: from its snapshot, and from the entries since.
-pub(crate) fn recover(
-    log: EventLog,
-    recalled: Recalled,
-    timings: cappa_core::Timings,
-    policy: Policy,
-    indexing: Indexing,
-    facts: Facts,
-) -> Recovered {
-    let Recalled { at, through, common, jobs, entries } = recalled;
-    let earliest = entries.last().map_or(at, |entry| entry.record.at);
-    let clock = Clock::starting_after(earliest);
-    let (jobs, histories): (Vec<_>, Vec<_>) = jobs
-        .into_iter()
-        .map(|SavedJob { job, history }| {
-            let id = job.id.clone();
-            (job, (id, history))
-        })
-        .unzip();
-    let records = entries.iter().map(|entry| &entry.record);
-    let core = Core::resume(timings, clock.now(), State::of(jobs, common), records).with_policy(policy);
-    let mut history = History::of(histories);
-    let mut condenser = Condenser::starting_at(through, at);
-    for entry in &entries {
-        history.apply(entry);
-        condenser.appended(entry);
+pub(crate) fn recover(log: EventLog, recalled: Recalled, rules: Rules) -> Recovered {
+    let mut condenser = Condenser::starting_at(recalled.through, recalled.at);
+    recalled.entries.iter().for_each(|entry| condenser.appended(entry));
+    let last = recalled.last();
+    Recovered { view: View::of(recalled, rules), log, condenser, last }
+}
+
+impl View {
+    fn of(recalled: Recalled, rules: Rules) -> Self {
+        let Rules { timings, policy, indexing, facts } = rules;
+        let Recalled { at, common, jobs, entries, .. } = recalled;
+        let clock = Clock::starting_after(entries.last().map_or(at, |entry| entry.record.at));
+        let (jobs, histories): (Vec<_>, Vec<_>) = jobs
+            .into_iter()
+            .map(|SavedJob { job, history }| {
+                let id = job.id.clone();
+                (job, (id, history))
+            })
+            .unzip();
+        let records = entries.iter().map(|entry| &entry.record);
+        let core = Core::resume(timings, clock.now(), State::of(jobs, common), records).with_policy(policy);
+        let mut history = History::of(histories);
+        entries.iter().for_each(|entry| history.apply(entry));
+        Self { core, history, indexing, facts, clock, plan: OnceCell::new() }
     }
-    let last = entries.last().map_or(through, |entry| entry.sequence);
-    let view = View { core, history, indexing, facts, clock, plan: OnceCell::new() };
-    Recovered { view, log, condenser, last }
 }
 
 impl Recovered {

@@ -8,7 +8,7 @@ use cappa_core::{
 };
 use cappa_shared::storage::{AllowList, Location};
 
-use super::{Recovered, recover};
+use super::{Recovered, Rules, recover};
 use crate::facts::Facts;
 use crate::indexing::Indexing;
 use crate::log::EventLog;
@@ -75,7 +75,8 @@ fn life(n: u64) -> Vec<Record> {
 async fn start(store: &Location) -> Recovered {
     let (log, recalled) = EventLog::open(store).await.unwrap();
     let indexing = Indexing::new(AllowList::everything());
-    recover(log, recalled, TIMINGS, Policy::default(), indexing, Facts::default())
+    let (policy, facts) = (Policy::default(), Facts::default());
+    recover(log, recalled, Rules { timings: TIMINGS, policy, indexing, facts })
 }
 
 /// All that a start knows, as text.

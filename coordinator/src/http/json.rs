@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use crate::curves::Curves;
 use crate::driver::View;
 use crate::facts::Facts;
+use crate::leadership::Role;
 use crate::services::views;
 
 /// Points of a curve that are sent at most; a longer one is thinned evenly.
@@ -16,10 +17,12 @@ const POINTS: usize = 1_500;
 const JOBS: usize = 200;
 
 /// All that the page shows first.
-pub(super) fn overview(view: &View, curves: &Curves, facts: &Facts) -> Value {
+pub(super) fn overview(view: &View, curves: &Curves, facts: &Facts, role: &Role) -> Value {
     let jobs = view.core.state().jobs_by_age(None).take(JOBS).map(|job| job_json(&views::job(view, curves, job)));
     json!({
         "version": env!("CARGO_PKG_VERSION"),
+        "leads": role.leads(),
+        "leader": role.leader().map(|leader| &leader.at.http),
         "now_unix_ms": view.now().0,
         "jobs": jobs.collect::<Vec<_>>(),
         "workers": workers(view, facts),

@@ -10,6 +10,7 @@ use axum::routing::get;
 use cappa_core::JobId;
 use tokio::net::TcpListener;
 
+use crate::leadership::Role;
 use crate::metrics::Snapshot;
 use crate::server::Shared;
 
@@ -48,18 +49,28 @@ async fn page() -> Response {
 /// Ready is who can answer from the state.
 async fn ready(State(shared): State<Shared>) -> Response {
     match tokio::time::timeout(READY_LIMIT, shared.handle.read(|_| ())).await {
-        Ok(Ok(())) => "ok\n".into_response(),
+        Ok(Ok(())) => match &*shared.role.borrow() {
+            Role::Leads { .. } => "ok\n".into_response(),
+            Role::Follows { leader: Some(leader) } => {
+                format!("ok, follower; {} leads\n", leader.at.http).into_response()
+            }
+            Role::Follows { leader: None } => "ok, follower; nobody leads at the moment\n".into_response(),
+        },
         Ok(Err(stopped)) => (StatusCode::SERVICE_UNAVAILABLE, format!("{stopped}\n")).into_response(),
         Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "the event log waits for its store\n").into_response(),
     }
 }
 
 async fn metrics(State(shared): State<Shared>) -> Response {
+    let role = shared.role.borrow().clone();
     let curves = shared.curves.clone();
-    let Ok(snapshot) = shared.handle.read(move |view| Snapshot::of(view, &curves)).await else {
-        return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    // The state is told once for all coordinators, so that sums over them are right.
+    let state = match role.leads() {
+        true => shared.handle.read(move |view| Snapshot::of(view, &curves)).await,
+        false => Ok(Snapshot::default()),
     };
-    match shared.metrics.encode(snapshot) {
+    let Ok(state) = state else { return StatusCode::SERVICE_UNAVAILABLE.into_response() };
+    match shared.metrics.encode(state.with_role(&role)) {
         Ok(text) => {
             let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
             ([(header::CONTENT_TYPE, kind)], text).into_response()
@@ -70,7 +81,8 @@ async fn metrics(State(shared): State<Shared>) -> Response {
 
 async fn jobs(State(shared): State<Shared>) -> Response {
     let (curves, facts) = (shared.curves.clone(), shared.facts.clone());
-    match shared.handle.read(move |view| json::overview(view, &curves, &facts)).await {
+    let role = shared.role.borrow().clone();
+    match shared.handle.read(move |view| json::overview(view, &curves, &facts, &role)).await {
         Ok(overview) => axum::Json(overview).into_response(),
         Err(_) => StatusCode::SERVICE_UNAVAILABLE.into_response(),
     }

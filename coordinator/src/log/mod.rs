@@ -4,19 +4,22 @@
 mod backup;
 mod format;
 mod snapshot;
+mod tail;
 
 use std::sync::Arc;
 
 use cappa_core::{Common, Record, Time};
 use cappa_shared::storage::{Location, StorageError};
 use slatedb::config::Settings;
-use slatedb::{CloseReason, Db, DbStatus, ErrorKind, WriteBatch};
+use slatedb::{CloseReason, Db, DbReadOps, DbStatus, ErrorKind, WriteBatch};
 use thiserror::Error;
 use tokio::sync::watch;
 
 pub use backup::BackupError;
 pub(crate) use backup::{back_up, restore};
+pub(crate) use format::FORMAT;
 pub(crate) use snapshot::{SavedJob, Snapshot};
+pub(crate) use tail::{News, Tail};
 
 /// Set while a backup is being restored.
 const RESTORING: &str = "restoring";
@@ -45,6 +48,13 @@ pub(crate) struct Recalled {
     pub(crate) jobs: Vec<SavedJob>,
     /// The entries since.
     pub(crate) entries: Vec<Entry>,
+}
+
+impl Recalled {
+    /// The newest entry of all; zero without any.
+    pub(crate) fn last(&self) -> u64 {
+        self.entries.last().map_or(self.through, |last| last.sequence)
+    }
 }
 
 /// A record with its number in the log, from 1.
@@ -138,7 +148,7 @@ impl EventLog {
             }
         };
         format::note_beside(store).await?;
-        let newest = recalled.entries.last().map_or(recalled.through, |last| last.sequence);
+        let newest = recalled.last();
         // What an interrupted clearing up has left comes first.
         let mut oldest = db.scan(format::entry_key(1)..=format::entry_key(recalled.through.max(1))).await?;
         let oldest = oldest.next().await?.map(|row| format::decode(&row.key, &row.value)).transpose()?;
@@ -226,7 +236,14 @@ async fn prepare(db: &Db) -> Result<(), LogError> {
     Ok(())
 }
 
-async fn read(db: &Db) -> Result<Recalled, LogError> {
+/// The newest entry that a snapshot covers; zero without one.
+async fn through(db: &(impl DbReadOps + Sync)) -> Result<u64, LogError> {
+    let Some(value) = db.get(format::COMMON).await? else { return Ok(0) };
+    let common: snapshot::CommonRow = snapshot::row(format::COMMON.as_bytes(), &value)?;
+    Ok(common.through)
+}
+
+async fn read(db: &(impl DbReadOps + Sync)) -> Result<Recalled, LogError> {
     let mut recalled = Recalled::default();
     if let Some(value) = db.get(format::COMMON).await? {
         let common: snapshot::CommonRow = snapshot::row(format::COMMON.as_bytes(), &value)?;

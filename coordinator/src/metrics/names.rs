@@ -32,3 +32,11 @@ pub(super) const CHECKPOINT_AGE: Name =
     ("cappa_checkpoint_age_seconds", "Time since the newest checkpoint was committed");
 pub(super) const JOBS: Name = ("cappa_jobs", "Jobs by state");
 pub(super) const WORKERS: Name = ("cappa_workers", "Workers by state");
+pub(super) const LEADER: Name =
+    ("cappa_coordinator_leader", "1 where this coordinator leads, 0 where it follows another");
+pub(super) const TERM: Name =
+    ("cappa_coordinator_term", "Number of the lease of the coordinator that leads; grows with every take-over");
+pub(super) const TAKE_OVER: Name = (
+    "cappa_coordinator_takeover_seconds",
+    "How long nobody was heard to lead before this coordinator did; absent where it was not waiting or was handed the lease",
+);

@@ -11,6 +11,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use super::names;
 use crate::curves::{Curves, Summary};
 use crate::driver::View;
+use crate::leadership::Role;
 use crate::services::views;
 
 type Labels = Vec<(&'static str, String)>;
@@ -48,6 +49,18 @@ impl Snapshot {
             snapshot.gauge(names::WORKERS, vec![("state", state.to_owned())], count);
         }
         snapshot
+    }
+
+    /// What this coordinator does besides.
+    pub(crate) fn with_role(mut self, role: &Role) -> Self {
+        self.gauge(names::LEADER, Vec::new(), f64::from(u8::from(role.leads())));
+        if let Some(leader) = role.leader() {
+            self.gauge(names::TERM, Vec::new(), leader.term as f64);
+        }
+        if let Role::Leads { after: Some(after), .. } = role {
+            self.gauge(names::TAKE_OVER, Vec::new(), after.as_secs_f64());
+        }
+        self
     }
 
     fn job(&mut self, view: &View, job: &cappa_core::Job, summary: &Summary) {

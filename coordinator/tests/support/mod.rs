@@ -24,7 +24,7 @@ pub const DETECTION: &str = "1s";
 /// What never takes so long unless something is wrong.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A store with a corpus, and at most one coordinator over it.
+/// A store with a corpus.
 pub struct Fixture {
     pub folder: TempDir,
 }
@@ -152,12 +152,17 @@ impl Running {
 
     /// The text of an HTTP answer.
     pub async fn http(&self, path: &str) -> String {
-        use tokio::io::{AsyncReadExt, AsyncWriteExt};
-        let mut stream = tokio::net::TcpStream::connect(self.coordinator.http_address()).await.unwrap();
-        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
-        answer
+        http(&self.coordinator.http_address().to_string(), path).await.unwrap()
     }
+}
+
+/// The text of an HTTP answer.
+pub async fn http(address: &str, path: &str) -> std::io::Result<String> {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut stream = tokio::net::TcpStream::connect(address).await?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    Ok(answer)
 }

@@ -1,0 +1,98 @@
+//! The loop of a coordinator that follows: it answers who reads from a state that the log's tail keeps up to date, and
+//! decides nothing. When it comes to lead, the [driver](super::Driver) goes on with its mailbox.
+
+use cappa_core::Event;
+use tokio::sync::mpsc;
+
+use super::{BATCH, Mailbox, Request, Rules, View};
+use crate::log::{LogError, News, Recalled, Tail};
+
+/// News that wait for the loop at most.
+const AHEAD: usize = 4;
+
+/// A state that follows the log.
+pub(crate) struct Follower {
+    view: View,
+    rules: Rules,
+}
+
+/// How following ended.
+pub(crate) enum Followed<T> {
+    /// What was awaited has come.
+    Until(T),
+    /// Nobody asks any more.
+    Stopped,
+}
+
+impl Follower {
+    /// Knows nothing until the tail tells.
+    pub(crate) fn new(rules: Rules) -> Self {
+        Self { view: View::of(Recalled::default(), rules.clone()), rules }
+    }
+
+    /// Serves readers until `end` comes to something.
+    ///
+    /// # Errors
+    /// What the log holds that this program can't read.
+    pub(crate) async fn run<T>(
+        mut self,
+        tail: Tail,
+        mailbox: &mut Mailbox,
+        end: impl Future<Output = T>,
+    ) -> Result<Followed<T>, LogError> {
+        let (to, mut news) = mpsc::channel(AHEAD);
+        let reading = tokio::spawn(tail.read_on(to));
+        let mut end = std::pin::pin!(end);
+        let mut batch = Vec::new();
+        let ended = loop {
+            tokio::select! {
+                biased;
+                ended = &mut end => break Ok(Followed::Until(ended)),
+                told = news.recv() => match told {
+                    Some(Ok(news)) => self.learn(news, mailbox),
+                    Some(Err(error)) => break Err(error),
+                    None => break Ok(Followed::Stopped),
+                },
+                received = mailbox.requests.recv_many(&mut batch, BATCH) => {
+                    if received == 0 {
+                        break Ok(Followed::Stopped);
+                    }
+                    self.answer(batch.drain(..));
+                }
+            }
+        };
+        reading.abort();
+        ended
+    }
+
+    fn learn(&mut self, news: News, mailbox: &Mailbox) {
+        let last = match news {
+            News::Anew(recalled) => {
+                let last = recalled.last();
+                self.view = View::of(recalled, self.rules.clone());
+                last
+            }
+            News::Entries(entries) => {
+                let Some(last) = entries.last().map(|entry| entry.sequence) else { return };
+                for entry in entries {
+                    self.view.history.apply(&entry);
+                    self.view.core.apply(&Event::Record(entry.record));
+                }
+                last
+            }
+        };
+        self.view.plan.take();
+        mailbox.changed.send_replace(last);
+    }
+
+    fn answer(&mut self, requests: impl Iterator<Item = Request>) {
+        self.view.plan.take();
+        for request in requests {
+            match request {
+                Request::Read(read) => read(&self.view),
+                // Requests that need who leads don't come so far; who waits for one hears that it has gone.
+                Request::Perform { .. } => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! The life of a coordinator: it follows, it leads, it ends. The way to its loop, the open calls and the curves stay the same
+//! when it comes to lead; who has led does not follow again, but ends: what it believes may be out of date in every part.
+
+use std::time::Duration;
+
+use cappa_core::{Core, JobId};
+use cappa_wire::Limits;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::curves::Curves;
+use crate::driver::{Driver, Followed, Follower, Mailbox, Reconciler, Recovered, Rules, recover};
+use crate::leadership::{Candidate, Held, Role};
+use crate::log::{EventLog, LogError, Tail};
+use crate::metrics::Durations;
+use crate::server::{Shared, abandoned};
+use crate::sessions::Sessions;
+
+/// What a coordinator is besides its log.
+pub(crate) struct Life {
+    pub(crate) candidate: Candidate,
+    pub(crate) rules: Rules,
+    pub(crate) limits: Limits,
+    pub(crate) shared: Shared,
+    pub(crate) sessions: Sessions,
+    pub(crate) roles: watch::Sender<Role>,
+    pub(crate) mailbox: Mailbox,
+    /// Ends the loop.
+    pub(crate) stop: CancellationToken,
+}
+
+/// The lease, and the log open for appending.
+pub(crate) struct Office {
+    lease: Held,
+    recovered: Recovered,
+    /// How long nobody has led.
+    after: Option<Duration>,
+}
+
+impl Life {
+    /// Comes to lead if nobody does.
+    ///
+    /// # Errors
+    /// What is wrong with the log.
+    pub(crate) async fn take_office_if_free(&self) -> Result<Option<Office>, LogError> {
+        match self.candidate.take_if_free().await? {
+            Some(lease) => Ok(Some(self.take_office(lease, None).await?)),
+            None => Ok(None),
+        }
+    }
+
+    /// Follows unless it leads already, then leads, until it is stopped.
+    ///
+    /// # Errors
+    /// [`LogError::Fenced`] when another has taken over, and what else the log meets.
+    pub(crate) async fn run(mut self, office: Option<Office>) -> Result<(), LogError> {
+        let office = match office {
+            Some(office) => office,
+            None => match Box::pin(self.follow()).await? {
+                Some((lease, after)) => Box::pin(self.take_office(lease, after)).await?,
+                None => return Ok(()),
+            },
+        };
+        Box::pin(self.lead(office)).await
+    }
+
+    /// Returns with the lease, or with none when it was stopped before.
+    async fn follow(&mut self) -> Result<Option<(Held, Option<Duration>)>, LogError> {
+        let (candidate, roles) = (self.candidate.clone(), self.roles.clone());
+        // In a task of its own: a long log that is being read doesn't keep it from looking.
+        let mut waiting = tokio::spawn(async move { candidate.wait(&roles).await });
+        let stop = self.stop.clone();
+        let end = async {
+            tokio::select! {
+                () = stop.cancelled() => None,
+                won = &mut waiting => Some(won),
+            }
+        };
+        tracing::info!("following; another coordinator leads");
+        let follower = Follower::new(self.rules.clone());
+        let followed = follower.run(Tail::of(&self.candidate.store), &mut self.mailbox, end).await;
+        waiting.abort();
+        match followed? {
+            Followed::Until(Some(won)) => {
+                won.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic())).map(Some)
+            }
+            Followed::Until(None) | Followed::Stopped => Ok(None),
+        }
+    }
+
+    /// Opens the log, which fences who had it open before.
+    async fn take_office(&self, lease: Held, silence: Option<Duration>) -> Result<Office, LogError> {
+        let begun = Instant::now();
+        match self.open().await {
+            Ok(recovered) => Ok(Office { lease, recovered, after: silence.map(|silence| silence + begun.elapsed()) }),
+            Err(error) => {
+                lease.release().await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn open(&self) -> Result<Recovered, LogError> {
+        let store = &self.candidate.store;
+        let (log, recalled) = EventLog::open(store).await?;
+        tracing::info!(jobs = recalled.jobs.len(), entries = recalled.entries.len(), store = %store, "event log read");
+        let mut recovered = recover(log, recalled, self.rules.clone());
+        recovered.condense().await?;
+        // What was read while following may have grown since.
+        self.shared.curves.forget();
+        load_curves(&live_curves(&recovered.view.core), &self.shared.curves).await;
+        Ok(recovered)
+    }
+
+    async fn lead(self, office: Office) -> Result<(), LogError> {
+        let Office { mut lease, recovered, after } = office;
+        let Shared { handle, curves, metrics, tasks, stop, .. } = self.shared;
+        let reconciler = Reconciler::new(self.sessions, curves, self.limits, handle, tasks, stop);
+        let driver = Driver::new(recovered, self.mailbox, reconciler, Durations::new(metrics));
+        let here = lease.leader().clone();
+        tracing::info!(term = here.term, at = here.at.grpc, after = after.map(|after| after.as_secs_f64()), "leads");
+        self.roles.send_replace(Role::Leads { here, after });
+        let ended = tokio::select! {
+            ended = driver.run(self.stop) => ended,
+            () = lease.lost() => return Err(LogError::Fenced),
+        };
+        if !matches!(ended, Err(LogError::Fenced)) {
+            lease.release().await;
+        }
+        ended
+    }
+}
+
+/// Where the curve of a job lies, and which of its points are given up.
+type CurveOf = (JobId, String, Option<(u64, u64)>);
+
+fn live_curves(core: &Core) -> Vec<CurveOf> {
+    let live = core.state().live_jobs().filter(|job| !job.has_ended());
+    live.map(|job| (job.id.clone(), job.submission.folder.clone(), abandoned(job))).collect()
+}
+
+/// The curves of jobs that are not over are needed before the first worker reports.
+async fn load_curves(live: &[CurveOf], curves: &Curves) {
+    for (job, folder, abandoned) in live {
+        if let Err(error) = curves.load(job, folder, *abandoned).await {
+            tracing::warn!(%job, error = &error as &dyn std::error::Error, "the curve can't be read");
+        }
+    }
+}
+
+/// Reads what the leader has added to the curves of jobs that are not over.
+pub(crate) async fn follow_curves(shared: &Shared) {
+    if let Ok(live) = shared.handle.read(|view| live_curves(&view.core)).await {
+        load_curves(&live, &shared.curves).await;
+    }
+}
