@@ -1,8 +1,10 @@
-//! Where the coordinator is: named, or of the cluster that `cappactl local up` started here, or on
+//! Where the coordinators are: named, or of the cluster that `cappactl local up` started here, or on
 //! this machine's usual port.
 
 use std::fmt;
 use std::path::PathBuf;
+
+use cappa_shared::coordinators::Coordinators;
 
 use crate::exit::{Exit, Failure};
 use crate::local::State;
@@ -13,7 +15,7 @@ const DEFAULT: &str = "http://127.0.0.1:7070";
 /// A coordinator's address, and who said so.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Address {
-    pub(crate) url: String,
+    pub(crate) coordinators: Coordinators,
     origin: Origin,
 }
 
@@ -28,18 +30,17 @@ impl Address {
     /// `named` if given, else the running cluster of the folder `local`, else the usual port.
     pub(crate) fn find(named: Option<&str>, local: &std::path::Path) -> Self {
         if let Some(named) = named {
-            let url = if named.contains("://") { named.to_owned() } else { format!("http://{named}") };
-            return Self { url, origin: Origin::Named };
+            return Self { coordinators: Coordinators::parse(named), origin: Origin::Named };
         }
         match State::read(local) {
             Ok(Some(state)) if state.is_alive() => Self::of_local(&state, local),
-            _ => Self { url: DEFAULT.into(), origin: Origin::Default },
+            _ => Self { coordinators: Coordinators::parse(DEFAULT), origin: Origin::Default },
         }
     }
 
     /// The address of a cluster on this machine.
     pub(crate) fn of_local(state: &State, dir: &std::path::Path) -> Self {
-        Self { url: format!("http://{}", state.grpc), origin: Origin::Local(dir.to_owned()) }
+        Self { coordinators: Coordinators::parse(&state.coordinators()), origin: Origin::Local(dir.to_owned()) }
     }
 
     /// The error of a coordinator that does not answer.
@@ -62,9 +63,10 @@ impl Address {
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let urls = self.coordinators.urls().join(", ");
         match &self.origin {
-            Origin::Named | Origin::Default => f.write_str(&self.url),
-            Origin::Local(dir) => write!(f, "{} (the local cluster in {})", self.url, dir.display()),
+            Origin::Named | Origin::Default => f.write_str(&urls),
+            Origin::Local(dir) => write!(f, "{urls} (the local cluster in {})", dir.display()),
         }
     }
 }
@@ -74,10 +76,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_named_address_wins_and_may_omit_the_scheme() {
-        let nowhere = std::path::Path::new("no-such-folder");
-        assert_eq!(Address::find(Some("cluster:7070"), nowhere).url, "http://cluster:7070");
-        assert_eq!(Address::find(Some("http://cluster:7070"), nowhere).url, "http://cluster:7070");
-        assert_eq!(Address::find(None, nowhere).url, DEFAULT);
+    fn named_addresses_win_and_may_omit_the_scheme() {
+        let found = |named| Address::find(named, std::path::Path::new("no-such-folder")).to_string();
+        assert_eq!(found(Some("cluster:7070")), "http://cluster:7070");
+        assert_eq!(found(Some("http://a:7070,b:7070")), "http://a:7070, http://b:7070");
+        assert_eq!(found(None), DEFAULT);
     }
 }

@@ -27,7 +27,8 @@ pub(crate) struct Cli {
 /// What every command takes.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Global {
-    /// The coordinator, as http://HOST:PORT [default: the local cluster, else http://127.0.0.1:7070].
+    /// The coordinator, as http://HOST:PORT, or several with commas between them: whoever leads is found [default: the local
+    /// cluster, else http://127.0.0.1:7070].
     #[arg(long, global = true, env = "CAPPA_COORDINATOR", value_name = "URL", help_heading = "Global options")]
     pub(crate) coordinator: Option<String>,
     /// Form of the data on stdout.

@@ -1,43 +1,35 @@
 //! The connection to the coordinator's Jobs service, and its errors as people read them.
 
-use std::time::Duration;
-
 use cappa_proto::jobs_client::JobsClient;
 use cappa_proto::{GetRequest, Job};
-use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
 use crate::address::Address;
 use crate::exit::{Exit, Failure};
+use crate::router::{self, Router};
 
-/// A coordinator that has not accepted a connection by then is away.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How soon a connection whose other end is gone without a word is noticed.
-const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// A curve has one point a step: room for a million of them.
 const MAX_MESSAGE: usize = 128 << 20;
 
 /// A connection that is made when it is first used, and again after it was lost.
 #[derive(Clone)]
 pub(crate) struct Client {
-    pub(crate) jobs: JobsClient<Channel>,
+    pub(crate) jobs: JobsClient<Router>,
     pub(crate) address: Address,
 }
 
 impl Client {
     pub(crate) fn new(address: Address) -> Result<Self, Failure> {
-        let endpoint = Endpoint::from_shared(address.url.clone()).map_err(|error| {
-            Failure::new(Exit::Usage, format!("`{}` is not an address", address.url))
-                .source(error)
-                .remedy("use http://HOST:PORT")
-        })?;
-        let channel = endpoint
-            .connect_timeout(CONNECT_TIMEOUT)
-            .http2_keep_alive_interval(KEEP_ALIVE)
-            .keep_alive_timeout(KEEP_ALIVE)
-            .connect_lazy();
-        Ok(Self { jobs: JobsClient::new(channel).max_decoding_message_size(MAX_MESSAGE), address })
+        for url in address.coordinators.urls() {
+            router::channel(url).map_err(|error| {
+                Failure::new(Exit::Usage, format!("`{url}` is not an address"))
+                    .source(error)
+                    .remedy("use http://HOST:PORT")
+            })?;
+        }
+        let router = Router::new(address.coordinators.clone());
+        Ok(Self { jobs: JobsClient::new(router).max_decoding_message_size(MAX_MESSAGE), address })
     }
 
     /// The job as it is now.

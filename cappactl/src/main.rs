@@ -13,6 +13,7 @@ mod local;
 mod output;
 mod progress;
 mod report;
+mod router;
 mod spec;
 mod units;
 mod views;

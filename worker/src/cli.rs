@@ -34,7 +34,7 @@ pub(crate) enum Command {
 /// Settings of a serving worker.
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
-    /// The coordinator's address.
+    /// The coordinator's address, or those of several, separated by commas: whoever leads is found.
     #[arg(long, env = "CAPPA_COORDINATOR", default_value = "http://127.0.0.1:7070")]
     pub coordinator: String,
     /// This worker's slot: stable over restarts, unique in the cluster, e.g. the pod's name.

@@ -14,7 +14,7 @@ use crate::units;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Start a cluster: one coordinator and some workers, as processes of this machine; or what has ended of one.
+    /// Start a cluster: a coordinator and some workers, as processes of this machine; or what has ended of one.
     Up(Up),
     /// Stop the cluster; what it stored stays.
     Down(Folder),
@@ -28,6 +28,9 @@ pub(crate) enum Command {
 pub(crate) struct Up {
     #[command(flatten)]
     folder: Folder,
+    /// How many coordinators to start: one leads, and another when that one ends.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=9))]
+    coordinators: u32,
     /// How many workers to start.
     #[arg(long, value_name = "N", default_value_t = 2)]
     workers: u32,
@@ -64,9 +67,11 @@ pub(crate) async fn run(global: &Global, command: &Command) -> anyhow::Result<Ex
 async fn up(global: &Global, arguments: &Up) -> anyhow::Result<Exit> {
     let processors = available_parallelism().map_or(1, |count| u32::try_from(count.get()).unwrap_or(u32::MAX));
     let threads = arguments.threads.unwrap_or_else(|| (processors / arguments.workers.max(1)).max(1));
-    let settings = Settings { dir: arguments.folder.dir.clone(), workers: arguments.workers, threads };
-    let workers = units::count(settings.workers, "worker");
-    eprintln!("starting a coordinator and {workers} in {}", settings.dir.display());
+    let Up { folder: Folder { dir }, coordinators, workers, .. } = arguments;
+    let settings = Settings { dir: dir.clone(), coordinators: *coordinators, workers: *workers, threads };
+    let (coordinators, workers) =
+        (units::count(settings.coordinators, "coordinator"), units::count(settings.workers, "worker"));
+    eprintln!("starting {coordinators} and {workers} in {}", settings.dir.display());
     let state = local::start(&settings).await?;
     output::print(global.output, &Status::of(&state))?;
     Ok(Exit::Ok)
@@ -105,7 +110,7 @@ impl Status {
             log: process.log.clone(),
         });
         Self {
-            coordinator: format!("http://{}", state.grpc),
+            coordinator: state.coordinators(),
             dashboard: format!("http://{}/", state.http),
             store: state.store.clone(),
             processes: processes.collect(),

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::process::Process;
-use super::state::{State, Worker};
+use super::state::{Standby, State, Worker};
 use crate::address::Address;
 use crate::client::Client;
 use crate::exit::{Exit, Failure};
@@ -32,6 +32,8 @@ const LOG_LINES: usize = 12;
 pub(crate) struct Settings {
     /// Everything of the cluster lies in it.
     pub(crate) dir: PathBuf,
+    /// One leads, the others stand by.
+    pub(crate) coordinators: u32,
     pub(crate) workers: u32,
     /// Threads of each worker.
     pub(crate) threads: u32,
@@ -88,13 +90,22 @@ pub(crate) async fn start(settings: &Settings) -> anyhow::Result<State> {
     started
 }
 
-/// Starts the ended processes of a cluster again: the coordinator where the workers look for it, each worker as itself.
+/// Starts the ended processes of a cluster again: coordinators where the workers look for them, each worker as itself.
 async fn mend(settings: &Settings, mut state: State) -> anyhow::Result<State> {
     let deadline = Instant::now() + START_LIMIT;
     let dir = &settings.dir;
     if !state.coordinator.is_alive() {
-        let State { grpc, http, store, workers, .. } = state;
-        state = start_coordinator(dir, &store, [&grpc, &http], workers, deadline).await?;
+        let State { grpc, http, store, standbys, workers, .. } = state;
+        state = start_coordinator(dir, &store, [&grpc, &http], deadline).await?;
+        (state.standbys, state.workers) = (standbys, workers);
+        state.write(dir)?;
+    }
+    for index in 0..state.standbys.len() {
+        if !state.standbys[index].process.is_alive() {
+            let Standby { id, grpc, http, .. } = state.standbys[index].clone();
+            state.standbys[index] = start_standby(dir, &state.store, id, [&grpc, &http], deadline).await?;
+        }
+        state.write(dir)?;
     }
     for index in 0..state.workers.len() {
         if !state.workers[index].process.is_alive() {
@@ -115,7 +126,12 @@ async fn start_all(settings: &Settings) -> anyhow::Result<State> {
         fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
     }
     let store = fs::canonicalize(store)?;
-    let mut state = start_coordinator(dir, &store, [FREE_PORT; 2], Vec::new(), deadline).await?;
+    let mut state = start_coordinator(dir, &store, [FREE_PORT; 2], deadline).await?;
+    for number in 1..settings.coordinators {
+        let standby = start_standby(dir, &store, format!("coordinator-{number}"), [FREE_PORT; 2], deadline).await?;
+        state.standbys.push(standby);
+        state.write(dir)?;
+    }
     for index in 0..settings.workers {
         let worker = spawn_worker(settings, &state, index)?;
         state.workers.push(worker);
@@ -136,23 +152,16 @@ async fn await_all(dir: &Path, state: &mut State, deadline: Instant) -> anyhow::
     await_workers(dir, state, deadline).await
 }
 
-/// Starts a coordinator that listens at these addresses, for gRPC and for HTTP, and notes it beside these workers.
+/// Starts a coordinator that listens at these addresses, for gRPC and for HTTP, and notes it.
 async fn start_coordinator(
     dir: &Path,
     store: &Path,
     [grpc, http]: [&str; 2],
-    workers: Vec<Worker>,
     deadline: Instant,
 ) -> anyhow::Result<State> {
-    let file = fresh_address_file(dir, "coordinator")?;
-    let url =
-        url::Url::from_directory_path(store).map_err(|()| anyhow::anyhow!("{} is not absolute", store.display()))?;
-    let mut command = Command::new(binary("cappa-coordinator")?);
-    command.args(["--store", url.as_str(), "--listen", grpc, "--http", http, "--detection", "5s"]);
-    command.arg("--address-file").arg(&file);
-    let process = spawn("coordinator", &mut command, dir)?;
-    let mut state =
-        State { grpc: grpc.to_owned(), http: http.to_owned(), store: store.to_owned(), coordinator: process, workers };
+    let (file, coordinator) = spawn_coordinator(dir, store, "coordinator", [grpc, http])?;
+    let (grpc, http, store) = (grpc.to_owned(), http.to_owned(), store.to_owned());
+    let mut state = State { grpc, http, store, coordinator, standbys: Vec::new(), workers: Vec::new() };
     state.write(dir)?;
     let addresses: CoordinatorAddresses = read_addresses(&file, "coordinator", &state.coordinator, deadline).await?;
     (state.grpc, state.http) = (addresses.grpc, addresses.http);
@@ -160,11 +169,44 @@ async fn start_coordinator(
     Ok(state)
 }
 
+/// Starts a coordinator that follows the first; it ends when this fails.
+async fn start_standby(
+    dir: &Path,
+    store: &Path,
+    id: String,
+    addresses: [&str; 2],
+    deadline: Instant,
+) -> anyhow::Result<Standby> {
+    let (file, process) = spawn_coordinator(dir, store, &id, addresses)?;
+    match read_addresses(&file, &id, &process, deadline).await {
+        Ok(CoordinatorAddresses { grpc, http }) => Ok(Standby { id, grpc, http, process }),
+        Err(error) => {
+            process.kill()?;
+            Err(error)
+        }
+    }
+}
+
+fn spawn_coordinator(
+    dir: &Path,
+    store: &Path,
+    name: &str,
+    [grpc, http]: [&str; 2],
+) -> anyhow::Result<(PathBuf, Process)> {
+    let file = fresh_address_file(dir, name)?;
+    let url =
+        url::Url::from_directory_path(store).map_err(|()| anyhow::anyhow!("{} is not absolute", store.display()))?;
+    let mut command = Command::new(binary("cappa-coordinator")?);
+    command.args(["--store", url.as_str(), "--listen", grpc, "--http", http, "--detection", "5s"]);
+    command.arg("--address-file").arg(&file);
+    Ok((file, spawn(name, &mut command, dir)?))
+}
+
 fn spawn_worker(settings: &Settings, state: &State, index: u32) -> anyhow::Result<Worker> {
     let (dir, id) = (&settings.dir, format!("worker-{index}"));
     let file = fresh_address_file(dir, &id)?;
     let mut command = Command::new(binary("cappa-worker")?);
-    command.args(["run", "--coordinator", &format!("http://{}", state.grpc), "--id", &id, "--host", "127.0.0.1"]);
+    command.args(["run", "--coordinator", &state.coordinators(), "--id", &id, "--host", "127.0.0.1"]);
     command.arg("--cache").arg(dir.join("cache").join(&id));
     command.args(["--metrics", "127.0.0.1:0", "--threads", &settings.threads.to_string()]);
     command.arg("--address-file").arg(&file);
@@ -247,6 +289,11 @@ pub(crate) async fn stop(dir: &Path) -> anyhow::Result<bool> {
         worker.process.terminate()?;
     }
     await_end(state.workers.iter().map(|worker| &worker.process), deadline).await;
+    // Those that stand by first: nobody is to take over.
+    for standby in &state.standbys {
+        standby.process.terminate()?;
+    }
+    await_end(state.standbys.iter().map(|standby| &standby.process), deadline).await;
     state.coordinator.terminate()?;
     await_end([&state.coordinator], deadline).await;
     for (name, process) in state.processes().filter(|(_, process)| process.is_alive()) {

@@ -50,7 +50,7 @@ pub(crate) struct Demo {
 pub(crate) async fn demo(format: Format, demo: &Demo) -> anyhow::Result<Exit> {
     prepare(&demo.dir).await?;
     let spec = write_inputs(demo).await?;
-    let settings = Settings { dir: demo.dir.clone(), workers: demo.workers, threads: 1 };
+    let settings = Settings { dir: demo.dir.clone(), coordinators: 1, workers: demo.workers, threads: 1 };
     eprintln!("starting a coordinator and {}", units::count(demo.workers, "worker"));
     let state = start(&settings).await?;
     let outcome = train(demo, &state, &spec).await;

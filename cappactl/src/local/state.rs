@@ -18,7 +18,21 @@ pub(crate) struct State {
     /// Folder of the bucket.
     pub(crate) store: PathBuf,
     pub(crate) coordinator: Process,
+    /// Further coordinators. Any of all of them may lead.
+    #[serde(default)]
+    pub(crate) standbys: Vec<Standby>,
     pub(crate) workers: Vec<Worker>,
+}
+
+/// A further coordinator of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Standby {
+    pub(crate) id: String,
+    /// `host:port` of its gRPC services.
+    pub(crate) grpc: String,
+    /// `host:port` of its web page and `/metrics`.
+    pub(crate) http: String,
+    pub(crate) process: Process,
 }
 
 /// A worker of the cluster.
@@ -66,14 +80,25 @@ impl State {
     /// Every process with its name, workers first: the order in which they are stopped.
     pub(crate) fn processes(&self) -> impl Iterator<Item = (&str, &Process)> {
         let workers = self.workers.iter().map(|worker| (worker.id.as_str(), &worker.process));
-        workers.chain([("coordinator", &self.coordinator)])
+        let standbys = self.standbys.iter().map(|standby| (standby.id.as_str(), &standby.process));
+        workers.chain(standbys).chain([("coordinator", &self.coordinator)])
+    }
+
+    /// The URLs of all coordinators, as `--coordinator` takes them.
+    pub(crate) fn coordinators(&self) -> String {
+        let standbys = self.standbys.iter().map(|standby| &standby.grpc);
+        let urls = [&self.grpc].into_iter().chain(standbys).map(|grpc| format!("http://{grpc}"));
+        urls.collect::<Vec<_>>().join(",")
     }
 
     /// URL of a process's metrics; none before it told.
     pub(crate) fn metrics_of(&self, name: &str) -> Option<String> {
-        let address = match self.workers.iter().find(|worker| worker.id == name) {
-            Some(worker) => worker.metrics.as_ref()?,
-            None => &self.http,
+        let worker = self.workers.iter().find(|worker| worker.id == name);
+        let standby = self.standbys.iter().find(|standby| standby.id == name);
+        let address = match (worker, standby) {
+            (Some(worker), _) => worker.metrics.as_ref()?,
+            (None, Some(standby)) => &standby.http,
+            (None, None) => &self.http,
         };
         Some(format!("http://{address}/metrics"))
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// The first pause; it doubles up to [`LIMIT`].
 const FIRST: Duration = Duration::from_millis(100);
-const LIMIT: Duration = Duration::from_secs(2);
+const LIMIT: Duration = Duration::from_millis(800);
 
 /// Pauses that grow as long as no stream lasts.
 #[derive(Debug, Clone)]
@@ -39,7 +39,7 @@ mod tests {
         let mut backoff = Backoff::default();
         let at_once = Duration::ZERO;
         let pauses: Vec<u128> = (0..7).map(|_| backoff.pause(at_once).as_millis()).collect();
-        assert_eq!(pauses, [100, 200, 400, 800, 1600, 2000, 2000]);
+        assert_eq!(pauses, [100, 200, 400, 800, 800, 800, 800]);
         assert_eq!(backoff.pause(Duration::from_secs(60)), FIRST);
     }
 }

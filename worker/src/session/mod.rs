@@ -14,6 +14,7 @@ use cappa_proto::worker_message::Message as Tell;
 use cappa_proto::workers_client::WorkersClient;
 use cappa_session::{Backoff, Conversation, Identity, Order, Unwanted, obey};
 use cappa_shared::causes::with_causes;
+use cappa_shared::coordinators::{Coordinators, LEADER_HEADER};
 use crossbeam_channel::Sender;
 use ledger::Ledger;
 use thiserror::Error;
@@ -27,6 +28,9 @@ use crate::interrupt::Interrupt;
 
 /// How often progress and logs are told.
 const PROGRESS_PERIOD: Duration = Duration::from_millis(200);
+
+/// How soon, twice over, a coordinator that hangs is given up.
+const KEEP_ALIVE: Duration = Duration::from_secs(2);
 
 /// Why the session ended for good.
 #[derive(Debug, Error)]
@@ -55,33 +59,55 @@ pub(crate) struct Session {
 
 enum Ended {
     Cancelled,
-    Lost(String),
+    /// Why, and who was said to lead instead.
+    Lost(String, Option<String>),
 }
 
 impl Session {
-    /// Talks until cancelled or refused.
-    pub(crate) async fn run(&self, coordinator: &str, cancel: &CancellationToken) -> Result<(), SessionError> {
-        let endpoint = Endpoint::from_shared(coordinator.to_owned())
-            .map_err(|e| SessionError::Address(coordinator.to_owned(), e))?
-            .connect_timeout(Duration::from_secs(2))
-            .tcp_nodelay(true);
+    /// Talks until cancelled or refused, with whoever of the coordinators leads.
+    pub(crate) async fn run(&self, coordinators: &str, cancel: &CancellationToken) -> Result<(), SessionError> {
+        let mut known = Coordinators::parse(coordinators);
+        let is_several = known.urls().len() > 1;
+        for url in known.urls() {
+            endpoint(url, is_several)?;
+        }
         let mut backoff = Backoff::default();
+        let mut begun = tokio::time::Instant::now();
         loop {
-            let begun = tokio::time::Instant::now();
-            match self.converse(&endpoint, cancel).await? {
+            let coordinator = known.current().to_owned();
+            let ended = match endpoint(&coordinator, is_several) {
+                Ok(endpoint) => self.converse(&endpoint, &mut known, cancel).await?,
+                // What was said to lead is no address: the list goes on.
+                Err(error) => Ended::Lost(error.to_string(), None),
+            };
+            let is_pause_due = match ended {
                 Ended::Cancelled => return Ok(()),
-                Ended::Lost(why) => tracing::warn!(coordinator, why, "no session with the coordinator; trying again"),
-            }
-            let pause = backoff.pause(begun.elapsed());
-            tokio::select! {
-                () = cancel.cancelled() => return Ok(()),
-                () = tokio::time::sleep(pause) => {}
+                Ended::Lost(why, leader) => {
+                    tracing::warn!(coordinator, why, "no session with the coordinator; trying again");
+                    match leader {
+                        Some(leader) => known.follow(&leader),
+                        None => known.next(),
+                    }
+                }
+            };
+            if is_pause_due {
+                let pause = backoff.pause(begun.elapsed());
+                tokio::select! {
+                    () = cancel.cancelled() => return Ok(()),
+                    () = tokio::time::sleep(pause) => {}
+                }
+                begun = tokio::time::Instant::now();
             }
         }
     }
 
-    async fn converse(&self, endpoint: &Endpoint, cancel: &CancellationToken) -> Result<Ended, SessionError> {
-        let lost = |e: &dyn std::fmt::Display| Ok(Ended::Lost(e.to_string()));
+    async fn converse(
+        &self,
+        endpoint: &Endpoint,
+        known: &mut Coordinators,
+        cancel: &CancellationToken,
+    ) -> Result<Ended, SessionError> {
+        let lost = |e: &dyn std::fmt::Display| Ok(Ended::Lost(e.to_string(), None));
         let channel = tokio::select! {
             () = cancel.cancelled() => return Ok(Ended::Cancelled),
             connected = endpoint.connect() => match connected {
@@ -96,7 +122,10 @@ impl Session {
         }
         let mut stream = match WorkersClient::new(channel).session(ReceiverStream::new(told)).await {
             Ok(response) => response.into_inner(),
-            Err(e) => return lost(&e.message()),
+            Err(e) => {
+                let leader = e.metadata().get(LEADER_HEADER).and_then(|leader| leader.to_str().ok());
+                return Ok(Ended::Lost(e.message().to_owned(), leader.map(str::to_owned)));
+            }
         };
         let mut heartbeat = tokio::time::interval(Duration::from_secs(1));
         let mut progress = tokio::time::interval(PROGRESS_PERIOD);
@@ -105,6 +134,7 @@ impl Session {
                 biased;
                 heard = stream.next() => match heard {
                     Some(Ok(wire::CoordinatorMessage { message: Some(Told::Welcome(welcome)) })) => {
+                        known.reached();
                         let period = Duration::try_from_secs_f64(welcome.heartbeat_seconds).unwrap_or_default();
                         heartbeat = tokio::time::interval(period.max(Duration::from_millis(10)));
                         tracing::info!(version = welcome.coordinator_version, "in session with the coordinator");
@@ -170,6 +200,19 @@ impl Session {
             tracing::debug!("an order came after the training thread had ended");
         }
     }
+}
+
+fn endpoint(url: &str, is_one_of_several: bool) -> Result<Endpoint, SessionError> {
+    let endpoint = Endpoint::from_shared(url.to_owned())
+        .map_err(|e| SessionError::Address(url.to_owned(), e))?
+        .connect_timeout(Duration::from_secs(2))
+        .tcp_nodelay(true);
+    // Where another may lead meanwhile, one that hangs is not waited for.
+    Ok(if is_one_of_several {
+        endpoint.http2_keep_alive_interval(KEEP_ALIVE).keep_alive_timeout(KEEP_ALIVE)
+    } else {
+        endpoint
+    })
 }
 
 async fn tell_all(tell: &mpsc::Sender<wire::WorkerMessage>, news: Vec<Tell>) -> bool {
