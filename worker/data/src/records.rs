@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use cappa_shared::ids::Rank;
 use cappa_shared::order::SampleRef;
@@ -11,7 +12,7 @@ use crate::bad::BadSample;
 use crate::image::Preparation;
 use crate::loader::{DataError, bad_image};
 use crate::sample::{CaptionSource, RawSample};
-use crate::shards::{Lease, PoolConfig, ShardPool};
+use crate::shards::{Lease, PoolConfig, Shard, ShardPool};
 
 /// Random access to the samples of a corpus; fastest in order.
 pub struct Records {
@@ -69,9 +70,22 @@ impl Records {
     pub fn get(&self, number: u64) -> Result<Result<Record, BadSample>, DataError> {
         let sample = self.find(number);
         let shard = self.lease(sample.shard).wait().map_err(DataError::Shard)?;
-        let record = RawSample::find(&shard, sample.index)
-            .and_then(|raw| self.record(number, &raw).map_err(|bad| BadSample { key: Some(raw.key().into()), ..bad }));
-        Ok(record)
+        Ok(self.read(number, sample, &shard))
+    }
+
+    /// Likewise; nothing when its shard is not at hand within so long.
+    ///
+    /// # Errors
+    /// As [`Records::get`].
+    pub fn get_within(&self, number: u64, limit: Duration) -> Result<Option<Result<Record, BadSample>>, DataError> {
+        let sample = self.find(number);
+        let shard = self.lease(sample.shard).wait_within(limit).map_err(DataError::Shard)?;
+        Ok(shard.map(|shard| self.read(number, sample, &shard)))
+    }
+
+    fn read(&self, number: u64, sample: SampleRef, shard: &Shard) -> Result<Record, BadSample> {
+        let raw = RawSample::find(shard, sample.index)?;
+        self.record(number, &raw).map_err(|bad| BadSample { key: Some(raw.key().into()), ..bad })
     }
 
     fn record(&self, number: u64, raw: &RawSample<'_>) -> Result<Record, BadSample> {

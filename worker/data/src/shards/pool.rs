@@ -6,6 +6,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use cappa_shared::manifest::{self, Format, FoundShard};
 use cappa_shared::storage::Location;
@@ -88,13 +89,19 @@ impl Lease {
     /// # Errors
     /// When it can't be fetched, or the pool was stopped meanwhile.
     pub fn wait(&self) -> Result<Arc<Shard>, Arc<FetchError>> {
-        let mut outcome = lock(&self.outcome);
-        loop {
-            if let Some(outcome) = &*outcome {
-                return outcome.clone();
-            }
-            outcome = self.done.wait(outcome).unwrap_or_else(PoisonError::into_inner);
-        }
+        let waiting = self.done.wait_while(lock(&self.outcome), |outcome| outcome.is_none());
+        let settled = waiting.unwrap_or_else(PoisonError::into_inner);
+        settled.clone().expect("waited until there is an outcome")
+    }
+
+    /// Likewise, for so long at most; nothing when the shard is not at hand by then.
+    ///
+    /// # Errors
+    /// As [`Lease::wait`].
+    pub fn wait_within(&self, limit: Duration) -> Result<Option<Arc<Shard>>, Arc<FetchError>> {
+        let waiting = self.done.wait_timeout_while(lock(&self.outcome), limit, |outcome| outcome.is_none());
+        let (outcome, _) = waiting.unwrap_or_else(PoisonError::into_inner);
+        outcome.clone().transpose()
     }
 
     fn settle(&self, outcome: Outcome) {
