@@ -13,7 +13,10 @@ pub struct Results {
     pub version: u32,
     /// The job's id.
     pub job: String,
-    /// Completed updates of the model that was evaluated.
+    /// The checkpoint that was evaluated, where the job did not train the model itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// Completed updates of the job that was evaluated.
     pub step: u64,
     /// Wall time of all evaluations.
     pub seconds: f64,
@@ -39,14 +42,20 @@ pub struct Outcome {
 pub enum Finding {
     /// Zero-shot classification by scoring prompts.
     Classify(Accuracy),
-    /// The right caption against a false one.
+    /// The right caption against false ones.
     Choose(Accuracy),
+    /// How well captions are predicted.
+    Perplexity(Perplexity),
+    /// Whether images and their captions find each other.
+    Retrieval(Retrieval),
+    /// How questions are answered.
+    Answer(Answers),
     /// Linear classification of frozen features, learned from a few examples of each class.
     Fewshot {
         /// One entry a number of examples.
         shots: Vec<Shots>,
     },
-    /// Greedy captions.
+    /// The likeliest captions.
     Caption {
         /// Pictures with their captions.
         examples: Vec<Captioned>,
@@ -61,12 +70,61 @@ pub enum Finding {
 pub struct Accuracy {
     /// Of the model.
     pub accuracy: f64,
-    /// Of the blind decoder: the same model, every image replaced by the mean image.
-    pub blind_accuracy: f64,
+    /// Of the blind decoder: the same model, every image replaced by the mean image; two towers have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blind_accuracy: Option<f64>,
     /// Of guessing.
     pub chance: f64,
     /// How many labels there were to choose from.
     pub labels: u64,
+}
+
+/// How well held-out captions are predicted; means are over all tokens, ends of text counted.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Perplexity {
+    /// Mean negative log-likelihood of a token, in nats.
+    pub nll: f64,
+    /// Its exponential.
+    pub perplexity: f64,
+    /// The mean of the blind decoder.
+    pub blind_nll: f64,
+    /// How many tokens there were.
+    pub tokens: u64,
+}
+
+/// Image-text retrieval among all images and captions of a set.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Retrieval {
+    /// An image finds one of its captions.
+    pub image_to_text: Recall,
+    /// A caption finds its image.
+    pub text_to_image: Recall,
+    /// How many captions there were.
+    pub texts: u64,
+}
+
+/// How often the right one is among the first so many, as shares of 1.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Recall {
+    /// It is the first.
+    pub at_1: f64,
+    /// It is among five.
+    pub at_5: f64,
+    /// It is among ten.
+    pub at_10: f64,
+}
+
+/// How often questions were answered rightly, as shares of 1; answers are compared as VQA's own evaluation does.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Answers {
+    /// The answer is one that people gave.
+    pub exact_match: f64,
+    /// Mean VQA accuracy: three people who gave the answer make it right.
+    pub vqa_accuracy: f64,
+    /// The same of the blind decoder, which reads the question only.
+    pub blind_exact_match: f64,
+    /// The same of the blind decoder.
+    pub blind_vqa_accuracy: f64,
 }
 
 /// The accuracy of linear classifiers that saw so many examples of each class.

@@ -97,7 +97,12 @@ checkpoint: {{ every: {checkpoint_every}, keep: 2 }}
 impl Cluster {
     /// Submits a job; gives its id.
     pub async fn submit(&self, spec: &JobSpec, corpus: &Corpus) -> Result<String> {
-        let request = wire::SubmitRequest { spec: spec.document(corpus), ..Default::default() };
+        self.submit_document(&spec.document(corpus)).await
+    }
+
+    /// Submits a job by its document; gives its id.
+    pub async fn submit_document(&self, document: &str) -> Result<String> {
+        let request = wire::SubmitRequest { spec: document.to_owned(), ..Default::default() };
         let job = self.jobs().await?.submit(request).await?.into_inner().job;
         Ok(job.unwrap_or_default().id)
     }

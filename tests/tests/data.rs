@@ -256,6 +256,45 @@ async fn a_job_can_be_paused_while_a_rank_waits_for_its_store_and_loses_nothing(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_evaluation_waits_for_a_ranks_store_is_paused_meanwhile_and_is_done_again_in_full() -> Result<()> {
+    /// Longer than a collective may take with the smallest time-outs.
+    const OUTAGE: Duration = Duration::from_secs(12);
+    let corpus = Corpus::new(200)?;
+    let (good, bad) = (corpus.serve(BUCKET)?, corpus.serve(BUCKET)?);
+    let mut options = Options { env: environment(&good), ..Options::default() };
+    options.worker_env.insert(1, environment(&bad));
+    let cluster = Cluster::start(options)?;
+    cluster.wait_idle(2).await?;
+    bad.faults().add(Rule::new(Fault::NO_BUCKET).on("heldout-"));
+    let (train, tokenizer) = (in_bucket("train.json"), in_bucket("tokenizer.json"));
+    let task = "{ type: classify, label: class }";
+    let more = format!("evaluate: [{{ name: kinds, data: 's3://{BUCKET}/heldout.json', task: {task} }}]");
+    let spec = JobSpec { train, tokenizer, more, steps: 5, workers: (2, 2), ..JobSpec::default() };
+    let job = cluster.submit(&spec, &corpus).await?;
+
+    let is_waiting = |job: &Job| job.state() == JobState::Evaluating && job.message.contains(WAITS);
+    cluster.wait(&job, "the wait", is_waiting).await?;
+    let begun = Instant::now();
+    while begun.elapsed() < OUTAGE {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let now = cluster.job(&job).await?;
+        ensure!(is_waiting(&now) && (now.generation, now.recoveries) == (1, 0), "{now:?}\n{}", cluster.logs());
+    }
+    let change = ChangeRequest { job_id: job.clone(), reason: "test".into() };
+    cluster.jobs().await?.pause(change.clone()).await?;
+    let paused = cluster.wait_state(&job, JobState::Paused).await?;
+    assert_eq!((paused.last_checkpoint_step, paused.recoveries), (5, 0), "{paused:?}");
+    cluster.jobs().await?.resume(change).await?;
+    cluster.wait(&job, "the wait again", is_waiting).await?;
+    bad.faults().clear();
+    cluster.finish(&job).await?;
+    let results = cluster.store_folder().join("jobs").join(&job).join("evaluations/000000000005/results.json");
+    let results: Value = serde_json::from_slice(&std::fs::read(results)?)?;
+    assert_eq!(results["evaluations"][0]["samples"], 60, "every sample with a class: {results}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_job_over_a_pattern_is_indexed_trained_and_audited_though_its_coordinator_is_killed_as_it_indexes()
 -> Result<()> {
     let corpus = Corpus::new(300)?;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use cappa_data::corpus;
 use cappa_data::stats::PipelineStats;
+use cappa_shared::spec::Decoding;
 
 use crate::cli::CaptionArgs;
 use crate::evaluate::{caption_of, read_image};
@@ -21,7 +22,7 @@ pub(crate) fn caption(args: &CaptionArgs) -> Result<()> {
         let image =
             read_image(path, spec.data.image_size).with_context(|| format!("{} can't be read", path.display()))?;
         let encoded = tch::no_grad(|| model.encode(&image))?;
-        let caption = caption_of(model, &tokenizer, &encoded)?.concat();
+        let caption = caption_of(model, &tokenizer, &encoded, Decoding::default())?.concat();
         match args.json {
             true => println!("{}", serde_json::json!({ "image": path, "caption": caption })),
             false => println!("{}\t{caption}", path.display()),

@@ -2,10 +2,10 @@
 
 use std::fmt::Write as _;
 
-use cappa_shared::evaluation::{Accuracy, CaptionScores, Captioned, Finding, Results};
+use cappa_shared::evaluation::{Accuracy, Captioned, Finding, Results};
 
 use super::curves;
-use super::{Measured, Report, measured};
+use super::{Measured, Report, measured, said};
 use crate::commands::describe::facts;
 use crate::units;
 use crate::views::{Bucket, Point};
@@ -93,14 +93,19 @@ fn evaluations(results: &Results) -> String {
         .iter()
         .flat_map(|outcome| measured(outcome).into_iter().map(move |measured| row(&measured, outcome.samples)))
         .collect();
+    let lines: String = results
+        .evaluations
+        .iter()
+        .filter_map(said)
+        .fold(String::new(), |lines, line| format!("{lines}<p class=\"lead\">{}</p>\n", escape(&line)));
     if rows.is_empty() {
-        return String::new();
+        return lines;
     }
     format!(
         "<h2>Evaluation at step {}</h2>\n<div class=\"card\"><table>\n<tr><th>Evaluation</th><th>Task</th>\
          <th></th><th class=\"n\">Accuracy</th><th class=\"n\">Blind decoder</th><th class=\"n\">Chance</th>\
          <th class=\"n\">Labels</th><th class=\"n\">Samples</th></tr>\n{rows}</table></div>\n\
-         <p class=\"lead\">The blind decoder is the same model with every image replaced by the mean image; the mark on \
+         {lines}<p class=\"lead\">The blind decoder is the same model with every image replaced by the mean image; the mark on \
          a bar is its accuracy.</p>\n",
         units::grouped(results.step)
     )
@@ -114,9 +119,9 @@ fn row(Measured { name, task, accuracy }: &Measured, samples: u64) -> String {
          <td class=\"n\">{}</td><td class=\"n\">{labels}</td><td class=\"n\">{}</td></tr>\n",
         escape(name),
         100.0 * accuracy,
-        100.0 * blind_accuracy,
+        100.0 * blind_accuracy.unwrap_or_default(),
         units::percent(accuracy),
-        units::percent(blind_accuracy),
+        blind_accuracy.map_or_else(|| "–".to_owned(), units::percent),
         units::percent(chance),
         units::grouped(samples)
     )
@@ -136,11 +141,8 @@ fn plots(curve: &[Point]) -> String {
 fn pictures(results: &Results) -> String {
     let mut html = String::new();
     for outcome in &results.evaluations {
-        if let Finding::Caption { examples, scores } = &outcome.finding {
+        if let Finding::Caption { examples, .. } = &outcome.finding {
             let _ = writeln!(html, "<h2>Captions: {}</h2>", escape(&outcome.name));
-            if let Some(CaptionScores { bleu_4, cider_d }) = scores {
-                let _ = writeln!(html, "<p class=\"lead\">CIDEr-D {cider_d:.3}, BLEU-4 {bleu_4:.3}</p>");
-            }
             html += "<div class=\"pictures\">\n";
             html.extend(examples.iter().map(picture));
             html += "</div>\n";

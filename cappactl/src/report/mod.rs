@@ -17,7 +17,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use cappa_shared::evaluation::{Accuracy, Finding, Outcome, Results, Shots};
+use cappa_shared::evaluation::{Accuracy, CaptionScores, Finding, Outcome, Recall, Results, Shots};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -63,13 +63,16 @@ impl Report {
         let rows = |outcome: &Outcome| {
             let samples = units::grouped(outcome.samples);
             let row = move |Measured { name, accuracy, .. }| {
-                let shares = [accuracy.accuracy, accuracy.blind_accuracy, accuracy.chance].map(units::percent);
+                let shares = [Some(accuracy.accuracy), accuracy.blind_accuracy, Some(accuracy.chance)];
+                let shares = shares.map(|share| share.map_or_else(|| "–".to_owned(), units::percent));
                 [name].into_iter().chain(shares).chain([samples.clone()]).collect()
             };
             measured(outcome).into_iter().map(row)
         };
-        let rows = self.final_results().into_iter().flat_map(|results| &results.evaluations).flat_map(rows);
-        output::columns(&["EVALUATION", ">ACCURACY", ">BLIND", ">CHANCE", ">SAMPLES"], rows)
+        let outcomes = || self.final_results().into_iter().flat_map(|results| &results.evaluations);
+        let table =
+            output::columns(&["EVALUATION", ">ACCURACY", ">BLIND", ">CHANCE", ">SAMPLES"], outcomes().flat_map(rows));
+        outcomes().filter_map(said).fold(table, |table, line| format!("{table}\n{line}"))
     }
 
     /// Writes `report.html` and `report.json` into a folder.
@@ -104,7 +107,38 @@ fn measured(outcome: &Outcome) -> Vec<Measured> {
             };
             shots.iter().map(of).collect()
         }
-        Finding::Caption { .. } => Vec::new(),
+        // A question has no list of answers to guess from.
+        Finding::Answer(answers) => one(
+            "questions",
+            Accuracy {
+                accuracy: answers.vqa_accuracy,
+                blind_accuracy: Some(answers.blind_vqa_accuracy),
+                chance: 0.0,
+                labels: 0,
+            },
+        ),
+        Finding::Caption { .. } | Finding::Perplexity(_) | Finding::Retrieval(_) => Vec::new(),
+    }
+}
+
+/// What an evaluation found that is no accuracy, in a line.
+fn said(outcome: &Outcome) -> Option<String> {
+    let name = &outcome.name;
+    let recall = |Recall { at_1, at_5, at_10 }: Recall| [at_1, at_5, at_10].map(units::percent).join(" / ");
+    match &outcome.finding {
+        Finding::Perplexity(found) => Some(format!(
+            "{name}: perplexity {:.2} ({:.3} nats a token, the blind decoder {:.3})",
+            found.perplexity, found.nll, found.blind_nll
+        )),
+        Finding::Retrieval(found) => Some(format!(
+            "{name}: recall at 1 / 5 / 10 of texts for images {}, of images for texts {}",
+            recall(found.image_to_text),
+            recall(found.text_to_image)
+        )),
+        Finding::Caption { scores: Some(CaptionScores { bleu_4, cider_d }), .. } => {
+            Some(format!("{name}: CIDEr-D {cider_d:.3}, BLEU-4 {bleu_4:.3}"))
+        }
+        _ => None,
     }
 }
 

@@ -60,7 +60,7 @@ fn outcome(name: &str, samples: u64, finding: Finding) -> Outcome {
 }
 
 fn accuracy(accuracy: f64, blind_accuracy: f64, labels: u64) -> Accuracy {
-    Accuracy { accuracy, blind_accuracy, chance: 1.0 / labels as f64, labels }
+    Accuracy { accuracy, blind_accuracy: Some(blind_accuracy), chance: 1.0 / labels as f64, labels }
 }
 
 fn captioned(key: &str, caption: &str, reference: &str) -> Captioned {
@@ -104,6 +104,7 @@ fn example(steps: u64) -> Report {
         results: vec![Results {
             version: RESULTS_VERSION,
             job: "demo-k7f3q".into(),
+            from: None,
             step: steps,
             seconds: 47.8,
             evaluations,

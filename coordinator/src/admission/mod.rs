@@ -1,6 +1,7 @@
 //! What a submitted spec must stand up to before it is queued: its own consistency, and that all it
 //! names can be read. Every mistake is reported at once, each with its path in the spec.
 
+mod fields;
 mod references;
 
 use std::collections::BTreeMap;

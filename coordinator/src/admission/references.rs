@@ -6,14 +6,14 @@ use cappa_data::index;
 use cappa_shared::causes::with_causes;
 use cappa_shared::checkpoint::{self, CheckpointManifest};
 use cappa_shared::manifest::{DataManifest, Format, ManifestError, Shard};
-use cappa_shared::spec::{Captions, Evaluation, JobSpec, Task, is_manifest};
+use cappa_shared::spec::{Captions, Evaluation, JobKind, JobSpec, Task, is_manifest};
 use cappa_shared::storage::{self, AllowList, Location};
 use futures::future::FutureExt;
 use futures::stream::{self, StreamExt};
 use prost::Message;
 use serde_json::Value;
 
-use super::Mistake;
+use super::{Mistake, fields};
 
 /// Requests to a store at once.
 const PARALLEL: usize = 32;
@@ -35,11 +35,21 @@ pub(super) struct References {
     init: Option<String>,
     /// What the checkpoint must fit, where that is known.
     spec: Option<JobSpec>,
-    /// Manifests of evaluations, with the paths that name them.
-    evaluations: Vec<(String, String)>,
+    /// Manifests of evaluations.
+    evaluations: Vec<EvaluationSet>,
     lanes: Option<u32>,
     captions: Captions,
     vocabulary: Option<u32>,
+}
+
+/// A set that an evaluation reads.
+#[derive(Debug)]
+struct EvaluationSet {
+    /// Where the document names it.
+    path: String,
+    url: String,
+    /// Of each group of dotted paths, one is in its samples' `.json`.
+    fields: Vec<Vec<String>>,
 }
 
 /// What was found behind the references.
@@ -70,10 +80,12 @@ impl References {
                 }
             },
             tokenizer: Some(spec.data.tokenizer.clone()),
-            init: spec.init.as_ref().map(|init| init.from.clone()),
+            // What a job will have written can't be looked at yet.
+            init: spec.init.as_ref().filter(|init| init.job().is_none()).map(|init| init.from.clone()),
             spec: spec.init.is_some().then(|| spec.clone()),
             evaluations: evaluations(spec),
-            lanes: Some(spec.data.lanes),
+            // What is only evaluated is in no lane.
+            lanes: (spec.kind == JobKind::Pretrain).then_some(spec.data.lanes),
             captions: spec.data.captions.clone(),
             vocabulary: Some(spec.model.vocabulary),
         }
@@ -91,10 +103,13 @@ impl References {
         Self {
             train: url("/data/train").into_iter().map(|url| ("data.train".into(), url)).collect(),
             tokenizer: url("/data/tokenizer"),
-            init: url("/init/from").or_else(|| url("/init")),
+            init: url("/init/from").or_else(|| url("/init")).or_else(|| url("/from")),
             spec: None,
             evaluations: (0..evaluations)
-                .filter_map(|n| Some((format!("evaluate[{n}].data"), url(&format!("/evaluate/{n}/data"))?)))
+                .filter_map(|n| {
+                    let (path, url) = (format!("evaluate[{n}].data"), url(&format!("/evaluate/{n}/data"))?);
+                    Some(EvaluationSet { path, url, fields: Vec::new() })
+                })
                 .collect(),
             lanes: None,
             captions: Captions::default(),
@@ -113,7 +128,7 @@ impl References {
                 None => Vec::new(),
             }
         };
-        let evaluations = self.evaluations.iter().map(|(path, url)| check_evaluation(path, url, allowed).boxed());
+        let evaluations = self.evaluations.iter().map(|set| check_evaluation(set, allowed).boxed());
         let evaluations = stream::iter(evaluations.collect::<Vec<_>>()).buffered(4).collect::<Vec<_>>();
         let init = async {
             match &self.init {
@@ -129,7 +144,7 @@ impl References {
         }
         found.mistakes.extend(tokenizer);
         found.mistakes.extend(init);
-        found.mistakes.extend(evaluations.into_iter().flat_map(|(mistakes, _)| mistakes));
+        found.mistakes.extend(evaluations.into_iter().flatten());
         found
     }
 }
@@ -141,20 +156,38 @@ fn is_url(text: &str) -> bool {
 /// The mistakes, and what the manifest says if it could be read.
 type Checked = (Vec<Mistake>, Option<ManifestFacts>);
 
-/// All manifests that the evaluations of a spec read.
-fn evaluations(spec: &JobSpec) -> Vec<(String, String)> {
+/// All sets that the evaluations of a spec read.
+fn evaluations(spec: &JobSpec) -> Vec<EvaluationSet> {
     let of_one = |(n, evaluation): (usize, &Evaluation)| {
-        let mut read = vec![(format!("evaluate[{n}].data"), evaluation.data.clone())];
+        let fields = evaluation.task.fields();
+        let fields: Vec<Vec<String>> =
+            fields.into_iter().map(|group| group.into_iter().map(str::to_owned).collect()).collect();
+        let set = |path: &str, url: &String| EvaluationSet {
+            path: format!("evaluate[{n}].{path}"),
+            url: url.clone(),
+            fields: fields.clone(),
+        };
+        let mut read = vec![set("data", &evaluation.data)];
         if let Task::Fewshot { train, .. } = &evaluation.task {
-            read.push((format!("evaluate[{n}].task.train"), train.clone()));
+            read.push(set("task.train", train));
         }
         read
     };
     spec.evaluate.iter().enumerate().flat_map(of_one).collect()
 }
 
-async fn check_evaluation(path: &str, url: &str, allowed: &AllowList) -> Checked {
-    check_manifest(path, url, allowed, None, &Captions::default()).await
+async fn check_evaluation(set: &EvaluationSet, allowed: &AllowList) -> Vec<Mistake> {
+    let (mut mistakes, facts) = check_manifest(&set.path, &set.url, allowed, None, &Captions::default()).await;
+    if mistakes.is_empty() && facts.is_some() {
+        let look = fields::missing(&set.url, &set.fields, allowed);
+        let messages = match tokio::time::timeout(LIMIT, look).await {
+            Ok(messages) => messages,
+            // The shards were there a moment ago; a slow store is the workers' to wait for.
+            Err(_) => Vec::new(),
+        };
+        mistakes.extend(messages.into_iter().map(|message| Mistake { path: set.path.clone(), message }));
+    }
+    mistakes
 }
 
 /// A source of training samples: a manifest, or shards that are indexed before the job is queued.
@@ -290,7 +323,9 @@ async fn check_init(url: &str, spec: Option<&JobSpec>, allowed: &AllowList) -> V
         if differences.is_empty() { Ok(()) } else { Err(differences) }
     };
     let messages = within_limit(url, read).await.err().unwrap_or_default();
-    messages.into_iter().map(|message| Mistake { path: "init".to_owned(), message }).collect()
+    let is_evaluated = spec.is_some_and(|spec| spec.kind == JobKind::Evaluate);
+    let path = if is_evaluated { "from" } else { "init" };
+    messages.into_iter().map(|message| Mistake { path: path.to_owned(), message }).collect()
 }
 
 /// How many ids a tokenizer's file uses; its content says of which format it is.

@@ -10,11 +10,18 @@ use super::Objective;
 /// The checkpoint that a job starts from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Init {
-    /// URL of its `MANIFEST.json`.
+    /// URL of its `MANIFEST.json`; or, for a job that only evaluates, a job's id for the newest of that job. See [`Init::job`].
     pub from: String,
     /// The parts that are taken; all parameters when empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub parts: Vec<Part>,
+}
+
+impl Init {
+    /// The job whose newest checkpoint is meant, where `from` is a job's id.
+    pub fn job(&self) -> Option<&str> {
+        (!self.from.contains('/')).then_some(&self.from)
+    }
 }
 
 /// A part of a network.

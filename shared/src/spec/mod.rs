@@ -39,6 +39,9 @@ pub use scheduling::{Condition, Dependency, OnFailedDependency, OnPreemption, Pr
 /// A job as it runs. Built from a document only; see the module's text.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct JobSpec {
+    /// What the job does.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub kind: JobKind,
     /// What people call the job; the job id adds a suffix to it. A DNS label of at most 50 characters.
     pub name: String,
     /// What the model is trained to predict.
@@ -101,6 +104,17 @@ pub struct JobSpec {
     pub checkpoint: Checkpoint,
     /// What is measured, and when.
     pub evaluate: Vec<Evaluation>,
+}
+
+/// What a job does.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum JobKind {
+    /// It trains, then evaluates what it trained.
+    #[default]
+    Pretrain,
+    /// It evaluates the checkpoint that it starts from, and makes no update.
+    Evaluate,
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
@@ -342,10 +356,17 @@ pub enum Task {
         /// The prompt, with `{}` for the label.
         template: String,
     },
-    /// Which of two captions describes the image: the sample's own, or a false one.
+    /// Which of several captions describes the image: the true one, or one that is false.
     Choose {
-        /// Dotted path of the false caption, e.g. `negatives.attribute`.
-        negative: String,
+        /// Field of the true caption; the sample's first caption when absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        caption: Option<String>,
+        /// Dotted path of the false caption or of a list of them, e.g. `negatives.attribute`; absent where `shuffle` is set.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        negative: Option<String>,
+        /// The false caption has the words of the true one in another order.
+        #[serde(default, skip_serializing_if = "is_default")]
+        shuffle: bool,
     },
     /// Linear classification of frozen features from a few labelled samples of each class, in closed form.
     Fewshot {
@@ -358,8 +379,73 @@ pub enum Task {
         /// How often they are drawn.
         draws: u32,
     },
-    /// Greedy captions, with their pictures, for people to look at.
-    Caption,
+    /// The likeliest captions, with their pictures, for people to look at, and how well they match the samples' own.
+    Caption(Decoding),
+    /// How well the decoder predicts the samples' captions.
+    Perplexity,
+    /// Whether images and captions find each other by similarity (two towers).
+    Retrieval,
+    /// Questions about the image: the decoder goes on from the question.
+    Answer {
+        /// Field of the question.
+        question: String,
+        /// Field of the answer, or of a list of those that people gave; `answers` or `answer` when absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        answer: Option<String>,
+        /// How the answer is sought.
+        #[serde(flatten)]
+        decoding: Decoding,
+    },
+}
+
+/// How the likeliest text is sought.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Decoding {
+    /// Texts that are followed at a time; 1 is greedy decoding.
+    #[serde(default = "one_beam", skip_serializing_if = "is_one_beam")]
+    pub beams: u32,
+    /// Ended texts are compared by log-likelihood / tokens ^ `length_penalty`.
+    #[serde(default = "mean", skip_serializing_if = "is_mean")]
+    pub length_penalty: f64,
+}
+
+impl Default for Decoding {
+    fn default() -> Self {
+        Self { beams: one_beam(), length_penalty: mean() }
+    }
+}
+
+fn one_beam() -> u32 {
+    1
+}
+
+fn is_one_beam(beams: &u32) -> bool {
+    *beams == one_beam()
+}
+
+fn mean() -> f64 {
+    1.0
+}
+
+fn is_mean(length_penalty: &f64) -> bool {
+    *length_penalty == mean()
+}
+
+impl Task {
+    /// What samples must have in their `.json` for the task: of each group of dotted paths one.
+    pub fn fields(&self) -> Vec<Vec<&str>> {
+        match self {
+            Self::Classify { label, .. } | Self::Fewshot { label, .. } => vec![vec![label]],
+            Self::Choose { caption, negative, .. } => {
+                [caption, negative].into_iter().flatten().map(|path| vec![path.as_str()]).collect()
+            }
+            Self::Answer { question, answer, .. } => {
+                let answers = answer.as_deref().map_or(vec!["answers", "answer"], |path| vec![path]);
+                vec![vec![question], answers]
+            }
+            Self::Caption(_) | Self::Perplexity | Self::Retrieval => Vec::new(),
+        }
+    }
 }
 
 #[cfg(test)]

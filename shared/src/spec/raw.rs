@@ -23,8 +23,11 @@ pub(super) struct RawSpec {
     #[schemars(required)]
     #[expect(dead_code, reason = "there is one version, so that it has the right shape is all there is to check")]
     pub(super) api_version: Option<ApiVersion>,
-    /// What the job does. Default: pretrain.
+    /// What the job does: pretrain, or evaluate a checkpoint (`from`) without training. Default: pretrain.
     pub(super) kind: Option<Kind>,
+    /// evaluate: the checkpoint, by the URL or path of its MANIFEST.json, or a job's id for its newest one when it has succeeded;
+    /// objective, model and data.tokenizer are those of the job that made it.
+    pub(super) from: Option<String>,
     /// What people call the job: lower-case letters, digits and inner hyphens, at most 50.
     #[schemars(required)]
     pub(super) name: Option<String>,
@@ -47,8 +50,7 @@ pub(super) struct RawSpec {
     pub(super) ema_decay: Option<f64>,
     /// The learning rate over time. Default: cosine with warm-up.
     pub(super) schedule: Option<Short<ScheduleName, RawSchedule>>,
-    /// When training is complete: one of steps, epochs, examples.
-    #[schemars(required)]
+    /// When training is complete: one of steps, epochs, examples. Required, but for evaluate.
     pub(super) duration: Option<RawDuration>,
     /// The checkpoint that the network starts from: the URL or path of its MANIFEST.json, or a mapping that also says which
     /// parts. Default: initial values from data.seed.
@@ -176,8 +178,8 @@ pub(super) struct RawModel {
 #[serde(deny_unknown_fields)]
 pub(super) struct RawData {
     /// What to train on: the URL or path of a manifest that `cappactl data index` wrote (it ends in .json), a pattern of
-    /// shards such as `s3://bucket/train-{000..127}.tar` (they are indexed first), or a list of either, mixed by weight.
-    #[schemars(required)]
+    /// shards such as `s3://bucket/train-{000..127}.tar` (they are indexed first), or a list of either, mixed by weight. Required,
+    /// but for evaluate.
     pub(super) train: Option<Short<String, Vec<Short<String, RawSource>>>>,
     /// URL or path of the tokenizer: a `tokenizer.json` or a SentencePiece `.model`.
     #[schemars(required)]
@@ -363,14 +365,17 @@ pub(super) enum TaskName {
     Choose,
     Fewshot,
     Caption,
+    Perplexity,
+    Retrieval,
+    Answer,
 }
 
 /// What an evaluation does with its samples.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawTask {
-    /// Which task: zero-shot classification, the true one of two captions, linear classification from a few examples, or
-    /// greedy captions.
+    /// Which task: zero-shot classification, the true one of several captions, linear classification from a few examples,
+    /// captions, how well captions are predicted, image-text retrieval, or questions.
     #[serde(rename = "type")]
     #[schemars(required)]
     pub(super) name: Option<TaskName>,
@@ -380,8 +385,20 @@ pub(super) struct RawTask {
     pub(super) labels: Option<Vec<String>>,
     /// classify: the prompt, with `{}` for the label. Default: `{}`.
     pub(super) template: Option<String>,
-    /// choose: dotted path of the false caption in a sample's `.json`.
+    /// choose: field with the true caption. Default: the sample's first caption.
+    pub(super) caption: Option<String>,
+    /// choose: dotted path of the false caption in a sample's `.json`, or of a list of them.
     pub(super) negative: Option<String>,
+    /// choose: in place of negative, true for the words of the true caption in another order. Default: false.
+    pub(super) shuffle: Option<bool>,
+    /// caption, answer: texts that are followed at a time. Default: 1, which is greedy.
+    pub(super) beams: Option<u32>,
+    /// caption, answer: ended texts are compared by log-likelihood / tokens ^ length_penalty. Default: 1.
+    pub(super) length_penalty: Option<f64>,
+    /// answer: field with the question. Default: question.
+    pub(super) question: Option<String>,
+    /// answer: field with the answer, or with a list of those that people gave. Default: answers, or answer.
+    pub(super) answer: Option<String>,
     /// fewshot: URL or path of the manifest with the samples that examples are drawn from.
     pub(super) train: Option<String>,
     /// fewshot: examples of each class. Default: 1, 5, 10.

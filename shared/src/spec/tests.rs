@@ -152,7 +152,10 @@ fn mistakes_of_meaning_are_named() {
         "name: My_Job",
         &["1:7: name: `My_Job` is not a name; use 1 to 50 lower-case letters, digits and inner hyphens"],
     );
-    check("kind: export", &["1:7: kind: `export` is not supported by this version; only `pretrain` is"]);
+    check(
+        "kind: export",
+        &["1:7: kind: `export` is not supported by this version; `cappactl export` writes an encoder"],
+    );
     check(
         "objective: classify",
         &["1:12: objective: `classify` is not supported by this version; use `cap`, `cappa`, `clip` or `siglip`"],
@@ -172,7 +175,7 @@ fn mistakes_of_meaning_are_named() {
     check(
         "objective: clip\nevaluate: [{name: a, data: d.json, task: caption}]",
         &[
-            "2:42: evaluate[0].task: `caption` needs a decoder, and `clip` trains none; use `classify`, `choose` or `fewshot`",
+            "2:42: evaluate[0].task: `caption` needs a decoder, and `clip` trains none; use `classify`, `choose`, `fewshot` or `retrieval`",
         ],
     );
     check(
@@ -367,9 +370,64 @@ fn mistakes_of_evaluations_are_named() {
             "5:10: evaluate[3].name: `C` is not a name; use 1 to 63 lower-case letters, digits and inner hyphens",
             "5:57: evaluate[3].limit: 0 is below 1, the least",
             "6:3: evaluate[4].data: is required",
-            "6:19: evaluate[4].task: `sing` is not one of `classify`, `choose`, `fewshot`, `caption`",
+            "6:19: evaluate[4].task: `sing` is not one of `classify`, `choose`, `fewshot`, `caption`, `perplexity`, `retrieval`, `answer`",
         ],
     );
+}
+
+#[test]
+fn tasks_say_what_they_read_and_refuse_what_is_not_theirs() {
+    let lines = "evaluate:
+- {name: order, data: d.json, task: {type: choose, shuffle: true}}
+- {name: swap, data: d.json, task: {type: choose, caption: caption, negative: hard.negatives}}
+- {name: text, data: d.json, task: {type: caption, beams: 4}}
+- {name: vqa, data: d.json, task: answer}
+- {name: ocr, data: d.json, task: {type: answer, question: q, answer: a, length_penalty: 0}}";
+    let spec = spec(lines);
+    let fields: Vec<_> = spec.evaluate.iter().map(|evaluation| evaluation.task.fields()).collect();
+    let wanted: [&[&[&str]]; 5] =
+        [&[], &[&["caption"], &["hard.negatives"]], &[], &[&["question"], &["answers", "answer"]], &[&["q"], &["a"]]];
+    assert_eq!(fields, wanted);
+    let penalty = |beams, length_penalty| Decoding { beams, length_penalty };
+    assert_eq!(spec.evaluate[2].task, Task::Caption(penalty(4, 1.0)));
+    check(
+        "evaluate: [{name: a, data: d.json, task: {type: choose, shuffle: true, negative: x}}, \
+         {name: b, data: d.json, task: {type: caption, beams: 0, question: q}}, \
+         {name: c, data: d.json, task: retrieval}]",
+        &[
+            "1:82: evaluate[0].task.negative: is given, but with shuffle the false caption is made of the true one; leave one out",
+            "1:140: evaluate[1].task.beams: 0 is below 1, the least",
+            "1:153: evaluate[1].task.question: is for the task `answer` only",
+            "1:188: evaluate[2].task: `retrieval` compares the embeddings of two towers, and `cappa` trains none; use `clip` or `siglip`",
+        ],
+    );
+}
+
+#[test]
+fn a_job_that_only_evaluates_needs_a_checkpoint_and_something_to_measure() {
+    let head = "apiVersion: cappa.dev/v1\nkind: evaluate\nname: demo\n";
+    let from = "from: /jobs/a/checkpoints/000000000010/MANIFEST.json\n";
+    let data = "data: {tokenizer: t.json}\n";
+    let evaluate = "evaluate: [{name: a, data: d.json, task: caption}]\n";
+    let spec = parse(&format!("{head}{from}{data}{evaluate}")).unwrap();
+    assert_eq!((spec.kind, spec.duration, spec.total_steps(1000)), (JobKind::Evaluate, Length::Steps(0), 0));
+    assert!(spec.init.as_ref().unwrap().from.ends_with("/jobs/a/checkpoints/000000000010/MANIFEST.json"));
+    assert_eq!(JobSpec::parse(&spec.to_document(), &SpecBase::none()).unwrap(), spec);
+    let of_job = parse(&format!("{head}from: demo-k7f3q\n{data}{evaluate}")).unwrap();
+    assert_eq!(of_job.init.as_ref().unwrap().job(), Some("demo-k7f3q"));
+    assert_eq!(of_job.after, [Dependency { job: "demo-k7f3q".into(), condition: Condition::Succeeded }]);
+    assert_eq!(JobSpec::parse(&of_job.to_document(), &SpecBase::none()).unwrap(), of_job);
+    let paths = |text: &str| -> Vec<String> {
+        parse(text).unwrap_err().errors().iter().map(|error| error.path.clone()).collect()
+    };
+    assert_eq!(paths(&format!("{head}{data}{evaluate}")), ["from"]);
+    assert_eq!(paths(&format!("{head}{from}{data}")), ["evaluate"]);
+    let training = "duration: {steps: 5}\nfreeze: [encoder]\n";
+    assert_eq!(paths(&format!("{head}{from}{data}{evaluate}{training}")), ["duration", "freeze"]);
+    let pretrain = head.replace("evaluate", "pretrain");
+    let mut found = paths(&format!("{pretrain}{from}{data}duration: {{steps: 5}}\n"));
+    found.sort_unstable();
+    assert_eq!(found, ["data.train", "from"]);
 }
 
 #[test]
@@ -377,7 +435,7 @@ fn ten_mistakes_are_ten_messages() {
     let text = "\
 apiVersion: cappa.dev/v2
 name: Demo
-kind: evaluate
+kind: export
 objectiv: cap
 model: {preset: huge, heads: 5}
 data: {train: m.json, tokenizer: 'gopher://x/y', text_lenght: 24}
@@ -448,7 +506,7 @@ fn steps_of_an_epoch_are_those_of_the_sample_order() {
 #[test]
 fn the_schema_describes_every_key_and_names_every_required_one() {
     let schema = JobSpec::json_schema();
-    assert_eq!(schema["required"], serde_json::json!(["apiVersion", "name", "data", "duration"]));
+    assert_eq!(schema["required"], serde_json::json!(["apiVersion", "name", "data"]));
     assert_eq!(schema["additionalProperties"], false);
     for (key, property) in schema["properties"].as_object().unwrap() {
         assert!(property["description"].is_string(), "{key} is not described");

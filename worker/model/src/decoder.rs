@@ -28,7 +28,12 @@ impl Memory {
     /// That of some of the images, by their places.
     pub(crate) fn of(&self, images: &Tensor) -> Self {
         let of = |tensor: &Tensor| tensor.index_select(0, images);
-        Self(self.0.iter().map(|block| KeyValue { key: of(&block.key), value: of(&block.value) }).collect())
+        Self(self.0.iter().map(|block| block.map(of)).collect())
+    }
+
+    /// That of some consecutive images, sharing memory.
+    pub(crate) fn narrow(&self, first: i64, images: i64) -> Self {
+        Self(self.0.iter().map(|block| block.map(|tensor| tensor.narrow(0, first, images))).collect())
     }
 }
 
@@ -37,6 +42,15 @@ impl Memory {
 pub(crate) struct Cache {
     blocks: Vec<Option<KeyValue>>,
     length: i64,
+}
+
+impl Cache {
+    /// Every row goes on from another one: that of its place in `rows`, `[R]`.
+    pub(crate) fn select(&mut self, rows: &Tensor) {
+        for block in self.blocks.iter_mut().flatten() {
+            *block = block.map(|tensor| tensor.index_select(0, rows));
+        }
+    }
 }
 
 impl Decoder {
@@ -73,9 +87,33 @@ impl Decoder {
         precision: Precision,
         tap: &mut impl Tap,
     ) -> Tensor {
+        self.blocks(tokens, &self.positions.narrow(1, 0, tokens.size()[1]), memory, mask, precision, tap)
+    }
+
+    /// The same for tokens that are not one after the other: each at its own place `[L]`.
+    pub(crate) fn forward_at(
+        &self,
+        tokens: &Tensor,
+        places: &Tensor,
+        memory: &Memory,
+        mask: &Mask,
+        precision: Precision,
+    ) -> Tensor {
+        self.blocks(tokens, &self.positions.index_select(1, places), memory, mask, precision, &mut NoTap)
+    }
+
+    fn blocks(
+        &self,
+        tokens: &Tensor,
+        positions: &Tensor,
+        memory: &Memory,
+        mask: &Mask,
+        precision: Precision,
+        tap: &mut impl Tap,
+    ) -> Tensor {
         let embedded = Tensor::embedding(&self.embedding, tokens, -1, false, false);
         tap.see(|| "EmbedTargets".to_owned(), &embedded);
-        let mut x = embedded + self.positions.narrow(1, 0, tokens.size()[1]);
+        let mut x = embedded + positions;
         tap.see(|| "PosEmbedTargets".to_owned(), &x);
         for (i, (block, memory)) in self.blocks.iter().zip(&memory.0).enumerate() {
             let attended = block.attend_self(&x, mask, precision);

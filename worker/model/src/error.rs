@@ -35,6 +35,20 @@ pub enum ModelError {
         /// What differs, a sentence for each parameter.
         differences: Vec<String>,
     },
+    /// Texts can't go on from what was given.
+    #[error(
+        "{given} prefixes of up to {longest} tokens were given for {images} images and texts of at most {length}: give each image one that leaves room for a token"
+    )]
+    Prefixes {
+        /// How many there are.
+        given: usize,
+        /// How many are needed.
+        images: usize,
+        /// Tokens of the longest.
+        longest: usize,
+        /// Tokens of a text.
+        length: usize,
+    },
     /// Projected features were asked of a captioner.
     #[error("a captioner projects nothing: ask for pooled features, or use a network of clip or siglip")]
     NoProjection,

@@ -148,6 +148,13 @@ pub(crate) struct KeyValue {
     pub(crate) value: Tensor,
 }
 
+impl KeyValue {
+    /// The same done to both.
+    pub(crate) fn map(&self, change: impl Fn(&Tensor) -> Tensor) -> Self {
+        Self { key: change(&self.key), value: change(&self.value) }
+    }
+}
+
 /// Multi-head dot-product attention.
 #[derive(Debug)]
 pub(crate) struct Attention {

@@ -11,7 +11,6 @@
 //! Dimensions: B batch, P patches, L text length, E width, H heads, D head dim, V vocabulary.
 
 pub mod average;
-mod caption;
 mod captioner;
 mod config;
 mod contrastive;
@@ -21,6 +20,7 @@ mod error;
 pub mod export;
 pub mod fewshot;
 mod flops;
+mod generate;
 pub mod golden;
 mod init;
 mod layers;
@@ -30,6 +30,7 @@ pub mod optim;
 mod params;
 mod position;
 pub mod schedule;
+mod score;
 pub mod spec;
 mod tap;
 pub mod transfer;
@@ -40,6 +41,7 @@ pub use config::{ModelConfig, PositionEmbedding};
 pub use contrastive::{Contrast, ContrastiveConfig, ContrastiveLoss, Embeddings, Pooling, TowerConfig, TwoTower};
 pub use error::ModelError;
 pub use flops::{flop_per_image, flop_per_pair};
+pub use generate::Search;
 pub use init::initial_value;
 pub use layers::Precision;
 pub use loss::{END_OF_TEXT, PAD};

@@ -1,4 +1,4 @@
-//! Greedy captions with their pictures, for people to look at, and how well they match the samples' own.
+//! The likeliest captions with their pictures, for people to look at, and how well they match the samples' own.
 
 use std::path::Path;
 
@@ -6,9 +6,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use cappa_data::image::Preparation;
 use cappa_data::text::Tokenizer;
-use cappa_model::Captioner;
+use cappa_model::{Captioner, Search};
 use cappa_shared::evaluation::{Captioned, Finding};
-use tch::{Device, Kind, Tensor};
+use cappa_shared::spec::Decoding;
+use tch::Tensor;
 
 use super::Evaluator;
 use super::samples::{Samples, add_images};
@@ -16,19 +17,22 @@ use super::scores::{Judged, scores};
 use crate::train::outcome::Departure;
 
 /// Captions every sample of the range, on all ranks, and gathers them.
-pub(super) fn captions(evaluator: &Evaluator<'_>, samples: &Samples) -> Result<(u64, Finding), Departure> {
-    let model = evaluator.state.model.captioner().ok_or_else(|| {
-        Departure::Unsuitable("captions need a decoder, which the job's objective does not train".to_owned())
-    })?;
+pub(super) fn captions(
+    evaluator: &Evaluator<'_>,
+    samples: &Samples,
+    decoding: Decoding,
+) -> Result<(u64, Finding), Departure> {
+    let model = evaluator.decoder()?;
     let tokenizer = &evaluator.tokenizer;
     let mut mine: Vec<Captioned> = Vec::new();
     let mut images_sum = None;
     samples.chunks(
+        evaluator,
         |_| Some(()),
         |images, chunk| {
             add_images(&mut images_sum, &images);
             let encoded = tch::no_grad(|| model.encode(&images))?;
-            let captions = caption_of(model, tokenizer, &encoded)?;
+            let captions = caption_of(model, tokenizer, &encoded, decoding)?;
             for ((record, ()), caption) in chunk.into_iter().zip(captions) {
                 let mut references = record.captions.into_iter();
                 mine.push(Captioned {
@@ -43,10 +47,8 @@ pub(super) fn captions(evaluator: &Evaluator<'_>, samples: &Samples) -> Result<(
             Ok(())
         },
     )?;
-    let size = i64::from(evaluator.assignment.spec.data.image_size);
-    let images_sum = images_sum.unwrap_or_else(|| Tensor::zeros([size, size, 3], (Kind::Double, Device::Cpu)));
-    let mean = evaluator.encode_mean(&images_sum, mine.len() as i64)?;
-    let blind = caption_of(model, tokenizer, &mean)?.into_iter().next().unwrap_or_default();
+    let mean = evaluator.encode_mean(images_sum, mine.len() as i64)?;
+    let blind = caption_of(model, tokenizer, &mean, decoding)?.into_iter().next().unwrap_or_default();
     for captioned in &mut mine {
         captioned.blind_caption.clone_from(&blind);
     }
@@ -61,10 +63,19 @@ pub(super) fn captions(evaluator: &Evaluator<'_>, samples: &Samples) -> Result<(
     Ok((examples.len() as u64, Finding::Caption { examples, scores }))
 }
 
-/// Greedy captions of encoded images `[B, P, E]`.
-pub(crate) fn caption_of(model: &Captioner, tokenizer: &Tokenizer, encoded: &Tensor) -> Result<Vec<String>, Departure> {
-    let tokens = model.greedy_encoded(encoded, model.config().text_length);
-    let rows = Vec::<Vec<i64>>::try_from(tokens).expect("rows of token ids");
+/// How the model's crate seeks texts of at most so many tokens.
+pub(super) fn search(Decoding { beams, length_penalty }: Decoding, max_length: usize) -> Search {
+    Search { beams: beams as usize, length_penalty, max_length }
+}
+
+/// Captions of encoded images `[B, P, E]`.
+pub(crate) fn caption_of(
+    model: &Captioner,
+    tokenizer: &Tokenizer,
+    encoded: &Tensor,
+    decoding: Decoding,
+) -> Result<Vec<String>, Departure> {
+    let rows = model.generate(encoded, &[], &search(decoding, model.config().text_length as usize))?;
     let text = |ids: Vec<i64>| tokenizer.decode(&ids).map_err(|e| Departure::Unsuitable(e.to_string()));
     rows.into_iter().map(text).collect()
 }

@@ -3,7 +3,6 @@
 use std::collections::{BTreeSet, HashMap};
 
 use cappa_shared::evaluation::Finding;
-use tch::Tensor;
 
 use super::samples::{Samples, add_images, field};
 use super::{Evaluator, accuracy};
@@ -30,7 +29,7 @@ pub(super) fn classify(
     let mut counts = vec![0f64; 1 + labels.len()];
     let mut images_sum = None;
     let suit = |record: &cappa_data::records::Record| field(record, key).map(str::to_owned);
-    samples.chunks(suit, |images, chunk| {
+    samples.chunks(evaluator, suit, |images, chunk| {
         add_images(&mut images_sum, &images);
         let scores = model.score(&model.encode(&images)?, &candidates)?;
         let best = Vec::<i64>::try_from(scores.argmax(1, false)).expect("one label a sample");
@@ -48,23 +47,27 @@ pub(super) fn classify(
     })?;
 
     let mine: f64 = counts[1..].iter().sum();
-    let size = i64::from(evaluator.assignment.spec.data.image_size);
-    let images_sum =
-        images_sum.unwrap_or_else(|| Tensor::zeros([size, size, 3], (tch::Kind::Double, tch::Device::Cpu)));
-    let blind = evaluator.encode_mean(&images_sum, mine as i64)?;
-    let blind = model.score(&blind, &candidates)?.argmax(1, false).int64_value(&[0]);
+    let blind = match model.captioner() {
+        Some(_) => {
+            let mean = evaluator.encode_mean(images_sum, mine as i64)?;
+            Some(model.score(&mean, &candidates)?.argmax(1, false).int64_value(&[0]))
+        }
+        None => None,
+    };
     let counts = evaluator.sum(&counts)?;
     let total: f64 = counts[1..].iter().sum();
     if total == 0.0 {
         return Err(Departure::Unsuitable(format!("no sample has the field `{key}`; see `cappactl data inspect`")));
     }
-    Ok((total as u64, Finding::Classify(accuracy(counts[0], counts[1 + blind as usize], total, labels.len()))))
+    let blind = blind.map(|label| counts[1 + label as usize]);
+    Ok((total as u64, Finding::Classify(accuracy(counts[0], blind, total, labels.len()))))
 }
 
 /// The labels that occur in the set, in alphabetical order, on whatever rank they are.
 fn occurring(evaluator: &Evaluator<'_>, samples: &Samples, key: &str) -> Result<Vec<String>, Departure> {
     let mut found = BTreeSet::new();
     samples.chunks(
+        evaluator,
         |record| field(record, key).map(str::to_owned),
         |_, chunk| {
             found.extend(chunk.into_iter().map(|(_, label)| label));

@@ -40,9 +40,7 @@ pub(super) fn fewshot(
         mine += images.size()[0];
         add_images(&mut images_sum, images);
     })?;
-    let size = i64::from(evaluator.assignment.spec.data.image_size);
-    let images_sum = images_sum.unwrap_or_else(|| Tensor::zeros([size, size, 3], (Kind::Double, Device::Cpu)));
-    let blind = evaluator.features(&evaluator.mean_image(&images_sum, mine)?)?;
+    let blind = evaluator.features(&evaluator.mean_image(images_sum, mine)?)?;
 
     let classes: Vec<&String> = train.labels.iter().collect::<BTreeSet<_>>().into_iter().collect();
     let place = |label: &String| classes.binary_search(&label).ok();
@@ -67,7 +65,7 @@ pub(super) fn fewshot(
         }
         let (count, draws) = (test_labels.len() as f64, f64::from(draws));
         let mean = right.iter().sum::<f64>() / draws;
-        Shots { shots, mean: accuracy(mean * count, blindly / draws, count, classes.len()), draws: right }
+        Shots { shots, mean: accuracy(mean * count, Some(blindly / draws), count, classes.len()), draws: right }
     });
     Ok((test_labels.len() as u64, Finding::Fewshot { shots: measured.collect() }))
 }
@@ -96,6 +94,7 @@ fn labelled(
 ) -> Result<Labelled, Departure> {
     let (mut features, mut labels) = (Vec::new(), Vec::new());
     samples.chunks(
+        evaluator,
         |record| field(record, key).map(str::to_owned),
         |images, chunk| {
             see(&images);
@@ -123,7 +122,7 @@ impl Evaluator<'_> {
     }
 
     /// Rows `[N, D]` of all ranks, by rank; each may have another number of them.
-    fn gather_rows(&self, mine: &Tensor) -> Result<Tensor, Departure> {
+    pub(super) fn gather_rows(&self, mine: &Tensor) -> Result<Tensor, Departure> {
         let group = &self.place.group;
         let (rows, width) = mine.size2().expect("rows of features");
         let counts = group.all_gather(&Tensor::from_slice(&[rows]))?;
@@ -134,10 +133,12 @@ impl Evaluator<'_> {
         Ok(Tensor::cat(&gathered.collect::<Vec<_>>(), 0).view([-1, width]))
     }
 
-    /// The mean image `[1, H, W, 3]`, from this rank's sum of images and their number.
-    pub(super) fn mean_image(&self, sum: &Tensor, count: i64) -> Result<Tensor, Departure> {
+    /// The mean image `[1, H, W, 3]`, from this rank's sum of images, if it has any, and their number.
+    pub(super) fn mean_image(&self, sum: Option<Tensor>, count: i64) -> Result<Tensor, Departure> {
+        let size = i64::from(self.assignment.spec.data.image_size);
+        let sum = sum.unwrap_or_else(|| Tensor::zeros([size, size, 3], (Kind::Double, Device::Cpu)));
         let total = self.sum(&[count as f64])?[0];
-        self.place.group.all_reduce(sum, Op::Sum)?;
+        self.place.group.all_reduce(&sum, Op::Sum)?;
         // u8 to [-1, 1], as in training.
         Ok((sum / total.max(1.0) / 127.5 - 1.0).to_kind(Kind::Float).unsqueeze(0))
     }

@@ -1,15 +1,20 @@
 //! Evaluation by scoring and captioning (paper section 4), data-parallel in the group that trained:
 //! every rank takes a range of the samples, counts are added up, rank 0 writes the results.
 //!
-//! Beside every accuracy stands the *blind decoder's*: the same model, every image replaced by the mean
-//! image of the set. What it reaches is what the captions alone give away.
+//! Beside every accuracy of a captioner stands the *blind decoder's*: the same model, every image replaced by the mean
+//! image of the set. What it reaches is what the captions alone give away. Two towers have no such thing: the similarity of a text to a
+//! mean image is no likelihood of the text.
 
+mod answer;
 mod caption;
 mod choose;
 mod classify;
 mod fewshot;
+mod perplexity;
+mod retrieval;
 mod samples;
 mod scores;
+mod vqa;
 
 use std::time::Instant;
 
@@ -18,19 +23,21 @@ use cappa_data::corpus;
 use cappa_data::records::Records;
 use cappa_data::shards::PoolConfig;
 use cappa_data::text::Tokenizer;
+use cappa_model::Captioner;
 use cappa_proto as wire;
 use cappa_proto::worker_message::Message as Tell;
-use cappa_session::Assignment;
+use cappa_session::{Assignment, Barred};
 use cappa_shared::evaluation::{Accuracy, Finding, Outcome, RESULTS_VERSION, Results};
-use cappa_shared::spec::{Evaluation, Task};
+use cappa_shared::spec::{Evaluation, JobKind, Task};
 use cappa_shared::storage;
 use std::sync::Arc;
 use tch::Tensor;
 
 use crate::context::Context;
 use crate::train::group::Place;
-use crate::train::outcome::Departure;
+use crate::train::outcome::{Departure, Ending};
 use crate::train::state::TrainState;
+use crate::train::stats::{StepStats, vote};
 pub(crate) use caption::{caption_of, read_image};
 use samples::Samples;
 
@@ -43,16 +50,29 @@ struct Evaluator<'a> {
     tokenizer: Tokenizer,
 }
 
-/// Does every evaluation of the spec; the results as JSON on rank 0. Nothing where none is asked for.
+/// Does every evaluation of the spec, or as many as there is time for before the group is asked to end; [`Ending::Finished`] has the
+/// results as JSON on rank 0.
 pub(crate) fn all(
     assignment: &Assignment,
     context: &Context,
     place: &Place,
     state: &TrainState,
-) -> Result<Option<String>, Departure> {
+) -> Result<Ending, Departure> {
     if assignment.spec.evaluate.is_empty() {
-        return Ok(None);
+        return Ok(Ending::Finished(None));
     }
+    match results(assignment, context, place, state) {
+        Err(Departure::Asked(ending)) => Ok(ending),
+        summary => summary.map(Ending::Finished),
+    }
+}
+
+fn results(
+    assignment: &Assignment,
+    context: &Context,
+    place: &Place,
+    state: &TrainState,
+) -> Result<Option<String>, Departure> {
     let begun = Instant::now();
     let (job_id, generation) = (assignment.job.to_string(), assignment.generation.0);
     context.ledger.notice(Tell::EvaluationStarted(wire::EvaluationStarted { job_id, generation }));
@@ -61,13 +81,17 @@ pub(crate) fn all(
     let evaluator = Evaluator { assignment, context, place, state, tokenizer };
     let evaluations = assignment.spec.evaluate.iter().map(|evaluation| {
         evaluator.one(evaluation).map_err(|departure| match departure {
-            lost @ (Departure::Barred(_) | Departure::Collective(_)) => lost,
+            lost @ (Departure::Barred(_) | Departure::Asked(_) | Departure::Collective(_)) => lost,
             other => Departure::Evaluation { name: evaluation.name.clone(), source: Box::new(other) },
         })
     });
     let results = Results {
         version: RESULTS_VERSION,
         job: assignment.job.to_string(),
+        from: match assignment.spec.kind {
+            JobKind::Evaluate => assignment.spec.init.as_ref().map(|init| init.from.clone()),
+            JobKind::Pretrain => None,
+        },
         step: state.step.0,
         evaluations: evaluations.collect::<Result<_, _>>()?,
         seconds: begun.elapsed().as_secs_f64(),
@@ -86,12 +110,20 @@ impl Evaluator<'_> {
         let samples = self.samples(&evaluation.data, limit)?;
         let (count, finding) = match &evaluation.task {
             Task::Classify { label, labels, template } => classify::classify(self, &samples, label, labels, template)?,
-            Task::Choose { negative } => choose::choose(self, &samples, negative)?,
+            Task::Choose { caption, negative, .. } => {
+                let choice = choose::Choice { caption: caption.as_deref(), negative: negative.as_deref() };
+                choose::choose(self, &samples, choice)?
+            }
             Task::Fewshot { label, train, shots, draws } => {
                 let train = self.samples(train, u64::MAX)?;
                 fewshot::fewshot(self, (&train, &samples), label, shots, *draws)?
             }
-            Task::Caption => caption::captions(self, &samples)?,
+            Task::Caption(decoding) => caption::captions(self, &samples, *decoding)?,
+            Task::Perplexity => perplexity::perplexity(self, &samples)?,
+            Task::Retrieval => retrieval::retrieval(self, &samples)?,
+            Task::Answer { question, answer, decoding } => {
+                answer::answer(self, &samples, question, answer.as_deref(), *decoding)?
+            }
         };
         tracing::info!(
             evaluation = evaluation.name,
@@ -130,14 +162,39 @@ impl Evaluator<'_> {
         Ok(Tensor::from_slice(&ids).view([-1, length as i64]))
     }
 
-    /// The mean image's encoding, a batch of one, from this rank's sum of images and their number.
-    fn encode_mean(&self, sum: &Tensor, count: i64) -> Result<Tensor, Departure> {
+    /// The network that writes, which a job of two towers does not have.
+    fn decoder(&self) -> Result<&Captioner, Departure> {
+        self.state.model.captioner().ok_or_else(|| {
+            Departure::Unsuitable("the task needs a decoder, which the job's objective does not train".to_owned())
+        })
+    }
+
+    /// The mean image's encoding, a batch of one, from this rank's sum of images, if it has any, and their number.
+    fn encode_mean(&self, sum: Option<Tensor>, count: i64) -> Result<Tensor, Departure> {
         Ok(self.state.model.encode(&self.mean_image(sum, count)?)?)
+    }
+
+    /// Whether going on is in vain.
+    fn check(&self) -> Result<(), Barred> {
+        self.context.interrupt.check(&self.assignment.job, self.assignment.generation)
+    }
+
+    /// Tells the other ranks how many samples this one has for the next round, or that it is late with them; `None` while anybody is.
+    ///
+    /// # Errors
+    /// [`Departure::Asked`], equally on all ranks, when the group is to end.
+    fn round(&self, mine: usize, is_late: bool) -> Result<Option<f64>, Departure> {
+        let votes = StepStats::votes(self.assignment, self.context);
+        let all = StepStats { weight: mine as f64, late: vote(is_late), ..votes }.sum(&self.place.group)?;
+        match all.ending() {
+            Some(ending) => Err(Departure::Asked(ending)),
+            None => Ok((all.late == 0.0).then_some(all.weight)),
+        }
     }
 
     /// Adds up over the group, and looks whether going on is in vain.
     fn sum(&self, mine: &[f64]) -> Result<Vec<f64>, Departure> {
-        self.context.interrupt.check(&self.assignment.job, self.assignment.generation)?;
+        self.check()?;
         let sums = Tensor::from_slice(mine);
         self.place.group.all_reduce(&sums, cappa_collective::Op::Sum)?;
         Ok(Vec::try_from(sums).expect("a vector of doubles"))
@@ -178,11 +235,12 @@ fn summary(mut results: Results) -> String {
     serde_json::to_string(&results).expect("results are plain data")
 }
 
-fn accuracy(right: f64, blind: f64, samples: f64, labels: usize) -> Accuracy {
+/// Shares of counts; nothing of the blind decoder where there is none.
+fn accuracy(right: f64, blind: Option<f64>, samples: f64, labels: usize) -> Accuracy {
     let share = |count: f64| if samples > 0.0 { count / samples } else { 0.0 };
     Accuracy {
         accuracy: share(right),
-        blind_accuracy: share(blind),
+        blind_accuracy: blind.map(share),
         chance: 1.0 / labels.max(1) as f64,
         labels: labels as u64,
     }

@@ -8,18 +8,19 @@ use cappa_collective::{Group, Member, Op, Store, Timeouts};
 use cappa_session::{Agreement, Assignment, agree};
 use cappa_shared::causes::with_causes;
 use cappa_shared::ids::Step;
+use cappa_shared::{checkpoint, storage};
 use tch::{Device, Tensor};
 
 use super::outcome::Departure;
 use super::state::TrainState;
-use crate::checkpoint::{Restore, read_weights};
+use crate::checkpoint::{CheckpointError, Restore, read_weights};
 use crate::context::Context;
 
 /// How often members that wait for one's store hear of each other.
 const VOTE: Duration = Duration::from_secs(1);
 
 /// How long a member waits by itself before it tells the others that it does: well below the limit of an operation.
-pub(super) fn patience(assignment: &Assignment) -> Duration {
+pub(crate) fn patience(assignment: &Assignment) -> Duration {
     VOTE.min(assignment.operation / 4)
 }
 
@@ -120,10 +121,26 @@ impl Place {
     ) -> Result<TrainState, Departure> {
         let Some(init) = &assignment.spec.init else { return Ok(state) };
         let refused = |source| Departure::Init { from: init.from.clone(), source };
-        let weights = self.wait(assignment, context, read_weights(&init.from))?.map_err(refused)?;
+        let from = match init.job() {
+            Some(job) => self.newest_of(assignment, context, job)?,
+            None => init.from.clone(),
+        };
+        let weights = self.wait(assignment, context, read_weights(&from))?.map_err(refused)?;
         state.start_from(&assignment.spec, init, &weights).map_err(|error| refused(error.into()))?;
-        tracing::info!(from = init.from, "starting from a checkpoint");
+        tracing::info!(from, "starting from a checkpoint");
         Ok(state)
+    }
+
+    /// The URL of the newest checkpoint of another job of the same store, the same for all members.
+    fn newest_of(&self, assignment: &Assignment, context: &Context, job: &str) -> Result<String, Departure> {
+        let refused = |source| Departure::Init { from: job.to_owned(), source };
+        let own = storage::open(&assignment.folder).map_err(|error| refused(error.into()))?;
+        let folder = own.parent().join(job).map_err(|error| refused(error.into()))?;
+        let steps = self.wait(assignment, context, checkpoint::committed(&folder))?;
+        let newest = steps.map_err(|error| refused(error.into()))?.first().map_or(-1, |step| step.0 as i64);
+        let seen_by_all = self.gather(newest)?.into_iter().min().and_then(|step| u64::try_from(step).ok());
+        let step = seen_by_all.ok_or_else(|| refused(CheckpointError::NoneUsable { tried: 0 }))?;
+        Ok(format!("{}/{}", folder.url().trim_end_matches('/'), checkpoint::manifest_path(Step(step))))
     }
 
     /// Every member reads the same manifest; one that somebody can't read is passed over by all.
@@ -150,7 +167,7 @@ impl Place {
         if assignment.restore.is_empty() {
             return self.begin(assignment, state, context);
         }
-        Err(crate::checkpoint::CheckpointError::NoneUsable { tried: assignment.restore.len() }.into())
+        Err(CheckpointError::NoneUsable { tried: assignment.restore.len() }.into())
     }
 
     /// Waits for something of a store together with the other members. A member whose store does not answer says so in time, and the

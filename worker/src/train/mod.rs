@@ -115,9 +115,9 @@ impl Trainer {
             return Ok(ending);
         }
         let evaluate = || state.averaged(|| evaluate::all(assignment, context, &place, state));
-        let summary = info_span!("evaluate").in_scope(evaluate)?;
+        let ending = info_span!("evaluate").in_scope(evaluate)?;
         flush()?;
-        Ok(Ending::Finished(summary))
+        Ok(ending)
     }
 
     fn complete(&self, assignment: &Assignment, outcome: wire::Outcome, summary: Option<String>) {

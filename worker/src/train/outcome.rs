@@ -80,6 +80,9 @@ pub(crate) enum Departure {
         #[source]
         source: CheckpointError,
     },
+    /// The group was asked to end before its work was done.
+    #[error("the group was asked to end")]
+    Asked(Ending),
     /// The order to form the group makes no sense.
     #[error(transparent)]
     Order(#[from] BadForm),
@@ -112,7 +115,7 @@ impl Departure {
     /// What the coordinator is told; nothing where it gave the order.
     pub(crate) fn failure(&self) -> Option<wire::Failure> {
         let (code, permanent) = match self {
-            Self::Barred(_) | Self::Collective(CollectiveError::Aborted) => return None,
+            Self::Barred(_) | Self::Asked(_) | Self::Collective(CollectiveError::Aborted) => return None,
             Self::Collective(_) => (Code::CollectiveFailed, false),
             Self::Torch(error) if is_out_of_memory(error) => (Code::OutOfMemory, true),
             Self::Torch(_) | Self::Model(_) | Self::Order(_) => (Code::Internal, true),

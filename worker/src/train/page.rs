@@ -19,7 +19,7 @@ use super::loss::Plan;
 use super::outcome::{Departure, Ending};
 use super::record::{Clock, Phase, Recorder};
 use super::state::TrainState;
-use super::stats::StepStats;
+use super::stats::{StepStats, vote};
 use crate::batches::{Batches, RankBatch};
 use crate::checkpoint::Writer;
 use crate::context::Context;
@@ -47,9 +47,7 @@ impl Turn<'_> {
 
     /// Whether this rank was asked to end the group.
     fn votes(&self) -> StepStats {
-        let Assignment { job, generation, .. } = self.assignment;
-        let stop = vote(self.context.interrupt.stop_asked(job, *generation));
-        StepStats { stop, drain: vote(self.context.interrupt.draining()), ..StepStats::default() }
+        StepStats::votes(self.assignment, self.context)
     }
 
     /// Waits until every rank has its batch, and not inside the gradients' collectives, which would take a rank that waits for its store
@@ -79,13 +77,12 @@ impl Turn<'_> {
     }
 }
 
-fn vote(asked: bool) -> f64 {
-    if asked { 1.0 } else { 0.0 }
-}
-
 /// Trains from the state's step to the job's last, or until the group breaks or is asked to end.
 pub(super) fn train(turn: &Turn<'_>, recorder: &mut Recorder, state: &mut TrainState) -> Result<Ending, Departure> {
     let Assignment { spec, total_steps, .. } = turn.assignment;
+    if state.step >= *total_steps {
+        return Ok(Ending::Finished(None)); // only evaluations are left
+    }
     let group = &turn.place.group;
     state.model.params().clear_grads()?; // a group that broke left gradients half reduced
     let trained = state.model.params().tensors().filter(|tensor| tensor.requires_grad());

@@ -4,9 +4,11 @@
 //! has all gradients and the step counts (DESIGN §4, Group).
 
 use cappa_collective::{Group, Op};
+use cappa_session::Assignment;
 use tch::Tensor;
 
 use super::outcome::Ending;
+use crate::context::Context;
 
 /// What one rank brings, or, after [`StepStats::sum`], what all ranks brought together.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -30,6 +32,13 @@ pub(crate) struct StepStats {
 }
 
 impl StepStats {
+    /// Whether this rank was asked to end the group, and nothing else.
+    pub(crate) fn votes(assignment: &Assignment, context: &Context) -> Self {
+        let Assignment { job, generation, .. } = assignment;
+        let stop = vote(context.interrupt.stop_asked(job, *generation));
+        Self { stop, drain: vote(context.interrupt.draining()), ..Self::default() }
+    }
+
     /// Adds up over the group: equal on every rank afterwards.
     pub(crate) fn sum(self, group: &Group) -> cappa_collective::Result<Self> {
         let Self { loss, weight, seen, bad, busy, stop, drain, late } = self;
@@ -54,4 +63,9 @@ impl StepStats {
     pub(crate) fn mean_loss(&self) -> f64 {
         if self.weight > 0.0 { self.loss / self.weight } else { 0.0 }
     }
+}
+
+/// As a number that is added up.
+pub(crate) fn vote(asked: bool) -> f64 {
+    if asked { 1.0 } else { 0.0 }
 }

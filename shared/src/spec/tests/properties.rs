@@ -7,8 +7,15 @@ use crate::manifest::{Filter, ScoreRange};
 
 fn any_task() -> impl Strategy<Value = Task> {
     prop_oneof![
-        Just(Task::Caption),
-        "[a-z.]{1,9}".prop_map(|negative| Task::Choose { negative }),
+        (1..9u32, 0..3u32)
+            .prop_map(|(beams, penalty)| { Task::Caption(Decoding { beams, length_penalty: f64::from(penalty) }) }),
+        Just(Task::Perplexity),
+        Just(Task::Retrieval),
+        ("[a-z.]{1,9}", prop::option::of("[a-z.]{1,9}"), 1..9u32).prop_map(|(question, answer, beams)| {
+            Task::Answer { question, answer, decoding: Decoding { beams, ..Decoding::default() } }
+        }),
+        (prop::option::of("[a-z.]{1,9}"), prop::option::of("[a-z.]{1,9}"))
+            .prop_map(|(caption, negative)| { Task::Choose { caption, shuffle: negative.is_none(), negative } }),
         ("[a-z.]{1,9}", prop::collection::vec("(?s).{0,6}", 0..3), "(?s).{0,6}").prop_map(|(label, labels, prompt)| {
             Task::Classify { label, labels, template: format!("{}{{}}", prompt.replace("{}", "")) }
         }),
@@ -122,7 +129,11 @@ prop_compose! {
         spec.retry = Retry { data: retry.0, user: retry.1, infrastructure: retry.0, backoff };
         spec.time_limit = limit.map(|limit| Span(std::time::Duration::from_millis(limit)));
         spec.after = after.into_iter().map(|job| Dependency { job, condition: Condition::Ended }).collect();
-        let suits = |task: &Task| !(objective.is_contrastive() && *task == Task::Caption);
+        let suits = |task: &Task| match task {
+            Task::Caption(_) | Task::Perplexity | Task::Answer { .. } => !objective.is_contrastive(),
+            Task::Retrieval => objective.is_contrastive(),
+            _ => true,
+        };
         spec.evaluate = tasks.into_iter().filter(|(task, _)| suits(task)).enumerate().map(|(n, (task, limit))| {
             Evaluation { name: format!("e{n}"), data: "s3://bucket/d.json".into(), task, limit }
         }).collect();

@@ -6,12 +6,13 @@ use super::Checker;
 use crate::spec::document::{child, item};
 use crate::spec::error::Mistake;
 use crate::spec::raw::{RawEvaluation, RawTask, Short, TaskName};
-use crate::spec::{Evaluation, Task};
+use crate::spec::{Decoding, Evaluation, Task};
 
 const MAX_EVALUATIONS: u64 = 64;
 const MAX_LABELS: u64 = 10_000;
 const MAX_SHOTS: u64 = 10_000;
 const MAX_DRAWS: u64 = 100;
+const MAX_BEAMS: u64 = 64;
 /// The authors' setting.
 const SHOTS: [u32; 3] = [1, 5, 10];
 const DRAWS: u32 = 3;
@@ -49,27 +50,43 @@ fn evaluation(raw: RawEvaluation, path: &str, checker: &mut Checker<'_>) -> Eval
 fn task(raw: RawTask, path: &str, checker: &mut Checker<'_>) -> Task {
     // An absent task has been reported with the shape.
     let name = raw.name.unwrap_or(TaskName::Caption);
-    let given = [
-        ("labels", TaskName::Classify, raw.labels.is_some()),
-        ("template", TaskName::Classify, raw.template.is_some()),
-        ("negative", TaskName::Choose, raw.negative.is_some()),
-        ("train", TaskName::Fewshot, raw.train.is_some()),
-        ("shots", TaskName::Fewshot, raw.shots.is_some()),
-        ("draws", TaskName::Fewshot, raw.draws.is_some()),
+    let (caption, answer) = (TaskName::Caption, TaskName::Answer);
+    let given: [(_, &[TaskName], _); 12] = [
+        ("label", &[TaskName::Classify, TaskName::Fewshot], raw.label.is_some()),
+        ("labels", &[TaskName::Classify], raw.labels.is_some()),
+        ("template", &[TaskName::Classify], raw.template.is_some()),
+        ("caption", &[TaskName::Choose], raw.caption.is_some()),
+        ("negative", &[TaskName::Choose], raw.negative.is_some()),
+        ("shuffle", &[TaskName::Choose], raw.shuffle.is_some()),
+        ("train", &[TaskName::Fewshot], raw.train.is_some()),
+        ("shots", &[TaskName::Fewshot], raw.shots.is_some()),
+        ("draws", &[TaskName::Fewshot], raw.draws.is_some()),
+        ("beams", &[caption, answer], raw.beams.is_some()),
+        ("length_penalty", &[caption, answer], raw.length_penalty.is_some()),
+        ("question", &[answer], raw.question.is_some()),
     ];
-    if raw.label.is_some() && !matches!(name, TaskName::Classify | TaskName::Fewshot) {
-        let message = "is for the tasks `classify` and `fewshot` only".into();
-        checker.report(&[&child(path, "label"), path, &child(path, "type")], Mistake::Inconsistent, message);
-    }
-    for (key, of, is_given) in given {
-        if is_given && of != name {
-            let message = format!("is for the task `{}` only", word(of));
+    for (key, of, is_given) in given.into_iter().chain([("answer", &[answer][..], raw.answer.is_some())]) {
+        if is_given && !of.contains(&name) {
+            let tasks: Vec<String> = of.iter().map(|task| format!("`{}`", word(*task))).collect();
+            let noun = if tasks.len() == 1 { "task" } else { "tasks" };
+            let message = format!("is for the {noun} {} only", tasks.join(" and "));
             checker.report(&[&child(path, key), path, &child(path, "type")], Mistake::Inconsistent, message);
         }
     }
     match name {
-        TaskName::Caption => Task::Caption,
-        TaskName::Choose => Task::Choose { negative: field(raw.negative, path, "negative", name, checker) },
+        TaskName::Caption => Task::Caption(decoding(&raw, path, checker)),
+        TaskName::Perplexity => Task::Perplexity,
+        TaskName::Retrieval => Task::Retrieval,
+        TaskName::Answer => {
+            let decoding = decoding(&raw, path, checker);
+            let question = raw.question.unwrap_or_else(|| "question".into());
+            Task::Answer {
+                question: field(Some(question), path, "question", name, checker),
+                answer: raw.answer,
+                decoding,
+            }
+        }
+        TaskName::Choose => choose(raw, path, checker),
         TaskName::Fewshot => fewshot(raw, path, checker),
         TaskName::Classify => {
             let labels = raw.labels.unwrap_or_default();
@@ -82,6 +99,28 @@ fn task(raw: RawTask, path: &str, checker: &mut Checker<'_>) -> Task {
             Task::Classify { label: field(raw.label, path, "label", name, checker), labels, template }
         }
     }
+}
+
+fn choose(raw: RawTask, path: &str, checker: &mut Checker<'_>) -> Task {
+    let shuffle = raw.shuffle.unwrap_or_default();
+    if shuffle && raw.negative.is_some() {
+        let message = "is given, but with shuffle the false caption is made of the true one; leave one out".into();
+        checker.report(&[&child(path, "negative"), &child(path, "shuffle")], Mistake::Inconsistent, message);
+    }
+    let negative = (!shuffle).then(|| field(raw.negative, path, "negative", TaskName::Choose, checker));
+    Task::Choose { caption: raw.caption, negative, shuffle }
+}
+
+fn decoding(raw: &RawTask, path: &str, checker: &mut Checker<'_>) -> Decoding {
+    let default = Decoding::default();
+    let decoding = Decoding {
+        beams: raw.beams.unwrap_or(default.beams),
+        length_penalty: raw.length_penalty.unwrap_or(default.length_penalty),
+    };
+    checker.within(&child(path, "beams"), decoding.beams, 1..=MAX_BEAMS);
+    let penalty = decoding.length_penalty;
+    checker.require((0.0..=10.0).contains(&penalty), &child(path, "length_penalty"), penalty, "is not from 0 to 10");
+    decoding
 }
 
 fn fewshot(raw: RawTask, path: &str, checker: &mut Checker<'_>) -> Task {
@@ -113,11 +152,14 @@ fn field(given: Option<String>, path: &str, key: &str, task: TaskName, checker: 
     given
 }
 
-fn word(task: TaskName) -> &'static str {
+pub(super) fn word(task: TaskName) -> &'static str {
     match task {
         TaskName::Classify => "classify",
         TaskName::Choose => "choose",
         TaskName::Fewshot => "fewshot",
         TaskName::Caption => "caption",
+        TaskName::Perplexity => "perplexity",
+        TaskName::Retrieval => "retrieval",
+        TaskName::Answer => "answer",
     }
 }

@@ -1,6 +1,7 @@
 //! What a network starts from, and what of it stays as it is.
 
 use super::Checker;
+use super::scheduling::MAX_LABEL;
 use crate::spec::document::item;
 use crate::spec::error::Mistake;
 use crate::spec::raw::{RawInit, Short};
@@ -15,15 +16,33 @@ pub(super) fn init(
         Short::Name(from) => ("init", RawInit { from: Some(from), parts: None }),
         Short::Map(raw) => ("init.from", raw),
     };
-    let from = checker.url(path, raw.from);
+    let from = manifest(path, raw.from, checker);
+    let given = raw.parts.unwrap_or_default();
+    parts("init.parts", &given, objective, checker);
+    Some(Init { from, parts: given })
+}
+
+/// What a job that only evaluates starts from: a checkpoint, or the newest one of a job that comes before it.
+pub(super) fn evaluated(from: Option<String>, checker: &mut Checker<'_>) -> Option<Init> {
+    const PATH: &str = "from";
+    let from = from?;
+    let is_job = !from.is_empty() && !from.contains('/');
+    if is_job {
+        checker.label(PATH, &from, MAX_LABEL);
+    }
+    let from = if is_job { from } else { manifest(PATH, Some(from), checker) };
+    Some(Init { from, parts: Vec::new() })
+}
+
+/// The URL of a checkpoint's manifest.
+fn manifest(path: &str, given: Option<String>, checker: &mut Checker<'_>) -> String {
+    let from = checker.url(path, given);
     if !from.is_empty() && !from.ends_with("/MANIFEST.json") {
         let message =
             "is not the MANIFEST.json of a checkpoint; `cappactl checkpoints ls JOB` shows a job's checkpoints";
         checker.report(&[path], Mistake::BadUrl, message.into());
     }
-    let given = raw.parts.unwrap_or_default();
-    parts("init.parts", &given, objective, checker);
-    Some(Init { from, parts: given })
+    from
 }
 
 pub(super) fn freeze(raw: Option<Vec<Part>>, objective: &Objective, checker: &mut Checker<'_>) -> Vec<Part> {

@@ -15,8 +15,8 @@ use std::collections::BTreeSet;
 use super::document::{Node, child, item};
 use super::error::{Mistake, SpecError};
 use super::load::SpecBase;
-use super::raw::{Kind, ObjectiveName, RawObjective, RawSpec, Short, TaskName};
-use super::{JobSpec, Objective};
+use super::raw::{Kind, ObjectiveName, RawDuration, RawObjective, RawSpec, Short, TaskName};
+use super::{Condition, Dependency, Init, JobKind, JobSpec, Length, Objective};
 use checker::Checker;
 
 /// Characters of a job's name: the job id adds a suffix, and is a DNS label of at most 63.
@@ -35,7 +35,8 @@ pub(super) fn validate(
     errors: &mut Vec<SpecError>,
 ) -> JobSpec {
     let mut checker = Checker::new(tree, unreadable, base, errors);
-    kind(raw.kind, &mut checker);
+    let kind = kind(&mut raw, &mut checker);
+    let from = raw.from.take();
     let objective = objective(raw.objective.take(), &mut checker);
     check_towers(&objective, &raw, &mut checker);
     let batch_size = raw.batch_size.unwrap_or(BATCH_SIZE);
@@ -55,11 +56,25 @@ pub(super) fn validate(
     let lanes = lane_count(lanes, batch_size, &mut checker);
     let data = data::data(raw.data.unwrap_or_default(), &sizes, lanes, &mut checker);
     model::check_input(&sizes.model, &data, &mut checker);
-    let duration = training::duration(&raw.duration.unwrap_or_default(), &mut checker);
+    let duration = match kind {
+        JobKind::Evaluate => Length::Steps(0),
+        JobKind::Pretrain => training::duration(&raw.duration.unwrap_or_default(), &mut checker),
+    };
     data::check_duration(&data, duration, &mut checker);
+    let init = match kind {
+        JobKind::Evaluate => init::evaluated(from, &mut checker),
+        JobKind::Pretrain => init::init(raw.init, &objective, &mut checker),
+    };
+    let mut after = scheduling::after(raw.after.unwrap_or_default(), &mut checker);
+    if let Some(job) = init.as_ref().and_then(Init::job).filter(|job| !job.is_empty())
+        && !after.iter().any(|before| before.job == job)
+    {
+        after.push(Dependency { job: job.to_owned(), condition: Condition::Succeeded });
+    }
     JobSpec {
+        kind,
         name: name(raw.name, &mut checker),
-        init: init::init(raw.init, &objective, &mut checker),
+        init,
         freeze: init::freeze(raw.freeze, &objective, &mut checker),
         objective,
         model: sizes.model,
@@ -77,7 +92,7 @@ pub(super) fn validate(
         priority: scheduling::priority(raw.priority, &mut checker),
         on_preemption: raw.on_preemption.unwrap_or_default(),
         retry: scheduling::retry(&raw.retry.unwrap_or_default(), &mut checker),
-        after: scheduling::after(raw.after.unwrap_or_default(), &mut checker),
+        after,
         on_failed_dependency: raw.on_failed_dependency.unwrap_or_default(),
         time_limit: scheduling::limit("time_limit", raw.time_limit.as_deref(), &mut checker),
         queue_deadline: scheduling::limit("queue_deadline", raw.queue_deadline.as_deref(), &mut checker),
@@ -86,14 +101,62 @@ pub(super) fn validate(
     }
 }
 
-fn kind(kind: Option<Kind>, checker: &mut Checker<'_>) {
-    let word = match kind {
-        None | Some(Kind::Pretrain) => return,
-        Some(Kind::Evaluate) => "evaluate",
-        Some(Kind::Export) => "export",
+/// What the job does. That of a job that only evaluates is said in fewer words: its checkpoint is all that it starts from, and it reads
+/// no other data.
+fn kind(raw: &mut RawSpec, checker: &mut Checker<'_>) -> JobKind {
+    match raw.kind {
+        None | Some(Kind::Pretrain) => {
+            if raw.from.is_some() {
+                let message = "is for the kind `evaluate`; a job that trains starts from `init`".into();
+                checker.report(&["from", "kind"], Mistake::Inconsistent, message);
+            }
+            if raw.data.as_ref().is_some_and(|data| data.train.is_none()) {
+                checker.report(&["data.train"], Mistake::Missing, "is required".into());
+            }
+            JobKind::Pretrain
+        }
+        Some(Kind::Evaluate) => {
+            evaluate_only(raw, checker);
+            JobKind::Evaluate
+        }
+        Some(Kind::Export) => {
+            let message = "`export` is not supported by this version; `cappactl export` writes an encoder".to_owned();
+            checker.report(&["kind"], Mistake::Unsupported, message);
+            JobKind::Pretrain
+        }
+    }
+}
+
+/// `init` says the same as `from`, and a duration of no steps nothing: so the spec as it runs writes them. Training data is not read.
+fn evaluate_only(raw: &mut RawSpec, checker: &mut Checker<'_>) {
+    let is_long =
+        |duration: &RawDuration| (duration.steps, duration.epochs, duration.examples) != (Some(0), None, None);
+    let (from, parts) = match raw.init.take() {
+        Some(Short::Name(from)) => (Some(from), None),
+        Some(Short::Map(init)) => (init.from, init.parts),
+        None => (None, None),
     };
-    let message = format!("`{word}` is not supported by this version; only `pretrain` is");
-    checker.report(&["kind"], Mistake::Unsupported, message);
+    let given = [
+        ("duration", raw.duration.as_ref().is_some_and(is_long)),
+        ("init", from.is_some() && raw.from.is_some()),
+        ("init.parts", parts.is_some()),
+        ("freeze", raw.freeze.is_some()),
+        ("ema_decay", raw.ema_decay.is_some()),
+    ];
+    for (path, _) in given.into_iter().filter(|(_, is_given)| *is_given) {
+        let message = "is for jobs that train; `evaluate` takes its network from `from`".into();
+        checker.report(&[path, "kind"], Mistake::Inconsistent, message);
+    }
+    raw.from = raw.from.take().or(from);
+    if raw.from.is_none() {
+        checker.report(&["from", "kind"], Mistake::Missing, "is required: the checkpoint to evaluate".into());
+    }
+    let first = raw.evaluate.iter().flatten().next();
+    match (first.map(|evaluation| evaluation.data.clone()), &mut raw.data) {
+        (None, _) => checker.report(&["evaluate", "kind"], Mistake::Missing, "is required: what to evaluate".into()),
+        (Some(first), Some(data)) => data.train = first.map(Short::Name),
+        (Some(_), None) => {}
+    }
 }
 
 fn name(name: Option<String>, checker: &mut Checker<'_>) -> String {
@@ -141,13 +204,11 @@ fn objective(raw: Option<Short<ObjectiveName, RawObjective>>, checker: &mut Chec
     objective
 }
 
-/// What two towers can't do.
+/// What two towers can't do, and what only they can.
 fn check_towers(objective: &Objective, spec: &RawSpec, checker: &mut Checker<'_>) {
-    if !objective.is_contrastive() {
-        return;
-    }
     let name = objective.name();
-    if let Some(Short::Map(lengths)) = raw_lengths(spec)
+    if objective.is_contrastive()
+        && let Some(Short::Map(lengths)) = raw_lengths(spec)
         && lengths.len() > 1
     {
         let message =
@@ -160,12 +221,24 @@ fn check_towers(objective: &Objective, spec: &RawSpec, checker: &mut Checker<'_>
             Some(Short::Map(task)) => task.name,
             None => None,
         };
-        if task == Some(TaskName::Caption) {
-            let path = child(&item("evaluate", index), "task");
-            let message =
-                format!("`caption` needs a decoder, and `{name}` trains none; use `classify`, `choose` or `fewshot`");
-            checker.report(&[&path, "objective", "objective.type"], Mistake::Inconsistent, message);
-        }
+        let message = match task {
+            Some(task @ (TaskName::Caption | TaskName::Perplexity | TaskName::Answer))
+                if objective.is_contrastive() =>
+            {
+                let task = evaluation::word(task);
+                format!(
+                    "`{task}` needs a decoder, and `{name}` trains none; use `classify`, `choose`, `fewshot` or `retrieval`"
+                )
+            }
+            Some(TaskName::Retrieval) if !objective.is_contrastive() => {
+                format!(
+                    "`retrieval` compares the embeddings of two towers, and `{name}` trains none; use `clip` or `siglip`"
+                )
+            }
+            _ => continue,
+        };
+        let path = child(&item("evaluate", index), "task");
+        checker.report(&[&path, "objective", "objective.type"], Mistake::Inconsistent, message);
     }
 }
 

@@ -11,7 +11,7 @@ use crate::spec::{Dependency, Priority, Retry};
 use crate::timing::Span;
 
 /// Characters of a namespace or a job id, which are DNS labels.
-const MAX_LABEL: usize = 63;
+pub(super) const MAX_LABEL: usize = 63;
 /// New tries after failures of one class.
 const MAX_RETRIES: u64 = 1000;
 /// Jobs that one waits for.
