@@ -103,6 +103,9 @@ pub(crate) struct Shared {
 impl Shared {
     /// An ended job's curve is read when someone asks for it, as is that of any job where this coordinator follows.
     pub(crate) async fn load_curve(&self, id: &JobId) {
+        if self.curves.knows(id) {
+            return;
+        }
         let wanted = id.clone();
         let found = self.handle.read(move |view| {
             view.core.state().job(&wanted).map(|job| (job.submission.folder.clone(), abandoned(job)))

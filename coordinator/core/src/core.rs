@@ -1,14 +1,15 @@
 //! The state machine as its driver sees it.
 
+use crate::attention::Attention;
 use crate::command::Command;
 use crate::config::Timings;
 use crate::decide;
 use crate::ids::{Generation, JobId, Step, Time, WorkerId};
 use crate::policy::{Bound, Policy};
-use crate::presence::Presence;
+use crate::presence::{Observation, Presence, Seen};
 use crate::record::{Event, Record};
 use crate::schedule::{self, Plan};
-use crate::state::State;
+use crate::state::{State, members_of};
 use crate::work::{self, Work};
 
 /// Durable state, volatile presence, and the durations that decisions depend on.
@@ -18,6 +19,7 @@ pub struct Core {
     policy: Policy,
     state: State,
     presence: Presence,
+    attention: Attention,
 }
 
 /// Why a command leads to nothing.
@@ -97,7 +99,7 @@ impl Core {
             state.apply(record);
         }
         let presence = Presence::new(now);
-        Self { timings, policy: Policy::default(), state, presence }
+        Self { timings, policy: Policy::default(), state, presence, attention: Attention::default() }
     }
 
     /// The same core under the operator's rules.
@@ -120,14 +122,41 @@ impl Core {
         let before: std::collections::BTreeMap<String, crate::usage::Usage> =
             self.state.usages().map(|(namespace, usage)| (namespace.to_owned(), *usage)).collect();
         match event {
-            Event::Record(record) => self.state.apply(record),
-            Event::Observation(observation) => self.presence.apply(observation),
+            Event::Record(record) => self.record(record),
+            Event::Observation(observation) => self.observe(observation),
         }
         #[cfg(debug_assertions)]
         {
             let mut found = crate::invariants::violations(&self.state);
             found.extend(crate::invariants::quota_violations(&self.policy, &before, &self.state));
             debug_assert!(found.is_empty(), "{event:?} broke {found:?}");
+        }
+    }
+
+    fn record(&mut self, record: &Record) {
+        let regroups = record.change.may_regroup();
+        let former = self.state.job(&record.job).filter(|_| regroups).map(members_of).unwrap_or_default();
+        self.state.apply(record);
+        self.attention.rouse(&record.job);
+        if regroups {
+            self.attention.regrouped(&former, &record.job, &self.state, &self.presence);
+        }
+    }
+
+    fn observe(&mut self, observation: &Observation) {
+        let is_news = self.presence.apply(observation);
+        match &observation.seen {
+            Seen::Woke => self.attention.rouse_all(),
+            Seen::Reviewed => {
+                self.attention.reviewed(observation.at, &self.state, &self.presence, self.timings.detection);
+            }
+            seen => {
+                let Some(worker) = seen.worker().filter(|_| is_news) else { return };
+                self.attention.seen(worker, &self.state);
+                if let Some(job) = self.state.home_of(worker) {
+                    self.attention.rouse(job);
+                }
+            }
         }
     }
 
@@ -194,8 +223,12 @@ impl Core {
 
     /// How many workers are free, and how many are connected.
     pub fn workers_free(&self, now: Time) -> (usize, usize) {
-        let supply = schedule::Supply::of(self, now);
-        (supply.free.len(), supply.connected)
+        (schedule::free(self, now).len(), schedule::connected(self, now))
+    }
+
+    /// What a look may pass over.
+    pub(crate) fn attention(&self) -> &Attention {
+        &self.attention
     }
 
     /// The operator's rules.

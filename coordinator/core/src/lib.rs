@@ -5,6 +5,7 @@
 //! randomness, IO, async or logging here; time is an argument. See README.md for the problem and
 //! the invariants by name.
 
+mod attention;
 mod command;
 mod config;
 mod core;

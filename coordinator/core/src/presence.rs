@@ -16,6 +16,8 @@ pub struct Presence {
     /// When a worker last connected.
     pub(crate) arrival_at: Time,
     workers: BTreeMap<WorkerId, WorkerPresence>,
+    /// Workers with reports of checkpoints that they repeat until they are told otherwise.
+    reporting: BTreeSet<WorkerId>,
     gatherings: BTreeMap<(JobId, Step, Generation), Gathering>,
 }
 
@@ -212,6 +214,27 @@ pub enum Seen {
     Reviewed,
 }
 
+impl Seen {
+    /// The worker of which something was seen.
+    pub(crate) fn worker(&self) -> Option<&WorkerId> {
+        match self {
+            Self::Connected { worker, .. }
+            | Self::Disconnected { worker }
+            | Self::Heard { worker }
+            | Self::At { worker, .. }
+            | Self::Entered { worker, .. }
+            | Self::Left { worker, .. }
+            | Self::AskedToEnd { worker, .. }
+            | Self::Leaving { worker, .. }
+            | Self::PartsWritten { worker, .. }
+            | Self::Acknowledged { worker, .. }
+            | Self::Summoned { worker, .. }
+            | Self::Released { worker, .. } => Some(worker),
+            Self::GatheringEnded { .. } | Self::Woke | Self::Reviewed => None,
+        }
+    }
+}
+
 impl Presence {
     pub(crate) fn new(now: Time) -> Self {
         Self {
@@ -219,6 +242,7 @@ impl Presence {
             reviewed_at: now,
             arrival_at: now,
             workers: BTreeMap::new(),
+            reporting: BTreeSet::new(),
             gatherings: BTreeMap::new(),
         }
     }
@@ -233,6 +257,11 @@ impl Presence {
         self.workers.get(id)
     }
 
+    /// The workers that have reported parts of checkpoints and were not told that this has arrived, by id.
+    pub(crate) fn reporting(&self) -> impl Iterator<Item = (&WorkerId, &WorkerPresence)> {
+        self.reporting.iter().filter_map(|id| self.workers.get_key_value(id))
+    }
+
     pub(crate) fn gathering(&self, key: &(JobId, Step, Generation)) -> Option<&Gathering> {
         self.gatherings.get(key)
     }
@@ -241,8 +270,18 @@ impl Presence {
         self.gatherings.iter()
     }
 
-    pub(crate) fn apply(&mut self, observation: &Observation) {
+    /// Folds an observation in. False when all that is new is when a worker was heard, and how far it is in the group that
+    /// it was known to step in.
+    pub(crate) fn apply(&mut self, observation: &Observation) -> bool {
         let at = observation.at;
+        let is_news = match &observation.seen {
+            Seen::At { worker, place, .. } => {
+                let known = self.workers.get(worker);
+                !known.is_some_and(|known| known.steps_on(place.as_ref()))
+            }
+            Seen::Heard { .. } | Seen::PartsWritten { .. } | Seen::Acknowledged { .. } => false,
+            _ => true,
+        };
         match &observation.seen {
             Seen::Connected { .. } => self.connect(at, &observation.seen),
             Seen::Woke => self.wake(at),
@@ -253,6 +292,7 @@ impl Presence {
             Seen::PartsWritten { .. } => self.gather(at, &observation.seen),
             seen => self.update(at, seen),
         }
+        is_news
     }
 
     fn connect(&mut self, at: Time, seen: &Seen) {
@@ -283,6 +323,9 @@ impl Presence {
             released: None,
             reported: same.map_or_else(BTreeSet::new, |before| before.reported.clone()),
         };
+        if presence.reported.is_empty() {
+            self.reporting.remove(worker);
+        }
         self.workers.insert(worker.clone(), presence);
         self.arrival_at = at;
     }
@@ -303,6 +346,7 @@ impl Presence {
         if let Some(presence) = self.workers.get_mut(worker) {
             presence.last_heard = at;
             presence.reported.insert(key.clone());
+            self.reporting.insert(worker.clone());
         }
         if let Some((rank, world_size, parts)) = parts {
             let gathering = self.gatherings.entry(key).or_insert_with(|| Gathering {
@@ -316,20 +360,7 @@ impl Presence {
     }
 
     fn update(&mut self, at: Time, seen: &Seen) {
-        let (Seen::Disconnected { worker }
-        | Seen::Heard { worker }
-        | Seen::At { worker, .. }
-        | Seen::Entered { worker, .. }
-        | Seen::Left { worker, .. }
-        | Seen::AskedToEnd { worker, .. }
-        | Seen::Leaving { worker, .. }
-        | Seen::Summoned { worker, .. }
-        | Seen::Released { worker, .. }
-        | Seen::Acknowledged { worker, .. }) = seen
-        else {
-            return;
-        };
-        let Some(presence) = self.workers.get_mut(worker) else {
+        let Some(presence) = seen.worker().and_then(|worker| self.workers.get_mut(worker)) else {
             return;
         };
         match seen {
@@ -349,9 +380,12 @@ impl Presence {
                 presence.release(job);
                 return;
             }
-            Seen::Acknowledged { job, step, generation, .. } => {
+            Seen::Acknowledged { worker, job, step, generation } => {
                 let key = (job.clone(), *step, *generation);
                 presence.reported.remove(&key);
+                if presence.reported.is_empty() {
+                    self.reporting.remove(worker);
+                }
                 return;
             }
             Seen::At { place, pace, .. } => {
@@ -423,6 +457,13 @@ impl WorkerPresence {
     /// The group of this job that it may be at work in.
     pub(crate) fn at_work_on(&self, job: &JobId) -> Option<Generation> {
         self.at_work().filter(|(of, _)| *of == job).map(|(_, generation)| generation)
+    }
+
+    /// Whether it was known to step in the group of this place already.
+    fn steps_on(&self, place: Option<&(JobId, Generation, Step)>) -> bool {
+        let Some((job, generation, _)) = place else { return self.holding.is_none() };
+        let is_known = self.holding_of(job).is_some_and(|held| held.generation == *generation && held.stepping);
+        is_known && matches!(&self.joined, Some((of, joined)) if of == job && joined == generation)
     }
 
     fn is_at(&mut self, place: Option<&(JobId, Generation, Step)>) {

@@ -18,9 +18,13 @@ use crate::usage::{Load, Usage};
 /// All jobs and who belongs to which group. A function of the records alone.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct State {
-    jobs: BTreeMap<JobId, Job>,
+    /// Jobs about which something is still to be done.
+    live: BTreeMap<JobId, Job>,
+    /// The others: of very many jobs nearly all.
+    over: BTreeMap<JobId, Job>,
+    /// Live jobs with a group.
+    active: BTreeSet<JobId>,
     by_age: BTreeSet<(Reverse<Time>, JobId)>,
-    live: BTreeSet<JobId>,
     membership: BTreeMap<WorkerId, JobId>,
     keys: BTreeMap<(String, String), JobId>,
     usage: BTreeMap<String, Usage>,
@@ -44,11 +48,8 @@ impl State {
                 state.keys.insert((job.submission.namespace.clone(), key.clone()), job.id.clone());
             }
             state.membership.extend(members_of(&job).into_iter().map(|worker| (worker, job.id.clone())));
-            if job.needs_attention() {
-                state.live.insert(job.id.clone());
-            }
             state.by_age.insert((Reverse(job.submitted_at), job.id.clone()));
-            state.jobs.insert(job.id.clone(), job);
+            state.file(job);
         }
         state
     }
@@ -60,40 +61,45 @@ impl State {
 
     /// The jobs that come after this one, or all, newest first; of those that were submitted together by id.
     pub fn jobs_by_age(&self, after: Option<&JobId>) -> impl Iterator<Item = &Job> {
-        let after = after.and_then(|id| self.jobs.get(id)).map(|job| (Reverse(job.submitted_at), job.id.clone()));
+        let after = after.and_then(|id| self.job(id)).map(|job| (Reverse(job.submitted_at), job.id.clone()));
         let ids = self.by_age.range((after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded));
-        ids.filter_map(|(_, id)| self.jobs.get(id))
+        ids.filter_map(|(_, id)| self.job(id))
     }
 
-    /// All jobs, by id.
+    /// All jobs: those about which something is still to be done, then the others, each by id.
     pub fn jobs(&self) -> impl Iterator<Item = &Job> {
-        self.jobs.values()
+        self.live.values().chain(self.over.values())
     }
 
     /// The jobs about which something is still to be done, by id.
     pub fn live_jobs(&self) -> impl Iterator<Item = &Job> {
-        self.live.iter().filter_map(|id| self.jobs.get(id))
+        self.live.values()
+    }
+
+    /// The jobs with a group, by id.
+    pub(crate) fn active_jobs(&self) -> impl Iterator<Item = &Job> {
+        self.active.iter().filter_map(|id| self.live.get(id))
     }
 
     /// The same in a circle: this one, those after it, and then those before it.
     pub(crate) fn live_jobs_from(&self, first: Option<&JobId>) -> impl Iterator<Item = &Job> {
         let first = first.map_or(Bound::Unbounded, Bound::Included);
         let before = match first {
-            Bound::Included(first) => Some(self.live.range((Bound::Unbounded, Bound::Excluded(first)))),
+            Bound::Included(first) => Some(self.live.range::<JobId, _>((Bound::Unbounded, Bound::Excluded(first)))),
             _ => None,
         };
-        let circle = self.live.range((first, Bound::Unbounded)).chain(before.into_iter().flatten());
-        circle.filter_map(|id| self.jobs.get(id))
+        let circle = self.live.range::<JobId, _>((first, Bound::Unbounded)).chain(before.into_iter().flatten());
+        circle.map(|(_, job)| job)
     }
 
     /// A job.
     pub fn job(&self, id: &JobId) -> Option<&Job> {
-        self.jobs.get(id)
+        self.live.get(id).or_else(|| self.over.get(id))
     }
 
     /// The job whose group the worker belongs to.
     pub fn job_of(&self, worker: &WorkerId) -> Option<&Job> {
-        self.membership.get(worker).and_then(|id| self.jobs.get(id))
+        self.membership.get(worker).and_then(|id| self.live.get(id))
     }
 
     /// The same, by its id.
@@ -116,11 +122,6 @@ impl State {
         &self.flaps
     }
 
-    /// The workers that belong to a group, by id.
-    pub(crate) fn members(&self) -> impl Iterator<Item = &WorkerId> {
-        self.membership.keys()
-    }
-
     /// The job that was submitted with this key.
     pub(crate) fn job_with_key(&self, submission: &Submission) -> Option<&Job> {
         let key = submission.idempotency_key.as_deref()?;
@@ -130,7 +131,7 @@ impl State {
     /// The job that this idempotency key has given in the namespace.
     pub fn job_of_key(&self, namespace: &str, key: &str) -> Option<&Job> {
         let id = self.keys.get(&(namespace.to_owned(), key.to_owned()))?;
-        self.jobs.get(id)
+        self.job(id)
     }
 
     /// Folds a record in. Records that don't fit the state (there are none in a log that
@@ -139,7 +140,7 @@ impl State {
         if let Change::Submitted { submission } = &record.change {
             self.submit(record, submission);
         }
-        let Some(job) = self.jobs.get_mut(&record.job) else {
+        let Some(job) = self.live.get_mut(&record.job).or_else(|| self.over.get_mut(&record.job)) else {
             return;
         };
         match &record.change {
@@ -175,11 +176,25 @@ impl State {
                 self.membership.insert(worker, record.job.clone());
             }
         }
-        if job.needs_attention() {
-            self.live.insert(record.job.clone());
+        let is_filed_well = job.needs_attention() == self.live.contains_key(&record.job);
+        let is_active = self.live.get(&record.job).is_some_and(|job| job.group().is_some());
+        if !is_filed_well && let Some(job) = self.live.remove(&record.job).or_else(|| self.over.remove(&record.job)) {
+            self.file(job);
+        } else if is_active {
+            self.active.insert(record.job.clone());
         } else {
-            self.live.remove(&record.job);
+            self.active.remove(&record.job);
         }
+    }
+
+    /// Puts a job where those of its kind are.
+    fn file(&mut self, job: Job) {
+        match job.group() {
+            Some(_) => self.active.insert(job.id.clone()),
+            None => self.active.remove(&job.id),
+        };
+        let kind = if job.needs_attention() { &mut self.live } else { &mut self.over };
+        kind.insert(job.id.clone(), job);
     }
 
     fn submit(&mut self, record: &Record, submission: &Submission) {
@@ -189,11 +204,11 @@ impl State {
         }
         self.by_age.insert((Reverse(record.at), record.job.clone()));
         let job = Job::new(record.job.clone(), submission.clone(), record.at);
-        self.jobs.insert(record.job.clone(), job);
+        self.file(job);
     }
 }
 
-fn members_of(job: &Job) -> Vec<WorkerId> {
+pub(crate) fn members_of(job: &Job) -> Vec<WorkerId> {
     let members = job.group().into_iter().flat_map(|group| &group.members);
     members.map(|member| member.worker.clone()).collect()
 }

@@ -133,16 +133,33 @@ impl Work {
 
 pub(crate) fn outstanding(core: &Core, now: Time) -> impl Iterator<Item = Work> {
     let jobs = core.state().live_jobs();
-    let of_jobs = jobs.flat_map(move |job| members_work(core, job).chain(storage_work(core, now, job)));
-    let of_workers = core.presence().workers().flat_map(move |(worker, presence)| {
-        let link = presence.link;
-        link.into_iter().flat_map(move |link| {
-            let stray = stray_work(core, worker, link, presence);
-            let drain = drain_work(worker, link, presence);
-            drain.into_iter().chain(stray).chain(acknowledgements(core, worker, link, presence))
-        })
+    let of_jobs = jobs.flat_map(move |job| storage_work(core, now, job));
+    // Of members of a calm group nothing is wanted: they were told what they are to do, and they do it.
+    let active = core.state().active_jobs();
+    let restless = active.filter(move |job| !core.attention().is_calm(now, &job.id));
+    let of_groups = restless.flat_map(|job| of_group(core, job));
+    let of_bystanders = core.attention().bystanders().flat_map(|worker| worker_work(core, worker));
+    let reports = core.presence().reporting().flat_map(move |(worker, presence)| {
+        let link = presence.link.into_iter();
+        link.flat_map(move |link| acknowledgements(core, worker, link, presence))
     });
-    of_jobs.chain(of_workers)
+    of_jobs.chain(of_groups).chain(of_bystanders).chain(reports)
+}
+
+/// What the members of a job's group are to be told; nothing of a calm one.
+pub(crate) fn of_group<'a>(core: &'a Core, job: &'a Job) -> impl Iterator<Item = Work> + 'a {
+    let members = job.group().into_iter().flat_map(|group| &group.members);
+    members_work(core, job).chain(members.flat_map(|member| worker_work(core, &member.worker)))
+}
+
+/// What a worker is to be told, whichever group it belongs to.
+fn worker_work<'a>(core: &'a Core, worker: &'a WorkerId) -> impl Iterator<Item = Work> + 'a {
+    let presence = core.presence().worker(worker);
+    let seen = presence.and_then(|presence| Some((presence, presence.link?)));
+    seen.into_iter().flat_map(move |(presence, link)| {
+        let stray = stray_work(core, worker, link, presence);
+        drain_work(worker, link, presence).into_iter().chain(stray)
+    })
 }
 
 /// What the members of the job's group are to be told.

@@ -81,12 +81,12 @@ impl Follower {
                 last
             }
         };
-        self.view.plan.take();
+        self.view.planned.refresh();
         mailbox.changed.send_replace(last);
     }
 
     fn answer(&mut self, requests: impl Iterator<Item = Request>) {
-        self.view.plan.take();
+        self.view.planned.refresh();
         for request in requests {
             match request {
                 Request::Read(read) => read(&self.view),

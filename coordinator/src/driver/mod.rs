@@ -6,15 +6,15 @@
 mod condenser;
 mod follower;
 mod looks;
+mod planned;
 mod reconciler;
 #[cfg(test)]
 mod restart;
 mod storage_work;
 
-use std::cell::OnceCell;
 use std::time::{Duration, Instant};
 
-use cappa_core::{Command, Core, JobId, Plan, Policy, Record, Refusal, Report, State, Time, WorkerReport};
+use cappa_core::{Command, Core, JobId, Plan, Policy, Reason, Record, Refusal, Report, State, Time, WorkerReport};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use condenser::Condenser;
 pub(crate) use follower::{Followed, Follower};
 use looks::Looks;
+use planned::Planned;
 pub(crate) use reconciler::Reconciler;
 
 use crate::clock::Clock;
@@ -54,8 +55,7 @@ pub(crate) struct View {
     /// What workers say about themselves.
     pub(crate) facts: Facts,
     clock: Clock,
-    /// The plan of this turn, made when a reader first asks for it.
-    plan: OnceCell<Plan>,
+    planned: Planned,
 }
 
 impl View {
@@ -64,9 +64,14 @@ impl View {
         self.clock.now()
     }
 
-    /// Who is about to start and why the others wait.
+    /// Who is about to start and why the others wait; in a large cluster as of a moment ago.
     pub(crate) fn plan(&self) -> &Plan {
-        self.plan.get_or_init(|| self.core.plan(self.now()))
+        self.planned.plan(|| self.core.plan(self.now()))
+    }
+
+    /// Why a job waits, as the plan has it.
+    pub(crate) fn reason(&self, job: &JobId) -> Option<&Reason> {
+        self.planned.reason(job, || self.core.plan(self.now()))
     }
 }
 
@@ -178,7 +183,7 @@ impl View {
         let core = Core::resume(timings, clock.now(), State::of(jobs, common), records).with_policy(policy);
         let mut history = History::of(histories);
         entries.iter().for_each(|entry| history.apply(entry));
-        Self { core, history, indexing, facts, clock, plan: OnceCell::new() }
+        Self { core, history, indexing, facts, clock, planned: Planned::default() }
     }
 }
 
@@ -242,29 +247,19 @@ impl Driver {
     }
 
     async fn turn(&mut self, batch: impl Iterator<Item = Request>) -> Result<(), LogError> {
-        self.view.plan.take();
+        self.view.planned.refresh();
         let mut records: Vec<Record> = Vec::new();
-        let (mut replies, mut reads) = (Vec::new(), Vec::new());
+        let (mut replies, mut performs) = (Vec::new(), Vec::new());
+        // All that the last turn decided is durable: who reads need not wait for what this one decides.
         for request in batch {
             match request {
-                Request::Read(read) => reads.push(read),
-                Request::Perform { command, reply } => {
-                    if !is_heartbeat(&command) {
-                        self.looks.hasten();
-                    }
-                    let now = self.view.now();
-                    let result = self.view.core.perform(now, &command);
-                    let result = result.map(|decided| records.extend(decided));
-                    match &result {
-                        Ok(()) => {
-                            self.view.history.heard(&command);
-                            self.durations.accepted(now, &command);
-                        }
-                        Err(refusal) => tracing::debug!(?command, ?refusal, "refused"),
-                    }
-                    replies.extend(reply.map(|reply| (reply, result)));
-                }
+                Request::Read(read) => read(&self.view),
+                Request::Perform { command, reply } => performs.push((command, reply)),
             }
+        }
+        for (command, reply) in performs {
+            let result = self.perform(&command).map(|decided| records.extend(decided));
+            replies.extend(reply.map(|reply| (reply, result)));
         }
         let is_due = self.looks.is_due();
         let begun = Instant::now();
@@ -279,13 +274,28 @@ impl Driver {
             // Whoever asked may have gone away.
             let _ = reply.send(result);
         }
-        reads.into_iter().for_each(|read| read(&self.view));
         if is_due {
             let begun = Instant::now();
             let was_all = self.reconcile();
             self.looks.end(reviewed + begun.elapsed(), is_all && was_all);
         }
         Ok(())
+    }
+
+    fn perform(&mut self, command: &Command) -> Result<Vec<Record>, Refusal> {
+        if !is_heartbeat(command) {
+            self.looks.hasten();
+        }
+        let now = self.view.now();
+        let result = self.view.core.perform(now, command);
+        match &result {
+            Ok(_) => {
+                self.view.history.heard(command);
+                self.durations.accepted(now, command);
+            }
+            Err(refusal) => tracing::debug!(?command, ?refusal, "refused"),
+        }
+        result
     }
 
     /// Does what is outstanding; true when that was all.

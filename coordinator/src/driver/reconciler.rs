@@ -22,7 +22,7 @@ use crate::sessions::Sessions;
 const LONGEST_RETRY: Duration = Duration::from_secs(10);
 
 /// Messages that one pass sends at most.
-const MESSAGES: usize = 512;
+const MESSAGES: usize = 256;
 
 /// What was tried already, and where messages and files go.
 pub(crate) struct Reconciler {

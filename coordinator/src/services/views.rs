@@ -1,5 +1,7 @@
 //! Jobs and workers as the wire shows them.
 
+use std::collections::HashMap;
+
 use cappa_core::{Checkpoint, Ending, Group, Holding, Job, Member, Phase, Reason, Stage, WorkerId, WorkerPresence};
 use cappa_proto as proto;
 use cappa_proto::JobState;
@@ -173,9 +175,7 @@ fn index(view: &View, job: &Job) -> Option<proto::IndexProgress> {
 }
 
 fn waiting(view: &View, job: &Job) -> String {
-    let plan = view.plan();
-    let wait = plan.waits.iter().find(|wait| wait.job == job.id);
-    wait.map_or_else(|| "is about to start".to_owned(), |wait| queue::explanation(&wait.reason))
+    view.reason(&job.id).map_or_else(|| "was queued a moment ago".to_owned(), queue::explanation)
 }
 
 fn members(view: &View, group: &Group) -> Vec<proto::Member> {
@@ -216,7 +216,11 @@ fn checkpoint(job: &Job, checkpoint: &Checkpoint) -> proto::CheckpointInfo {
 /// All workers that this process has seen, and those that are quarantined, by id.
 pub(crate) fn workers(view: &View, facts: &Facts) -> Vec<proto::Worker> {
     let presence = view.core.presence();
-    let seen = presence.workers().map(|(id, presence)| worker(view, facts, id, presence));
+    let groups = view.core.state().live_jobs().filter_map(Job::group);
+    let ranks: HashMap<&WorkerId, u32> =
+        groups.flat_map(|group| group.members.iter().map(|member| &member.worker).zip(0..)).collect();
+    let rank = |id| ranks.get(id).copied().unwrap_or(0);
+    let seen = presence.workers().map(|(id, presence)| worker(view, facts, id, presence, rank(id)));
     let quarantined = view.core.state().flaps().quarantined();
     let unseen = quarantined.filter(|(id, _)| presence.worker(id).is_none()).map(|(id, quarantine)| proto::Worker {
         id: id.to_string(),
@@ -230,9 +234,8 @@ pub(crate) fn workers(view: &View, facts: &Facts) -> Vec<proto::Worker> {
     all
 }
 
-fn worker(view: &View, facts: &Facts, id: &WorkerId, presence: &WorkerPresence) -> proto::Worker {
+fn worker(view: &View, facts: &Facts, id: &WorkerId, presence: &WorkerPresence, rank: u32) -> proto::Worker {
     let job = view.core.state().job_of(id);
-    let rank = job.and_then(Job::group).and_then(|group| group.member(id)).map_or(0, |(rank, _)| rank.0);
     let facts = facts.of(id);
     let holding = presence.holding.as_ref();
     let quarantine = view.core.state().flaps().quarantine(id);

@@ -7,7 +7,7 @@ use crate::core::Core;
 use crate::ids::{JobId, Rank, Step, Time, WorkerId};
 use crate::job::{Job, Member, Phase};
 use crate::record::{BreakCause, Change, Event};
-use crate::schedule::{Plan, Supply};
+use crate::schedule::{self, Plan};
 
 /// A worker that a group may be formed with.
 #[derive(Debug, Clone)]
@@ -89,7 +89,7 @@ struct Pool<'a> {
 
 impl<'a> Pool<'a> {
     fn of(core: &'a Core, now: Time) -> Self {
-        let free = Supply::of(core, now).free;
+        let free = schedule::free(core, now);
         let mut keyed: Vec<_> = free
             .into_iter()
             .filter_map(|worker| {
@@ -173,7 +173,7 @@ pub(super) fn replaced(core: &Core, job: &Job, survivors: &[Candidate]) -> Optio
 pub(super) fn include_furthest(core: &Core, at: At, job: &Job, places: usize, survivors: &mut Vec<Candidate>) {
     let step = |worker: &WorkerId| useful_step(core, job, worker);
     let best = survivors.iter().filter_map(|survivor| step(&survivor.worker)).max();
-    let free = Supply::of(core, at.0).free.into_iter().filter(|worker| step(worker) > best);
+    let free = schedule::free(core, at.0).into_iter().filter(|worker| step(worker) > best);
     let Some(furthest) = free.max_by_key(|worker| step(worker)).map(Candidate::joiner) else { return };
     if survivors.len() >= places
         && let Some((behind, _)) = survivors.iter().enumerate().min_by_key(|(_, survivor)| step(&survivor.worker))

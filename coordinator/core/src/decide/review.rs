@@ -3,8 +3,10 @@
 use super::{At, checkpoint, gang, group, limits, workers};
 use crate::core::Core;
 use crate::ids::JobId;
+use crate::job::Job;
 use crate::presence::Seen;
 use crate::record::Event;
+use crate::work;
 
 /// The next transition, looking at the jobs in a circle from `first` on: whoever repeats this goes on where it was, so that
 /// many transitions at once cost little more than one look at every job.
@@ -16,7 +18,8 @@ pub(crate) fn review(core: &Core, at: At, first: Option<&JobId>) -> Vec<Event> {
         return vec![at.seen(Seen::Woke)];
     }
     let next = checkpoint::given_up(core, at).or_else(|| workers::review(core, at)).or_else(|| {
-        let mut jobs = core.state().live_jobs_from(first);
+        debug_assert!(calm_groups_call_for_nothing(core, at));
+        let mut jobs = core.state().live_jobs_from(first).filter(|job| !is_calm(core, at, job));
         jobs.find_map(|job| group::review(core, at, job).or_else(|| limits::review(core, at, job)))
     });
     if let Some(event) = next {
@@ -28,4 +31,14 @@ pub(crate) fn review(core: &Core, at: At, first: Option<&JobId>) -> Vec<Event> {
         () if at.0 > presence.reviewed_at => vec![at.seen(Seen::Reviewed)],
         () => Vec::new(),
     }
+}
+
+fn is_calm(core: &Core, at: At, job: &Job) -> bool {
+    job.group().is_some() && core.attention().is_calm(at.0, &job.id)
+}
+
+/// What makes it safe to pass over calm groups.
+fn calm_groups_call_for_nothing(core: &Core, at: At) -> bool {
+    let mut jobs = core.attention().calm(at.0).filter_map(|id| core.state().job(id));
+    jobs.all(|job| group::review(core, at, job).is_none() && work::of_group(core, job).next().is_none())
 }

@@ -18,7 +18,7 @@ use crate::policy::StopCause;
 
 pub use explain::{EndsWhen, Reason, Wait};
 pub(crate) use planner::{impossible, unmet};
-pub(crate) use supply::Supply;
+pub(crate) use supply::{connected, free};
 
 /// What is to happen now, and why nothing happens to the jobs that wait.
 #[derive(Debug, Clone, Default, PartialEq)]

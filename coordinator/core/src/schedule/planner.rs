@@ -1,10 +1,11 @@
 //! The plan: workers in the place of lost ones, gangs in the queue's order, a reservation for its head, loans behind it,
 //! growth when nobody waits.
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 
 use super::explain::{EndsWhen, Reason, Wait};
-use super::{Admission, Growth, Plan, Replacement, Supply, order};
+use super::{Admission, Growth, Plan, Replacement, order, supply};
 use super::{reclaim, repair, stragglers};
 use crate::core::Core;
 use crate::ids::{JobId, Pace, Time, WorkerId};
@@ -21,8 +22,7 @@ pub(super) fn plan(core: &Core, now: Time) -> Plan {
     if queue.is_empty() && growable.is_empty() && degraded.peek().is_none() && replaceable.is_empty() {
         return Plan::default();
     }
-    let supply = Supply::of(core, now);
-    let mut planner = Planner::new(core, now, &supply);
+    let mut planner = Planner::new(core, now, supply::free(core, now).len());
     for job in queue {
         while let Some(degraded) = degraded.next_if(|degraded| degraded.job.priority >= job.priority) {
             planner.repair(&degraded);
@@ -41,7 +41,8 @@ struct Planner<'a> {
     now: Time,
     /// No worker has connected for a moment: those that start together have arrived.
     is_settled: bool,
-    connected: usize,
+    /// How many workers are connected, once somebody has asked: to count them is dear.
+    connected: OnceCell<usize>,
     free: usize,
     head: Option<Head<'a>>,
     rooms: BTreeMap<&'a str, Room>,
@@ -71,14 +72,14 @@ impl Room {
 }
 
 impl<'a> Planner<'a> {
-    fn new(core: &'a Core, now: Time, supply: &Supply<'_>) -> Self {
+    fn new(core: &'a Core, now: Time, free: usize) -> Self {
         let is_settled = now.since(core.presence().arrival_at) >= core.timings().settle;
         Self {
             core,
             now,
             is_settled,
-            connected: supply.connected,
-            free: supply.free.len(),
+            connected: OnceCell::new(),
+            free,
             head: None,
             rooms: BTreeMap::new(),
             wishes: Vec::new(),
@@ -127,7 +128,7 @@ impl<'a> Planner<'a> {
 
     /// What keeps a job from starting however many workers were free.
     fn obstacle(&mut self, job: &'a Job) -> Option<(Reason, EndsWhen)> {
-        let (needed, connected) = (job.submission.min_world_size(), self.connected);
+        let needed = job.submission.min_world_size();
         if let Some(backoff) = job.backoff.as_ref().filter(|backoff| backoff.until > self.now) {
             let reason = Reason::Backoff { class: backoff.class, attempt: backoff.attempt };
             return Some((reason, EndsWhen::At(backoff.until)));
@@ -139,6 +140,10 @@ impl<'a> Planner<'a> {
         if let Some(over) = self.over_quota(job) {
             return Some(over);
         }
+        if needed <= self.free {
+            return None;
+        }
+        let connected = *self.connected.get_or_init(|| supply::connected(self.core, self.now));
         (needed > connected).then(|| {
             let more = needed - connected;
             (Reason::TooFewConnected { connected, needed }, EndsWhen::WorkersConnect { more })
@@ -260,7 +265,7 @@ impl<'a> Planner<'a> {
 
 /// Jobs that run undisturbed, could use more workers and were not reshaped just before.
 fn growable(core: &Core, now: Time) -> Vec<&Job> {
-    let candidates = core.state().live_jobs().filter(|job| {
+    let candidates = core.state().active_jobs().filter(|job| {
         let has_room = job.group().is_some_and(|group| group.members.len() < job.submission.max_world_size());
         has_room && runs_undisturbed(core, now, job)
     });

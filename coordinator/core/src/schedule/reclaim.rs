@@ -51,7 +51,7 @@ pub(super) fn for_head(core: &Core, now: Time, head: &Job, missing: usize) -> Fr
 /// Workers that are being given back already, and by whom.
 fn incoming(core: &Core) -> (usize, Vec<JobId>) {
     let (mut workers, mut from) = (0, Vec::new());
-    for job in core.state().live_jobs() {
+    for job in core.state().active_jobs() {
         let Some(group) = job.group() else { continue };
         let size = group.members.len();
         let coming = match (&group.stage, job.shrink_to) {
@@ -81,7 +81,7 @@ struct Victim {
 }
 
 fn victims(core: &Core, now: Time, head: &Job) -> Vec<Victim> {
-    let jobs = core.state().live_jobs();
+    let jobs = core.state().active_jobs();
     let mut victims: Vec<Victim> = jobs.filter_map(|job| victim(now, head, job)).collect();
     victims.sort_by_key(|victim| victim.cost);
     victims
@@ -138,7 +138,7 @@ struct Surplus {
 
 impl Surplus {
     fn of(core: &Core, now: Time, head: &Job) -> Self {
-        let jobs = core.state().live_jobs().filter_map(|job| {
+        let jobs = core.state().active_jobs().filter_map(|job| {
             runs_since(job)?;
             let size = job.group()?.members.len();
             let spare = size.saturating_sub(job.submission.min_world_size());

@@ -16,7 +16,7 @@ pub(super) struct Degraded<'a> {
 
 /// All such groups, in the order in which jobs are served. Borrowers are none: their workers are someone else's.
 pub(super) fn degraded(core: &Core, now: Time) -> Vec<Degraded<'_>> {
-    let shorthanded = core.state().live_jobs().filter_map(|job| {
+    let shorthanded = core.state().active_jobs().filter_map(|job| {
         let group = job.group()?;
         let is_leaving = job.is_loan || job.pause.is_some() || job.stopping.is_some() || job.shrink_to.is_some();
         let lost = lost(core, now, group);

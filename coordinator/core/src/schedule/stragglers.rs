@@ -12,7 +12,7 @@ pub(super) fn replaceable(core: &Core, now: Time) -> Vec<(&Job, &WorkerId, Pace)
     if !rules.replace {
         return Vec::new();
     }
-    let candidates = core.state().live_jobs().filter_map(|job| {
+    let candidates = core.state().active_jobs().filter_map(|job| {
         let group = job.group()?;
         let is_full = group.members.len() >= job.submission.max_world_size();
         let (worker, pace) = slowest(core, group).filter(|(_, pace)| *pace >= rules.slow)?;

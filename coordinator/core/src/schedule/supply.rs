@@ -2,34 +2,22 @@
 
 use crate::core::Core;
 use crate::ids::{Time, WorkerId};
+use crate::presence::WorkerPresence;
 
-/// Connected workers and the free ones among them.
-#[derive(Debug)]
-pub(crate) struct Supply<'a> {
-    /// Workers that can be talked to, are not quarantined, belong to no group and are at work in none that is over; by id.
-    pub(crate) free: Vec<&'a WorkerId>,
-    /// Workers that can be talked to, are not quarantined and don't end on purpose, busy ones included.
-    pub(crate) connected: usize,
+/// Workers that can be talked to, are not quarantined, belong to no group and are at work in none that is over; by id.
+pub(crate) fn free(core: &Core, now: Time) -> Vec<&WorkerId> {
+    let bystanders = core.attention().bystanders();
+    let seen = bystanders.filter_map(|worker| Some((worker, core.presence().worker(worker)?)));
+    let free = seen.filter(|(worker, seen)| is_sound(core, now, worker, seen) && seen.at_work().is_none());
+    free.map(|(worker, _)| worker).collect()
 }
 
-impl<'a> Supply<'a> {
-    /// As they are seen now. Both tables are in the order of the ids, so one pass over them is enough.
-    pub(crate) fn of(core: &'a Core, now: Time) -> Self {
-        let detection = core.timings().detection;
-        let mut members = core.state().members().peekable();
-        let (mut free, mut connected) = (Vec::new(), 0);
-        for (worker, presence) in core.presence().workers() {
-            let is_quarantined = core.state().flaps().quarantine(worker).is_some();
-            if !presence.is_live(now, detection) || presence.is_leaving() || is_quarantined {
-                continue;
-            }
-            connected += 1;
-            while members.next_if(|member| *member < worker).is_some() {}
-            let is_member = members.peek().is_some_and(|member| *member == worker);
-            if !is_member && presence.at_work().is_none() {
-                free.push(worker);
-            }
-        }
-        Self { free, connected }
-    }
+/// How many workers can be talked to, are not quarantined and don't end on purpose, busy ones included. Looks at every worker.
+pub(crate) fn connected(core: &Core, now: Time) -> usize {
+    core.presence().workers().filter(|(worker, seen)| is_sound(core, now, worker, seen)).count()
+}
+
+fn is_sound(core: &Core, now: Time, worker: &WorkerId, seen: &WorkerPresence) -> bool {
+    let is_quarantined = || core.state().flaps().quarantine(worker).is_some();
+    seen.is_live(now, core.timings().detection) && !seen.is_leaving() && !is_quarantined()
 }

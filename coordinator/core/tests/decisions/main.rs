@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use bench::{Bench, TIMINGS, name};
 use cappa_core::{
-    Change, Command, Core, EndsWhen, Generation, Holding, Incarnation, JobId, Link, Reason, Record, Refusal, Report,
-    Step, Time, Wait, Work, WorkerReport,
+    Change, Command, Core, EndsWhen, Generation, Holding, Incarnation, JobId, Link, Phase, Reason, Record, Refusal,
+    Report, Step, Time, Wait, Work, WorkerReport,
 };
 
 #[test]
@@ -108,6 +108,20 @@ fn a_worker_lost_soon_after_the_coordinator_started_is_not_waited_for() {
     assert!(bench.now.since(Time(1_000_000)) < TIMINGS.grace, "within the grace period of the start");
     let generation = bench.core.state().job(&JobId::from("demo")).unwrap().generation;
     assert_eq!((generation, bench.world_size("demo")), (Generation(2), 1), "formed anew at once");
+}
+
+#[test]
+fn members_of_a_whole_group_hear_at_once_that_they_are_to_end() {
+    let mut bench = Bench::new();
+    (1..=2).for_each(|worker| bench.connect(worker, None));
+    bench.submit("demo", 0, 2, 2);
+    bench.enter("demo", &[1, 2]);
+    bench.wait(1.0, &[1, 2]);
+    assert_eq!(bench.core.outstanding(bench.now).count(), 0);
+    bench.perform(Command::DrainWorker { worker: name(2), reason: "maintenance".to_owned() }).unwrap();
+    bench.wait(1.0, &[1, 2]);
+    let told: Vec<Work> = bench.core.outstanding(bench.now).collect();
+    assert!(matches!(&told[..], [Work::Drain { worker, .. }] if *worker == name(2)), "{told:?}");
 }
 
 #[test]
