@@ -1,4 +1,4 @@
-//! One coordinator and some workers, started, broken and restarted as a test wants.
+//! A coordinator or two and some workers, started, broken and restarted as a test wants.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -35,6 +35,8 @@ pub struct Options {
     pub coordinator_env: Vec<(String, String)>,
     /// Further environment of some workers, by their numbers.
     pub worker_env: BTreeMap<usize, Vec<(String, String)>>,
+    /// Workers know a second coordinator, which [`Cluster::start_standby`] starts.
+    pub standby: bool,
     /// A host of its own for every process; all on the loopback when absent.
     pub network: Option<Arc<Network>>,
 }
@@ -49,6 +51,7 @@ impl Default for Options {
             env: Vec::new(),
             coordinator_env: Vec::new(),
             worker_env: BTreeMap::new(),
+            standby: false,
             network: None,
         }
     }
@@ -60,8 +63,33 @@ pub struct Cluster {
     options: Options,
     coordinator: Option<Process>,
     workers: BTreeMap<usize, Process>,
+    here: Place,
+    /// Another coordinator that stands by, and where one may.
+    standby: Option<Process>,
+    spare: Option<Place>,
+}
+
+/// Where a coordinator is.
+#[derive(Debug, Clone)]
+struct Place {
+    name: &'static str,
     grpc: String,
     http: String,
+}
+
+impl Place {
+    /// Free ports, which others are told before anybody listens there.
+    fn reserve(host: &str, is_own_network: bool) -> Result<Self> {
+        let (grpc, http) = match is_own_network {
+            true => (format!("{host}:47070"), format!("{host}:47071")),
+            false => {
+                let free = [0, 1].map(|_| std::net::TcpListener::bind((host, 0)));
+                let [grpc, http] = free.map(|listener| anyhow::Ok(listener?.local_addr()?.to_string()));
+                (grpc?, http?)
+            }
+        };
+        Ok(Self { name: "standby", grpc, http })
+    }
 }
 
 impl Cluster {
@@ -69,10 +97,15 @@ impl Cluster {
     pub fn start(options: Options) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let workers = options.workers;
-        let address = options.network.as_ref().map_or(LOOPBACK, |network| &network.coordinator().address);
-        let address = format!("{address}:0");
+        let host = options.network.as_ref().map_or(LOOPBACK, |network| &network.coordinator().address);
+        let spare = match options.standby {
+            true => Some(Place::reserve(host, options.network.is_some())?),
+            false => None,
+        };
+        let address = format!("{host}:0");
+        let here = Place { name: "coordinator", grpc: address.clone(), http: address };
         let mut cluster =
-            Self { folder, options, coordinator: None, workers: BTreeMap::new(), grpc: address.clone(), http: address };
+            Self { folder, options, coordinator: None, workers: BTreeMap::new(), here, standby: None, spare };
         cluster.start_coordinator()?;
         for index in 0..workers {
             cluster.start_worker(index)?;
@@ -92,33 +125,75 @@ impl Cluster {
 
     /// The coordinator's HTTP address, `host:port`.
     pub fn http(&self) -> &str {
-        &self.http
+        &self.here.http
     }
 
     /// The coordinator's gRPC URL.
     pub fn url(&self) -> String {
-        format!("http://{}", self.grpc)
+        format!("http://{}", self.here.grpc)
+    }
+
+    /// The gRPC addresses of all coordinators, as workers and cappactl are told them.
+    pub fn coordinators(&self) -> String {
+        [Some(&self.here), self.spare.as_ref()]
+            .into_iter()
+            .flatten()
+            .map(|place| &*place.grpc)
+            .collect::<Vec<_>>()
+            .join(",")
     }
 
     /// Starts the coordinator, at its earlier addresses if it had some.
     pub fn start_coordinator(&mut self) -> Result<()> {
+        let (process, here) = self.coordinator_process(&self.here)?;
+        (self.coordinator, self.here) = (Some(process), here);
+        Ok(())
+    }
+
+    /// Starts the second coordinator, and waits until it follows the first.
+    pub fn start_standby(&mut self) -> Result<()> {
+        let spare = self.spare.as_ref().context("no place for a standby")?;
+        let (process, spare) = self.coordinator_process(spare)?;
+        (self.standby, self.spare) = (Some(process), Some(spare));
+        Ok(())
+    }
+
+    fn coordinator_process(&self, place: &Place) -> Result<(Process, Place)> {
         let store = match &self.options.store {
             Some(url) => url.clone(),
             None => format!("file://{}", self.store_folder().display()),
         };
         let detection = format!("{}ms", self.options.detection.as_millis());
-        let arguments = ["--store", &store, "--listen", &self.grpc, "--http", &self.http, "--detection", &detection];
+        let arguments = ["--store", &store, "--listen", &place.grpc, "--http", &place.http, "--detection", &detection];
         let arguments = arguments.map(str::to_owned);
         let namespace = self.options.network.as_ref().map(|network| network.coordinator().namespace.as_str());
         let env = [&self.options.env[..], &self.options.coordinator_env].concat();
         let mut process =
-            Process::start("cappa-coordinator", "coordinator", namespace, self.folder.path(), &arguments, &env)?;
+            Process::start("cappa-coordinator", place.name, namespace, self.folder.path(), &arguments, &env)?;
         let addresses = process.addresses(START_LIMIT).context("the coordinator")?;
         let address =
             |key: &str| addresses[key].as_str().map(str::to_owned).with_context(|| format!("no {key} address"));
-        (self.grpc, self.http) = (address("grpc")?, address("http")?);
-        self.coordinator = Some(process);
-        Ok(())
+        let place = Place { name: place.name, grpc: address("grpc")?, http: address("http")? };
+        Ok((process, place))
+    }
+
+    /// SIGKILL for the coordinator that leads; the cluster's is from now on the one that stands by. Gives how long it took
+    /// until that one led.
+    pub async fn kill_leader(&mut self) -> Result<Duration> {
+        let standby = self.standby.take().context("no coordinator stands by")?;
+        let spare = self.spare.as_mut().context("it has a place")?;
+        self.coordinator = None;
+        let begun = Instant::now();
+        std::mem::swap(&mut self.here, spare);
+        self.coordinator = Some(standby);
+        // Who follows knows no workers and says so.
+        while self.jobs().await?.list_workers(wire::ListWorkersRequest {}).await.is_err() {
+            if begun.elapsed() > START_LIMIT {
+                bail!("nobody takes over:\n{}", self.logs());
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Ok(begun.elapsed())
     }
 
     /// SIGKILL for the coordinator.
@@ -151,7 +226,7 @@ impl Cluster {
     fn worker_process(&self, index: usize, which: &str, more: &[&str]) -> Result<Process> {
         let name = format!("worker-{index}");
         let cache = self.cache_folder(index).display().to_string() + which;
-        let coordinator = self.url();
+        let coordinator = self.coordinators();
         let host = self.options.network.as_ref().map(|network| network.worker(index));
         let address = host.map_or(LOOPBACK, |host| &host.address);
         let arguments = ["run", "--coordinator", &coordinator, "--id", &name, "--host", address, "--cache", &cache];

@@ -12,6 +12,7 @@ async fn a_run_through_faults_of_every_part_loses_no_step_no_sample_and_no_check
         Fault::WorkerHangs,
         Fault::DuplicateId,
         Fault::OldWorker,
+        Fault::LeaderKilled,
         Fault::CoordinatorKilledAt("group_formed"),
         Fault::CoordinatorKilledAt("checkpoint_committed"),
         Fault::CoordinatorKilledAt("succeeded"),

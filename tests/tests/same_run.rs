@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use cappa_proto::{ChangeRequest, JobState};
+use cappa_tests::corpus::cappactl;
 use cappa_tests::jobs::{Curve, JobSpec};
 use cappa_tests::{Cluster, Corpus, Options};
 
@@ -32,7 +33,7 @@ struct Disturbed {
 async fn to_disturb(workers: usize, takes: (u32, u32)) -> anyhow::Result<Disturbed> {
     let corpus = Corpus::new(400)?;
     let expected = undisturbed(&corpus, 1).await?;
-    let cluster = Cluster::start(Options { workers, ..Options::default() })?;
+    let cluster = Cluster::start(Options { workers, standby: true, ..Options::default() })?;
     cluster.wait_idle(workers).await?;
     let job = cluster.submit(&JobSpec { workers: takes, ..JobSpec::default() }, &corpus).await?;
     Ok(Disturbed { _corpus: corpus, expected, cluster, job })
@@ -70,6 +71,36 @@ async fn a_killed_coordinator_costs_no_step() -> anyhow::Result<()> {
     let after = cluster.wait_state(&job, JobState::Succeeded).await?;
     assert_eq!(after.generation, before.generation, "training went on in the same group");
     cluster.curve(&job).await?.assert_same(&expected, STEPS, TOLERANCE);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_takes_over_from_a_killed_leader_within_5_s_and_costs_no_step() -> anyhow::Result<()> {
+    let Disturbed { _corpus, expected, mut cluster, job } = to_disturb(2, (2, 2)).await?;
+    cluster.start_standby()?;
+    let before = cluster.wait_step(&job, 5).await?;
+    let took = cluster.kill_leader().await?;
+    println!("SIGKILL of the leader to the successor's first answer as leader: {:.2} s", took.as_secs_f64());
+    assert!(took < Duration::from_secs(5), "{took:?}\n{}", cluster.logs());
+    // Whoever asks finds the new one, though the old one comes first on the list.
+    let list = cluster.coordinators();
+    let dead_first: Vec<_> = list.rsplit(',').collect();
+    cappactl(&["--coordinator", &dead_first.join(","), "priority", &job, "5"])?;
+    let after = cluster.wait_state(&job, JobState::Succeeded).await?;
+    assert_eq!((after.generation, after.priority), (before.generation, 5), "training went on in the same group");
+    cluster.curve(&job).await?.assert_same(&expected, STEPS, TOLERANCE);
+
+    // A follower answers what the log tells, and a change that it is asked for is made by who leads.
+    cluster.start_standby()?;
+    let list = cluster.coordinators();
+    let follower = list.rsplit(',').next().expect("two");
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while cappactl(&["--coordinator", follower, "describe", &job]).is_err() {
+        assert!(Instant::now() < deadline, "the follower does not hear of the job");
+    }
+    cappactl(&["--coordinator", follower, "requeue", &job]).expect_err("a job that succeeded: so says the leader");
+    let workers = cappactl(&["--coordinator", follower, "workers", "ls", "-o", "name"])?;
+    assert_eq!(workers.lines().count(), 2, "{workers}");
     Ok(())
 }
 

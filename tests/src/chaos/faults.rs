@@ -32,6 +32,8 @@ pub enum Fault {
     CoordinatorKilled,
     /// The same at the moment of an event of the job.
     CoordinatorKilledAt(&'static str),
+    /// SIGKILL for the coordinator while another stands by, which takes over; none is started in its place.
+    LeaderKilled,
     /// SIGSTOP for the coordinator, for longer than the time of detection.
     CoordinatorHangs,
     /// SIGKILL for the coordinator and a worker at once.
@@ -52,7 +54,7 @@ pub enum Fault {
 
 impl Fault {
     /// All that there is.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::WorkerKilled,
         Self::WorkerHangs,
         Self::WorkerPauses,
@@ -66,6 +68,7 @@ impl Fault {
         Self::CoordinatorKilledAt("group_running"),
         Self::CoordinatorKilledAt("checkpoint_committed"),
         Self::CoordinatorKilledAt("succeeded"),
+        Self::LeaderKilled,
         Self::CoordinatorHangs,
         Self::BothKilled,
         Self::StoreGone,
@@ -107,6 +110,7 @@ impl Fault {
             Self::Cut(Cut::Out) => "partition, mute".into(),
             Self::Cut(Cut::Coordinator) => "partition from the coordinator alone".into(),
             Self::Cut(Cut::Some(percent)) => format!("{percent} % packet loss"),
+            Self::LeaderKilled => "leader killed, another stands by".into(),
             other => report::words(&format!("{other:?}")),
         }
     }
@@ -132,6 +136,7 @@ impl Fault {
             }
             Self::OldWorker => old_worker_is_refused(&stage.cluster.url()).await?,
             Self::CoordinatorKilled | Self::CoordinatorKilledAt(_) => stage.restart_coordinator().await?,
+            Self::LeaderKilled => stage.kill_leader().await?,
             Self::CoordinatorHangs => {
                 stage.cluster.signal_coordinator(libc::SIGSTOP)?;
                 tokio::time::sleep(stage.detection() * 2).await;

@@ -27,6 +27,9 @@ const CHECKPOINT_EVERY: u64 = 25;
 /// fp32 sums in another order.
 const TOLERANCE: f64 = 1e-4;
 const DETECTION: Duration = Duration::from_secs(2);
+
+/// A take-over takes so long at most.
+const TAKE_OVER: Duration = Duration::from_secs(5);
 /// When a job that does not go on is given up.
 const PATIENCE: Duration = Duration::from_secs(150);
 
@@ -134,6 +137,7 @@ impl Stage {
             env,
             coordinator_env: clock.environment().to_vec(),
             worker_env: BTreeMap::new(),
+            standby: true,
             network: network.clone(),
         })?;
         let mut stage =
@@ -168,7 +172,7 @@ impl Stage {
         }
         let before = self.cluster.job(&job).await?;
         let begun = Instant::now();
-        let back = tokio::spawn(back(self.cluster.url(), before, fault.breaks_the_group()));
+        let back = tokio::spawn(back(self.cluster.coordinators(), before, fault.breaks_the_group()));
         fault.begin(self, victim).await.context("the fault")?;
         back.await?.context("training did not go on")?;
         let seconds = begun.elapsed().as_secs_f64();
@@ -243,6 +247,14 @@ impl Stage {
         self.cluster.start_coordinator()
     }
 
+    pub(super) async fn kill_leader(&mut self) -> Result<()> {
+        self.scrape().await;
+        self.cluster.start_standby()?;
+        let took = self.cluster.kill_leader().await?;
+        ensure!(took < TAKE_OVER, "a take-over took {took:?}\n{}", self.cluster.logs());
+        Ok(())
+    }
+
     /// Keeps what the coordinator has measured, which ends with its process.
     async fn scrape(&mut self) {
         let page = async { reqwest::get(format!("http://{}/metrics", self.cluster.http())).await?.text().await };
@@ -269,12 +281,14 @@ impl Stage {
 }
 
 /// Waits for a step that was not there before; in another generation if `regrouped`.
-async fn back(url: String, before: wire::Job, regrouped: bool) -> Result<()> {
+async fn back(coordinators: String, before: wire::Job, regrouped: bool) -> Result<()> {
     let begun = Instant::now();
     let mut last = None;
+    let mut coordinators = coordinators.split(',').cycle();
     while begun.elapsed() < PATIENCE {
+        let url = format!("http://{}", coordinators.next().context("a coordinator")?);
         let asked = async {
-            let mut jobs = wire::jobs_client::JobsClient::connect(url.clone()).await?;
+            let mut jobs = wire::jobs_client::JobsClient::connect(url).await?;
             anyhow::Ok(jobs.get(wire::GetRequest { job_id: before.id.clone() }).await?.into_inner())
         };
         if let Ok(Ok(job)) = tokio::time::timeout(Duration::from_secs(1), asked).await {
