@@ -14,7 +14,7 @@ use super::folder::{Folder, shard_name};
 use super::rng::{Rng, Stream};
 use super::rules::Rules;
 use super::scene::Scene;
-use super::{SynthError, grammar, render};
+use super::{SynthError, grammar, questions, render};
 
 /// Samples between two calls of the progress function, from one thread.
 const PROGRESS_EVERY: u64 = 64;
@@ -174,10 +174,11 @@ impl Sample {
         let rng = |stream: Stream| Rng::new(config.seed, split, index, stream);
         let scene = Scene::draw(rules, split, index, &mut rng(Stream::Scene));
         let said = grammar::describe(&scene, rules, &mut rng(Stream::Captions));
+        let asked = questions::ask(&scene, &mut rng(Stream::Questions));
         let pixels = render::render(&scene, rules, config.image_size, &mut rng(Stream::Pixels));
         let key = sample_key(config.samples_per_shard, shard, within);
         match render::encode_jpeg(&pixels, config.image_size) {
-            Ok(picture) => Ok(Self { key, picture, facts: Facts::new(&scene, said) }),
+            Ok(picture) => Ok(Self { key, picture, facts: Facts::new(&scene, said, asked) }),
             Err(source) => Err(SynthError::Encode { key, source }),
         }
     }

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::grammar::{self, Said};
+use super::questions::Asked;
 use super::rules::{Kind, Rules};
 use super::scene::{Content, Item, Scene};
 use super::words::WORDS;
@@ -34,6 +35,10 @@ pub struct Facts {
     /// The only thing in the picture, if that is a word; absent in other scenes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub word: Option<String>,
+    /// Such as `what colour is the star?`, `what shape is red?`, `what word is written?` or `is the star above the ring?`.
+    pub question: String,
+    /// The right answer: a colour, a shape, the word as it is drawn, `yes` or `no`.
+    pub answer: String,
     /// Captions that are false of the picture.
     pub negatives: Negatives,
 }
@@ -122,7 +127,7 @@ impl Classes {
 }
 
 impl Facts {
-    pub(super) fn new(scene: &Scene, said: Said) -> Self {
+    pub(super) fn new(scene: &Scene, said: Said, asked: Asked) -> Self {
         let objects: Vec<ObjectFacts> = scene.items.iter().filter_map(ObjectFacts::of).collect();
         let texts: Vec<TextFacts> = scene.items.iter().filter_map(TextFacts::of).collect();
         let words: Vec<String> = texts.iter().map(|text| text.word.clone()).collect();
@@ -137,6 +142,8 @@ impl Facts {
             texts,
             relation: scene.relation.map(|relation| relation.name().to_owned()),
             third_relation: scene.third.map(|relation| relation.name().to_owned()),
+            question: asked.question,
+            answer: asked.answer,
             negatives: Negatives { attribute: said.wrong_attribute, relation: said.wrong_relation },
         }
     }

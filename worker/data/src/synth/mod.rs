@@ -21,7 +21,7 @@
 //! | `vocabulary` | shapes, colours, sizes, textures, relations |
 //! | `rules` | what each level draws from |
 //! | `scene`, `layout` | what a picture shows, and where |
-//! | `grammar` | what is said about it |
+//! | `grammar`, `questions` | what is said and asked about it |
 //! | `outline`, `words`, `render` | how it is drawn |
 //! | `facts` | what is written beside it |
 //! | `corpus`, `folder` | the shards and the folder they lie in |
@@ -35,6 +35,7 @@ mod grammar;
 mod layout;
 mod outline;
 mod photograph;
+mod questions;
 mod render;
 mod rng;
 mod rules;

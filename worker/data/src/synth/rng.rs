@@ -26,6 +26,7 @@ pub(super) enum Stream {
     Scene = 1,
     Captions = 2,
     Pixels = 3,
+    Questions = 4,
 }
 
 /// One sequence of draws of one sample.

@@ -66,6 +66,32 @@ pub(crate) fn is_true(caption: &str, facts: &Facts) -> bool {
     })
 }
 
+/// All right answers to a question, from the facts alone.
+///
+/// # Panics
+///
+/// Where the question has a form that this checker doesn't know.
+pub(crate) fn answers(question: &str, facts: &Facts) -> Vec<String> {
+    let question = question.strip_suffix('?').expect("a question ends so");
+    let objects = || facts.objects.iter();
+    if let Some(shape) = question.strip_prefix("what colour is the ") {
+        return objects().filter(|object| object.shape == shape).map(|object| object.colour.clone()).collect();
+    }
+    if let Some(colour) = question.strip_prefix("what shape is ") {
+        return objects().filter(|object| object.colour == colour).map(|object| object.shape.clone()).collect();
+    }
+    if question == "what word is written" {
+        return facts.words.clone();
+    }
+    let claim = question.strip_prefix("is the ").expect("the forms of questions are four");
+    let seen = seen(facts);
+    let relation = RELATIONS.iter().find(|(said, _)| claim.contains(&format!(" {said} the "))).expect("a relation");
+    let (first, second) = claim.split_once(&format!(" {} the ", relation.0)).expect("it was just found");
+    let of = |noun: &str| seen.iter().filter(|item| item.noun == noun).collect::<Vec<_>>();
+    let pairs = of(first).into_iter().flat_map(|a| of(second).into_iter().map(move |b| (a, b)));
+    pairs.map(|(a, b)| if holds(relation.1, a, b) { "yes" } else { "no" }.to_owned()).collect()
+}
+
 fn seen(facts: &Facts) -> Vec<Seen> {
     let objects = facts.objects.iter().map(|object| Seen {
         noun: object.shape.clone(),

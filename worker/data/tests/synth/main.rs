@@ -164,6 +164,21 @@ fn captions_are_true_and_negatives_are_false() {
 }
 
 #[test]
+fn every_picture_answers_its_question_and_only_so() {
+    for (level, corpus) in all_levels() {
+        let mut answers: HashMap<&str, u32> = HashMap::new();
+        for Sample { key, facts, .. } in samples(&corpus) {
+            let right = checker::answers(&facts.question, facts);
+            assert_eq!(right, [facts.answer.as_str()], "{level} {key}: {} / {facts:?}", facts.question);
+            *answers.entry(&facts.answer).or_default() += 1;
+        }
+        let (yes, no) = (f64::from(answers["yes"]), f64::from(answers["no"]));
+        assert!((0.75..1.33).contains(&(yes / no)), "{level}: {yes} and {no}");
+        assert!(["red", "star", "MOON"].iter().all(|answer| answers[answer] > 5), "{level}: {answers:?}");
+    }
+}
+
+#[test]
 fn captions_of_a_sample_are_different_and_as_many_as_the_level_allows() {
     for ((level, corpus), most) in all_levels().zip([1, 3, 5]) {
         let counts: HashSet<usize> = samples(&corpus).map(|sample| sample.facts.captions.len()).collect();
