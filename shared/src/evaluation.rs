@@ -55,6 +55,13 @@ pub enum Finding {
         /// One entry a number of examples.
         shots: Vec<Shots>,
     },
+    /// Of a trained classifier.
+    Accuracy {
+        /// How often the highest score has the right class.
+        top_1: Accuracy,
+        /// How often one of the five highest has it.
+        top_5: Accuracy,
+    },
     /// The likeliest captions.
     Caption {
         /// Pictures with their captions.
@@ -65,7 +72,7 @@ pub enum Finding {
     },
 }
 
-/// How often the highest score was the right one, all as shares of 1.
+/// How often the highest score, or one of several, was the right one, all as shares of 1.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Accuracy {
     /// Of the model.

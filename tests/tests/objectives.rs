@@ -140,6 +140,73 @@ async fn a_text_tower_is_tuned_to_a_captioners_frozen_encoder() -> Result<()> {
     Ok(())
 }
 
+/// A job that tells kinds of scenes apart, from the captioner's encoder.
+fn classification(from: &str, more: &str, workers: u32) -> JobSpec {
+    let data = ", label: { field: kind, classes: [single, pair, word] }".to_owned();
+    let more = format!("init: {{ from: '{from}', parts: [encoder] }}\n{more}");
+    JobSpec { data, more, ..contrastive("{ type: classify, label_smoothing: 0.1 }", (workers, workers)) }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_classifier_learns_on_a_captioners_encoder_the_same_on_any_number_of_workers_and_is_measured() -> Result<()> {
+    let corpus = Corpus::new(400)?;
+    let cluster = Cluster::start(Options { workers: 3, ..Options::default() })?;
+    cluster.wait_idle(3).await?;
+    let captioner = cluster.submit(&JobSpec { steps: 5, ..JobSpec::default() }, &corpus).await?;
+    cluster.finish(&captioner).await?;
+    let (from, encoder) = newest(&cluster, &captioner).await?;
+    let heldout = corpus.path("heldout.json").display().to_string();
+    let evaluate = format!("evaluate: [{{ name: kinds, data: '{heldout}', task: accuracy }}]");
+    let mut curves = Vec::new();
+    for workers in [1, 2, 3] {
+        let job = cluster.submit(&classification(&from, &evaluate, workers), &corpus).await?;
+        curves.push(cluster.finish(&job).await?);
+        let results = cluster.store_folder().join("jobs").join(&job).join("evaluations/000000000030/results.json");
+        let results: serde_json::Value = serde_json::from_slice(&std::fs::read(results)?)?;
+        let kinds = &results["evaluations"][0];
+        assert_eq!(
+            (kinds["samples"].as_u64(), kinds["top_5"]["accuracy"].as_f64()),
+            (Some(100), Some(1.0)),
+            "{results}"
+        );
+        let accuracy = kinds["top_1"]["accuracy"].as_f64().context("a share")?;
+        assert!(accuracy >= kinds["top_1"]["blind_accuracy"].as_f64().context("a share")?, "{results}");
+    }
+    // As if it knew nothing at first.
+    let one = curves.remove(0);
+    assert!((one.0[&1] - 3f64.ln()).abs() < 1e-4, "{}", one.0[&1]);
+    assert!(one.0[&STEPS] < one.0[&1] - 0.03, "it learns: {} to {}", one.0[&1], one.0[&STEPS]);
+    for curve in &curves {
+        curve.assert_same(&one, STEPS, TOLERANCE);
+    }
+
+    let probe = cluster.submit(&classification(&from, "freeze: [encoder]", 2), &corpus).await?;
+    cluster.finish(&probe).await?;
+    let (_, probe) = newest(&cluster, &probe).await?;
+    let kept = encoder.iter().filter_map(|(name, value)| Some((name.strip_prefix("encoder/")?, value)));
+    for (name, value) in kept {
+        assert_eq!(probe.get(&format!("img/{name}")), Some(value), "{name} is the captioner's, to the bit");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn classes_that_are_not_in_the_data_or_not_in_the_job_end_it_before_the_first_update() -> Result<()> {
+    let corpus = Corpus::new(200)?;
+    let cluster = Cluster::start(Options { workers: 1, ..Options::default() })?;
+    for (label, said) in [
+        (", label: { field: species, classes: 10 }", "no sample of the first step can be used"),
+        (", label: { field: kind, classes: [single, pair] }", "the class `word` is not one of data.label.classes"),
+    ] {
+        let spec = JobSpec { data: label.to_owned(), ..contrastive("classify", (1, 1)) };
+        let job = cluster.submit(&spec, &corpus).await?;
+        let failed = cluster.wait_state(&job, JobState::Failed).await?;
+        assert_eq!(failed.step, 0, "{failed:?}");
+        assert!(failed.message.contains(said), "{}", failed.message);
+    }
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_checkpoint_of_another_network_is_refused_on_submission() -> Result<()> {
     let corpus = Corpus::new(200)?;

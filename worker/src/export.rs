@@ -19,6 +19,7 @@ pub(crate) fn export(args: &ExportArgs) -> Result<()> {
     let exported: Exported = match &network {
         Network::Captioner(captioner) => captioner.export(format),
         Network::TwoTower(towers, _) => towers.export(format),
+        Network::Classifier(classifier, _) => classifier.export(format),
     }?;
     let out = args.out.display();
     fs::create_dir(&args.out)

@@ -9,7 +9,6 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use cappa_collective::ops;
 use cappa_data::corpus::Corpus;
 use cappa_data::shards::FetchConfig;
 use cappa_data::stats::PipelineStats;
@@ -27,6 +26,7 @@ use crate::context::Backend;
 use crate::train::loss::Plan;
 use crate::train::state::TrainState;
 use crate::train::stats::StepStats;
+use crate::train::verdict::judge;
 
 /// How long an absent store is waited for.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -99,20 +99,14 @@ fn updates(
     let plan = Plan::new(spec, 1);
     while state.step < last {
         let batch = RankBatch::new(loader.next_batch()?, device, spec.data.image_size)?;
-        let RankBatch { examples, weight, seen, quarantined } = batch.sent_to(device)?;
+        let RankBatch { examples, weight, seen, quarantined, .. } = batch.sent_to(device)?;
         let mut passes = plan.passes(&state.model, &examples, None)?;
         while passes.remaining() > 0 {
             (passes.forward()? * batch_size.recip()).f_backward()?;
         }
         let all = StepStats { loss: passes.sum(), weight, seen, bad: quarantined.len() as f64, ..StepStats::default() };
-        if !all.mean_loss().is_finite() {
-            bail!("the loss of step {} is {}", state.step.next(), all.mean_loss());
-        }
-        let grads = state.model.params().grads();
-        let scale = batch_size / all.weight.max(1.0);
-        let update = state.optimizer.step(state.model.params(), &grads, state.step.0, scale)?;
-        ops::zero_(&grads.into_iter().flatten().collect::<Vec<_>>())?;
-        state.advance(&all)?;
+        let verdict = judge(spec, &state, &all)?;
+        let Some(update) = state.update(&verdict, &all, spec.batch_size)? else { continue };
         print(&Point {
             step: state.step.0,
             loss: all.mean_loss(),

@@ -107,6 +107,14 @@ fn measured(outcome: &Outcome) -> Vec<Measured> {
             };
             shots.iter().map(of).collect()
         }
+        Finding::Accuracy { top_1, top_5 } => {
+            let of = |which, accuracy| Measured {
+                name: format!("{}, {which}", outcome.name),
+                task: "classification",
+                accuracy,
+            };
+            vec![of("top 1", *top_1), of("top 5", *top_5)]
+        }
         // A question has no list of answers to guess from.
         Finding::Answer(answers) => one(
             "questions",

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{JobSpec, Part, PositionEmbedding};
+use super::{JobSpec, Objective, Part, Pooling, PositionEmbedding};
 
 /// Shapes of parameters by their names in the authors' tree.
 pub type Shapes = BTreeMap<String, Vec<u64>>;
@@ -43,7 +43,7 @@ impl Comparison<'_> {
         }
         match part {
             Part::Encoder => self.encoder(image),
-            Part::Head => self.size("model.width", "img/head/kernel", 0, self.spec.model.width),
+            Part::Head => self.head(),
             Part::Text => self.text(),
             Part::Decoder => self.decoder(),
         }
@@ -69,6 +69,20 @@ impl Comparison<'_> {
         {
             let message = format!("its {patches} positions are no square grid, so they can't be resampled");
             self.differences.push(message);
+        }
+    }
+
+    fn head(&mut self) {
+        self.size("model.width", "img/head/kernel", 0, self.spec.model.width);
+        if let Some(label) = &self.spec.data.label {
+            self.size("number of classes (data.label)", "img/head/kernel", 1, label.classes.count());
+        }
+        if let Objective::Classify { pooling, .. } = self.spec.objective {
+            let found = if self.shapes.contains_key("img/MAPHead_0/probe") { Pooling::Map } else { Pooling::Mean };
+            if found != pooling {
+                let name = |pooling| format!("`{pooling:?}`").to_lowercase();
+                self.differ("objective.pooling", &name(found), &name(pooling));
+            }
         }
     }
 

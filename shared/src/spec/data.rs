@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Augment;
+use super::{Augment, Label};
 use crate::manifest::Filter;
 
 /// Where samples come from and how they become tensors.
@@ -16,6 +16,12 @@ pub struct Data {
     /// Where captions are found, and which of several is taken.
     #[serde(default)]
     pub captions: Captions,
+    /// Dotted path in a sample's `.json` of a text that comes before its caption and is not predicted; of captioning only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefix: Option<String>,
+    /// Where a sample's class is found, and which classes there are; of classification only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<Label>,
     /// Which samples are used, of sources that must be indexed.
     #[serde(default, skip_serializing_if = "Filter::is_empty")]
     pub filter: Filter,

@@ -28,9 +28,10 @@ impl Init {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Part {
-    /// The vision transformer; the image tower of clip and siglip starts from a captioner's, and the other way round.
+    /// The vision transformer; the image tower of clip and siglip and a classifier start from a captioner's, and the other way
+    /// round.
     Encoder,
-    /// Pooling and projection of the image tower (clip and siglip).
+    /// Pooling and projection of the image tower (clip and siglip), or pooling and classes (classify).
     Head,
     /// The text tower (clip and siglip).
     Text,
@@ -43,8 +44,9 @@ impl Part {
     pub fn is_of(self, objective: &Objective) -> bool {
         match self {
             Part::Encoder => true,
-            Part::Head | Part::Text => objective.is_contrastive(),
-            Part::Decoder => !objective.is_contrastive(),
+            Part::Head => objective.is_contrastive() || objective.is_classifying(),
+            Part::Text => objective.is_contrastive(),
+            Part::Decoder => objective.is_captioning(),
         }
     }
 }

@@ -4,11 +4,13 @@
 
 mod architecture;
 mod augment;
+mod bad_loss;
 mod data;
 mod document;
 mod emit;
 mod error;
 mod init;
+mod label;
 mod load;
 mod overrides;
 mod places;
@@ -28,9 +30,11 @@ use crate::timing::Span;
 
 pub use architecture::Shapes;
 pub use augment::{Augment, Crop, Jitter, Problem};
+pub use bad_loss::{BadLossAction, OnBadLoss};
 pub use data::{CaptionChoice, CaptionSource, Captions, Data, Decode, Source, Sources, TextLengths, is_manifest};
 pub use error::{Mistake, Position, SpecError, SpecErrors};
 pub use init::{Init, Part};
+pub use label::{ClassLoss, Classes, Label, Pooling};
 pub use load::SpecBase;
 pub use overrides::apply_overrides;
 pub use places::Places;
@@ -72,6 +76,9 @@ pub struct JobSpec {
     pub freeze: Vec<Part>,
     /// The type of matrix products. Master weights, loss and normalisation are always fp32.
     pub precision: Precision,
+    /// When a loss is bad, and what becomes of its update then.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub on_bad_loss: OnBadLoss,
     /// Updates after which all ranks compare their parameters; so they do before every checkpoint then. `None`: never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verify_replicas: Option<u64>,
@@ -121,8 +128,8 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
-/// What the model learns from pairs of image and text: to write the text (paper section 3), or to tell which text belongs to which
-/// image (the paper's baselines).
+/// What the model learns: from pairs of image and text to write the text (paper section 3), or to tell which text belongs to which
+/// image (the paper's baselines); from labels to tell classes (the paper's transfers).
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
 pub enum Objective {
@@ -144,6 +151,17 @@ pub enum Objective {
     Clip,
     /// Two towers, the sigmoid loss over the pairs of the global batch (arXiv 2303.15343).
     Siglip,
+    /// The encoder with a head that tells the classes of [`Data::label`]; with a frozen encoder a linear probe, or the transfer of
+    /// a pooling head.
+    Classify {
+        /// How patches become what the last layer sees.
+        pooling: Pooling,
+        /// How one class is told from the others.
+        loss: ClassLoss,
+        /// Probability that a label gives away, evenly to all other classes.
+        #[serde(default, skip_serializing_if = "is_default")]
+        label_smoothing: f64,
+    },
 }
 
 impl Objective {
@@ -151,21 +169,33 @@ impl Objective {
     pub fn parallel_fraction(&self) -> f64 {
         match self {
             Objective::Cappa { parallel_fraction, .. } => *parallel_fraction,
-            Objective::Cap { .. } | Objective::Clip | Objective::Siglip => 0.0,
+            _ => 0.0,
         }
     }
 
-    /// The label smoothing of captioning; 0 for others.
+    /// The label smoothing; 0 where there is none.
     pub fn label_smoothing(&self) -> f64 {
         match self {
-            Objective::Cap { label_smoothing } | Objective::Cappa { label_smoothing, .. } => *label_smoothing,
+            Objective::Cap { label_smoothing }
+            | Objective::Cappa { label_smoothing, .. }
+            | Objective::Classify { label_smoothing, .. } => *label_smoothing,
             Objective::Clip | Objective::Siglip => 0.0,
         }
     }
 
-    /// Whether it trains two towers rather than a captioner.
+    /// Whether it trains two towers.
     pub fn is_contrastive(&self) -> bool {
         matches!(self, Objective::Clip | Objective::Siglip)
+    }
+
+    /// Whether it trains a captioner.
+    pub fn is_captioning(&self) -> bool {
+        matches!(self, Objective::Cap { .. } | Objective::Cappa { .. })
+    }
+
+    /// Whether it trains a classifier.
+    pub fn is_classifying(&self) -> bool {
+        matches!(self, Objective::Classify { .. })
     }
 
     /// Its name in a spec.
@@ -175,6 +205,7 @@ impl Objective {
             Objective::Cappa { .. } => "cappa",
             Objective::Clip => "clip",
             Objective::Siglip => "siglip",
+            Objective::Classify { .. } => "classify",
         }
     }
 }
@@ -228,7 +259,7 @@ pub struct Optimizer {
     pub clip_norm: f64,
     /// First-moment decay.
     pub beta1: f64,
-    /// Second-moment decay (its cap, for Adafactor).
+    /// Second-moment decay (its cap, for Adafactor); for Lion the decay of the momentum.
     pub beta2: f64,
 }
 
@@ -240,6 +271,8 @@ pub enum OptimizerName {
     Adafactor,
     /// Adam with decoupled weight decay.
     Adamw,
+    /// The sign of momentum (arXiv 2302.06675): wants a learning rate several times smaller than AdamW's.
+    Lion,
     /// Orthogonal momentum (0.95) for the matrices of the Transformer blocks, AdamW with `beta1` and `beta2` for the rest.
     Muon,
 }
@@ -385,6 +418,8 @@ pub enum Task {
     Perplexity,
     /// Whether images and captions find each other by similarity (two towers).
     Retrieval,
+    /// How often a trained classifier's highest scores have the right class.
+    Accuracy,
     /// Questions about the image: the decoder goes on from the question.
     Answer {
         /// Field of the question.
@@ -443,7 +478,7 @@ impl Task {
                 let answers = answer.as_deref().map_or(vec!["answers", "answer"], |path| vec![path]);
                 vec![vec![question], answers]
             }
-            Self::Caption(_) | Self::Perplexity | Self::Retrieval => Vec::new(),
+            Self::Caption(_) | Self::Perplexity | Self::Retrieval | Self::Accuracy => Vec::new(),
         }
     }
 }

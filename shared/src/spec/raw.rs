@@ -8,12 +8,12 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{
-    Augment, CaptionChoice, Condition, Decode, OnFailedDependency, OnPreemption, OptimizerName, Part,
-    PositionEmbedding, Precision, ScheduleName,
+    Augment, BadLossAction, CaptionChoice, ClassLoss, Condition, Decode, OnFailedDependency, OnPreemption,
+    OptimizerName, Part, Pooling, PositionEmbedding, Precision, ScheduleName,
 };
 use crate::manifest::Filter;
 
-/// A CapPa job: a vision encoder trained by captioning, or by contrasting pairs.
+/// A CapPa job: a vision encoder trained by captioning, by contrasting pairs, or to tell classes.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "JobSpec")]
@@ -59,6 +59,8 @@ pub(super) struct RawSpec {
     pub(super) freeze: Option<Vec<Part>>,
     /// The type of matrix products. Default: fp32.
     pub(super) precision: Option<Precision>,
+    /// What becomes of an update whose loss is no number, or with a mapping that says so a spike: stop, or skip it. Default: stop.
+    pub(super) on_bad_loss: Option<Short<BadLossAction, RawOnBadLoss>>,
     /// Updates after which all workers compare their parameters, which must be equal to the bit; so they do before every
     /// checkpoint then. Default: never.
     pub(super) verify_replicas: Option<u64>,
@@ -129,8 +131,12 @@ pub(super) struct RawObjective {
     pub(super) name: Option<ObjectiveName>,
     /// Share of examples whose text is predicted in parallel (cappa only). Default: 0.75.
     pub(super) parallel_fraction: Option<f64>,
-    /// Probability that a label gives away, evenly to all other tokens (cap and cappa only). Default: 0.
+    /// Probability that a label gives away, evenly to all other tokens or classes (cap, cappa and classify). Default: 0.
     pub(super) label_smoothing: Option<f64>,
+    /// How the patches of an image become what the last layer sees (classify only). Default: map.
+    pub(super) pooling: Option<Pooling>,
+    /// How one class is told from the others (classify only). Default: softmax.
+    pub(super) loss: Option<ClassLoss>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -186,6 +192,11 @@ pub(super) struct RawData {
     pub(super) tokenizer: Option<String>,
     /// Where captions are found: auto, txt, or a mapping that says more. Default: auto.
     pub(super) captions: Option<Short<CaptionFrom, RawCaptions>>,
+    /// cap, cappa: dotted path in a sample's `.json` of a text that comes before its caption, e.g. question: the decoder sees it,
+    /// and it is not in the loss. Samples without it have none. Default: no prefix.
+    pub(super) prefix: Option<String>,
+    /// classify: where a sample's class is found, and which classes there are.
+    pub(super) label: Option<RawLabel>,
     /// Which samples are used, where data.train is a pattern of shards. A manifest has its own filter already. Default: all.
     pub(super) filter: Option<Filter>,
     /// How images are decoded. Default: exact.
@@ -239,6 +250,18 @@ pub(super) struct RawCaptions {
     pub(super) choose: Option<CaptionChoice>,
 }
 
+/// Where a sample's class is found, and which classes there are.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawLabel {
+    /// Dotted path in the sample's `.json`, e.g. class.
+    #[schemars(required)]
+    pub(super) field: Option<String>,
+    /// The names of all classes, in the order of the network's outputs; or their number, where samples have numbers from zero.
+    #[schemars(required)]
+    pub(super) classes: Option<Short<u32, Vec<String>>>,
+}
+
 /// The update rule.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -251,9 +274,9 @@ pub(super) struct RawOptimizer {
     pub(super) weight_decay: Option<f64>,
     /// Gradients are scaled down to this joint norm. Default: 1.
     pub(super) clip_norm: Option<f64>,
-    /// First-moment decay. Default: 0.9.
+    /// First-moment decay; lion: weight of the momentum in an update. Default: 0.9.
     pub(super) beta1: Option<f64>,
-    /// Second-moment decay (its cap, for adafactor). Default: 0.999.
+    /// Second-moment decay (its cap, for adafactor). Default: 0.999. lion: decay of the momentum. Default: 0.99.
     pub(super) beta2: Option<f64>,
 }
 
@@ -294,6 +317,18 @@ pub(super) struct RawDuration {
     pub(super) epochs: Option<u64>,
     /// Examples seen, rounded up to whole updates.
     pub(super) examples: Option<u64>,
+}
+
+/// When a loss is bad, and what becomes of its update then.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawOnBadLoss {
+    /// stop: the job fails; skip: the update is not made, and its samples are listed. Default: stop.
+    pub(super) action: Option<BadLossAction>,
+    /// A loss is also bad when it is so many times the mean of the recent ones, e.g. 3. Default: no such limit.
+    pub(super) spike: Option<f64>,
+    /// skip: more bad ones in a row stop the job. Default: 10.
+    pub(super) most: Option<u32>,
 }
 
 /// New tries after failures, by whose fault they are.
@@ -368,6 +403,7 @@ pub(super) enum TaskName {
     Perplexity,
     Retrieval,
     Answer,
+    Accuracy,
 }
 
 /// What an evaluation does with its samples.
@@ -375,7 +411,8 @@ pub(super) enum TaskName {
 #[serde(deny_unknown_fields)]
 pub(super) struct RawTask {
     /// Which task: zero-shot classification, the true one of several captions, linear classification from a few examples,
-    /// captions, how well captions are predicted, image-text retrieval, or questions.
+    /// captions, how well captions are predicted, image-text retrieval, questions,
+    /// or the accuracy of a classifier (objective classify).
     #[serde(rename = "type")]
     #[schemars(required)]
     pub(super) name: Option<TaskName>,

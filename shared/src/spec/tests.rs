@@ -1,3 +1,4 @@
+mod classify;
 mod properties;
 
 use super::*;
@@ -158,7 +159,9 @@ fn mistakes_of_meaning_are_named() {
     );
     check(
         "objective: classify",
-        &["1:12: objective: `classify` is not supported by this version; use `cap`, `cappa`, `clip` or `siglip`"],
+        &[
+            "1:12: data.label: is required for `classify`: the field of a sample's .json with its class, and all classes",
+        ],
     );
     check(
         "objective: {type: cap, label_smoothing: 1}",
@@ -166,7 +169,7 @@ fn mistakes_of_meaning_are_named() {
     );
     check(
         "objective: {type: clip, label_smoothing: 0.1}",
-        &["1:42: objective.label_smoothing: is for `cap` and `cappa` only; `clip` predicts no tokens"],
+        &["1:42: objective.label_smoothing: is for `cap`, `cappa` and `classify` only; `clip` predicts no labels"],
     );
     check(
         "objective: {type: siglip, parallel_fraction: 0.5}",
@@ -370,7 +373,7 @@ fn mistakes_of_evaluations_are_named() {
             "5:10: evaluate[3].name: `C` is not a name; use 1 to 63 lower-case letters, digits and inner hyphens",
             "5:57: evaluate[3].limit: 0 is below 1, the least",
             "6:3: evaluate[4].data: is required",
-            "6:19: evaluate[4].task: `sing` is not one of `classify`, `choose`, `fewshot`, `caption`, `perplexity`, `retrieval`, `answer`",
+            "6:19: evaluate[4].task: `sing` is not one of `classify`, `choose`, `fewshot`, `caption`, `perplexity`, `retrieval`, `answer`, `accuracy`",
         ],
     );
 }

@@ -20,6 +20,10 @@ pub enum BadReason {
     CaptionMissing,
     /// The caption's file is not text, or not JSON.
     CaptionDamaged,
+    /// No class where it was looked for.
+    ClassMissing,
+    /// A class that the job does not list.
+    ClassUnknown,
 }
 
 impl BadReason {
@@ -33,6 +37,8 @@ impl BadReason {
             Self::TooLarge => "too_large",
             Self::CaptionMissing => "caption_missing",
             Self::CaptionDamaged => "caption_damaged",
+            Self::ClassMissing => "class_missing",
+            Self::ClassUnknown => "class_unknown",
         }
     }
 }

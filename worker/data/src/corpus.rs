@@ -16,7 +16,7 @@ use crate::image::Preparation;
 use crate::shards::FetchConfig;
 use crate::stats::PipelineStats;
 use crate::text::{Buckets, Tokenizer, TokenizerError};
-use crate::{DataError, LoaderConfig, Source, Sources};
+use crate::{DataError, Labels, LoaderConfig, Source, Sources, Target};
 
 /// Room for downloaded shards where nobody says how much there is.
 const CACHE_BYTES: u64 = 20 << 30;
@@ -86,6 +86,11 @@ impl Corpus {
         self.order.total_samples()
     }
 
+    /// Path of a shard in its manifest; where there are several manifests, its URL.
+    pub fn shard_name(&self, shard: u32) -> String {
+        self.sources.name(shard)
+    }
+
     /// The identity of the data, as checkpoints keep it.
     pub fn digest(&self) -> String {
         data_digest(&self.sources.iter().map(|source| source.manifest.digest()).collect::<Vec<_>>())
@@ -97,7 +102,13 @@ impl Corpus {
     /// # Errors
     /// When the spec's text lengths can't be, which a validated spec rules out.
     pub fn loader(&self, spec: &JobSpec, cache_folder: &Path) -> Result<LoaderConfig, DataError> {
-        let lengths = spec.data.text_length.all().iter().map(|&length| length as usize);
+        let (target, lengths) = match &spec.data.label {
+            Some(label) => (Target::Class(Arc::new(Labels::new(label))), vec![1]),
+            None => {
+                let lengths = spec.data.text_length.all().iter().map(|&length| length as usize);
+                (Target::Caption { prefix: spec.data.prefix.clone() }, lengths.collect())
+            }
+        };
         Ok(LoaderConfig {
             sources: self.sources.clone(),
             order: self.order.clone(),
@@ -106,9 +117,10 @@ impl Corpus {
             end_step: None,
             preparation: Preparation { mode: spec.data.decode, ..Preparation::exact(spec.data.image_size as usize) },
             augment: spec.data.augment.clone(),
-            text_lengths: Buckets::new(lengths.collect())?,
+            text_lengths: Buckets::new(lengths)?,
             tokenizer: self.tokenizer.clone(),
             captions: spec.data.captions.clone(),
+            target,
             parallel_fraction: spec.objective.parallel_fraction(),
             cache_folder: cache_folder.to_owned(),
             cache_bytes: CACHE_BYTES,

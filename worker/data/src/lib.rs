@@ -15,6 +15,7 @@ pub mod bottleneck;
 pub mod corpus;
 pub mod image;
 pub mod index;
+mod labels;
 pub mod loader;
 mod manifest;
 pub mod records;
@@ -26,6 +27,7 @@ pub mod stats;
 pub mod synth;
 pub mod text;
 
+pub use labels::{Labels, Target, lookup};
 pub use loader::{Batch, DataError, Loader, LoaderConfig};
 pub use manifest::{ManifestFileError, create_manifest, read_manifest, write_manifest};
 pub use sources::{Source, Sources};

@@ -33,7 +33,7 @@ pub struct Record {
     pub key: String,
     /// Pixels, `[H, W, 3]`: decoded in full and resized as the authors do, without random changes.
     pub image: Vec<u8>,
-    /// Its captions, at least one.
+    /// Its captions; none where it has no usable one.
     pub captions: Vec<String>,
     /// Its `.json`, if it has one.
     pub facts: Option<Value>,
@@ -94,7 +94,7 @@ impl Records {
             number,
             key: raw.key().to_owned(),
             image: image.pixels,
-            captions: raw.captions(&CaptionSource::Auto)?,
+            captions: raw.captions(&CaptionSource::Auto).unwrap_or_default(),
             facts: raw.json()?,
         })
     }

@@ -33,6 +33,9 @@ pub struct SlotReplay {
     pub choice: Option<usize>,
     /// How many captions the sample has.
     pub captions: Option<usize>,
+    /// What comes before the caption, and is not predicted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prefix: Option<String>,
     /// Whether it is decoded in parallel.
     pub parallel: bool,
     /// Weight in the loss: 0 in null slots and for bad samples.
@@ -69,6 +72,7 @@ fn slots(batch: &Batch, sources: &Sources) -> Vec<SlotReplay> {
                 caption: origin.as_ref().map(|origin| origin.caption.clone()),
                 choice: origin.as_ref().map(|origin| origin.choice),
                 captions: origin.as_ref().map(|origin| origin.captions),
+                prefix: origin.as_ref().and_then(|origin| origin.prefix.clone()),
                 parallel: row.parallel,
                 weight: row.weight,
                 bad: bad.map(|bad| format!("{}: {}", bad.reason.as_str(), bad.message)),
@@ -83,6 +87,7 @@ fn slots(batch: &Batch, sources: &Sources) -> Vec<SlotReplay> {
 struct Row<'a> {
     slot: Slot,
     parallel: bool,
+    prefix: u64,
     weight: f32,
     tokens: &'a [i64],
     image: &'a [u8],
@@ -94,6 +99,7 @@ fn rows(batch: &Batch) -> impl Iterator<Item = Row<'_>> {
     batch.slots.iter().enumerate().map(move |(row, slot)| Row {
         slot: *slot,
         parallel: batch.parallel[row],
+        prefix: batch.prefix[row].unsigned_abs(),
         weight: batch.weight[row],
         tokens: &batch.tokens[row * tokens..][..tokens],
         image: &batch.images[row * pixels..][..pixels],
@@ -104,7 +110,7 @@ fn rows(batch: &Batch) -> impl Iterator<Item = Row<'_>> {
 /// makes the batch, and however many ranks have a part of it.
 ///
 /// A row is, all numbers as little-endian 64 bits: epoch, lane, number, whether there is a sample, its shard and index or
-/// zeros, whether it is decoded in parallel, whether it counts, the number of tokens without padding, the tokens, the number of pixel bytes,
+/// zeros, whether it is decoded in parallel plus twice the tokens of its prefix, whether it counts, the number of tokens without padding, the tokens, the number of pixel bytes,
 /// the pixels.
 #[derive(Default)]
 pub struct BatchDigest(Sha256);
@@ -125,7 +131,9 @@ impl BatchDigest {
         let length = row.tokens.iter().rposition(|&token| token != PAD).map_or(0, |last| last + 1);
         let tokens = &row.tokens[..length];
         let numbers = [epoch, lane.into(), number].into_iter().chain(place);
-        numbers.chain([row.parallel.into(), counts.into(), length as u64]).for_each(|value| self.number(value));
+        numbers
+            .chain([u64::from(row.parallel) + 2 * row.prefix, counts.into(), length as u64])
+            .for_each(|value| self.number(value));
         tokens.iter().for_each(|token| self.0.update(token.to_le_bytes()));
         self.number(row.image.len() as u64);
         self.0.update(row.image);

@@ -7,7 +7,7 @@ use tch::{Device, Kind, Tensor};
 use crate::decoder::{Decoder, Memory};
 use crate::encoder::Encoder;
 use crate::layers::{Mask, Precision, Scope};
-use crate::loss::Targets;
+use crate::loss::{Targets, predicted};
 use crate::tap::{NoTap, Tap};
 use crate::{ModelConfig, ModelError, ParamTable, spec};
 
@@ -17,8 +17,12 @@ use crate::{ModelConfig, ModelError, ParamTable, spec};
 pub struct Batch {
     /// `[B, height, width, 3]`: u8, or f32 in [-1, 1].
     pub images: Tensor,
-    /// Captions `[B, L]`, i64, ending with [`crate::END_OF_TEXT`], filled up with [`crate::PAD`].
+    /// Captions `[B, L]`, i64, ending with [`crate::END_OF_TEXT`], filled up with [`crate::PAD`]; for a classifier classes,
+    /// `[B, 1]`.
     pub tokens: Tensor,
+    /// How many tokens at the beginning of a caption are given rather than predicted, `[B]`, i64: they are seen, also by examples
+    /// that are predicted in parallel, and not in the loss. `None`: none of any.
+    pub prefix: Option<Tensor>,
     /// Length, at most L, that holds the captions of all autoregressive examples: behind it nothing is computed for them. The
     /// loss is the same as with L, since none of their positions sees a later one and padding is not in the loss.
     pub causal_length: i64,
@@ -39,6 +43,7 @@ impl Batch {
         Self {
             images: self.images.narrow(0, first, rows),
             tokens: self.tokens.narrow(0, first, rows),
+            prefix: self.prefix.as_ref().map(|prefix| prefix.narrow(0, first, rows)),
             causal_length: self.causal_length,
             parallel: self.parallel[range].to_vec(),
             mask_locations: self.mask_locations.as_ref().map(|places| places.narrow(0, first, rows)),
@@ -187,7 +192,7 @@ impl Captioner {
     /// # Errors
     /// As [`Captioner::loss`].
     pub fn loss_smoothed(&self, batch: &Batch, label_smoothing: f64) -> Result<LossOutput, ModelError> {
-        let targets = Targets::new(&batch.tokens).to_device(self.device);
+        let targets = Targets::new(&batch.tokens, batch.prefix.as_ref()).to_device(self.device);
         let input = self.decoder_input(batch)?;
         let encoded = self.encode(&batch.images)?;
         let memory = self.decoder.memory(&encoded, self.precision);
@@ -240,13 +245,13 @@ impl Captioner {
             return Ok(DecoderInput { tokens: shift_right(&tokens), mask: Mask::Causal });
         }
         let mask_token = self.config.mask_token().ok_or(ModelError::NoMaskToken)?;
-        let hidden = match &batch.mask_locations {
+        let hidden = match self.hidden_places(batch) {
             None => tokens.full_like(mask_token),
             Some(places) if places.size() == tokens.size() => {
                 let places = places.to_device_(self.device, Kind::Bool, true, false);
                 tokens.masked_fill(&places, mask_token)
             }
-            Some(places) => return Err(ModelError::shape("mask_locations", places, tokens.size())),
+            Some(places) => return Err(ModelError::shape("mask_locations", &places, tokens.size())),
         };
         if batch.parallel.iter().all(|&parallel| parallel) {
             return Ok(DecoderInput { tokens: hidden, mask: Mask::Full });
@@ -254,6 +259,17 @@ impl Captioner {
         let parallel = Tensor::from_slice(&batch.parallel).to_device_(self.device, Kind::Bool, true, false);
         let mask = Mask::Additive(self.mixed_mask(&parallel, tokens.size()[1]));
         Ok(DecoderInput { tokens: hidden.where_self(&parallel.unsqueeze(1), &shift_right(&tokens)), mask })
+    }
+
+    /// Which tokens of parallel examples are hidden, `[B, L]`, where it is not all of them.
+    fn hidden_places(&self, batch: &Batch) -> Option<Tensor> {
+        let places = batch.mask_locations.as_ref().map(|places| places.shallow_clone());
+        let Some(prefix) = &batch.prefix else { return places };
+        let predicted = predicted(prefix, batch.tokens.size()[1]);
+        Some(places.map_or_else(
+            || predicted.shallow_clone(),
+            |places| places.to_device(predicted.device()).logical_and(&predicted),
+        ))
     }
 
     /// All tokens for parallel examples `[B]`, the earlier ones for others: `[B, 1, L, L]`.

@@ -49,9 +49,12 @@ pub enum ModelError {
         /// Tokens of a text.
         length: usize,
     },
-    /// Projected features were asked of a captioner.
-    #[error("a captioner projects nothing: ask for pooled features, or use a network of clip or siglip")]
+    /// Projected features were asked of a network without a projection.
+    #[error("only networks of clip and siglip project: ask for pooled features")]
     NoProjection,
+    /// Texts were given to a network that knows none.
+    #[error("a classifier knows no texts: use a network of cap, cappa, clip or siglip")]
+    NoTexts,
     /// Parallel prediction was asked of a network without a mask token.
     #[error("the model has no mask token: set masked_pred_prob above 0 to train with parallel prediction")]
     NoMaskToken,

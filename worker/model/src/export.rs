@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tch::{Kind, Tensor};
 
 use crate::config::{PositionEmbedding, VisionConfig, check};
-use crate::{Captioner, ModelError, ParamTable, Pooling, TwoTower, position};
+use crate::{Captioner, Classifier, ModelError, ParamTable, Pooling, TwoTower, position};
 
 /// Whose names and layouts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,6 +79,18 @@ impl TwoTower {
     pub fn export(&self, format: Format) -> Result<Exported, ModelError> {
         let config = self.config();
         let head = Some(Head { pooling: config.image.pooling, embedding: config.embedding });
+        Encoder { params: self.params(), root: "img", vision: config.vision(), head }.export(format)
+    }
+}
+
+impl Classifier {
+    /// The encoder with its pooling; timm gets the classes too, as its head.
+    ///
+    /// # Errors
+    /// Images or patches are not square.
+    pub fn export(&self, format: Format) -> Result<Exported, ModelError> {
+        let config = self.config();
+        let head = Some(Head { pooling: config.image.pooling, embedding: config.classes });
         Encoder { params: self.params(), root: "img", vision: config.vision(), head }.export(format)
     }
 }

@@ -1,7 +1,7 @@
 //! Work of one training step, for model FLOP utilisation.
 
 use crate::config::VisionConfig;
-use crate::{ContrastiveConfig, ModelConfig, Pooling, TowerConfig};
+use crate::{ClassifierConfig, ContrastiveConfig, ModelConfig, Pooling, TowerConfig};
 
 /// Matrix-product FLOP of forward and backward (3 × forward) of a captioner for one image-text pair,
 /// attention included, counted as if every text had full length.
@@ -22,6 +22,12 @@ pub fn flop_per_pair(config: &ContrastiveConfig) -> f64 {
     let image = encoder(&config.vision()) + head(&config.image, config.vision().patches(), config.embedding);
     let text = text.layers * block(n, text.width, text.mlp) + head(text, n, config.embedding);
     3.0 * (image + text) as f64
+}
+
+/// The same of a classifier.
+#[must_use]
+pub fn flop_per_classified(config: &ClassifierConfig) -> f64 {
+    3.0 * (encoder(&config.vision()) + head(&config.image, config.vision().patches(), config.classes)) as f64
 }
 
 /// 2 FLOP per multiplication and addition; attention has the products q·k and weights·v.

@@ -29,10 +29,13 @@ pub(crate) struct Targets {
 }
 
 impl Targets {
-    /// The targets of captions `[B, L]` (i64). On the host this waits for nothing; on another
+    /// The targets of captions `[B, L]` (i64), behind their prefixes `[B]`. On the host this waits for nothing; on another
     /// device the number of tokens is waited for.
-    pub(crate) fn new(captions: &Tensor) -> Self {
-        let present = captions.ne(PAD);
+    pub(crate) fn new(captions: &Tensor, prefix: Option<&Tensor>) -> Self {
+        let mut present = captions.ne(PAD);
+        if let Some(prefix) = prefix {
+            present = present.logical_and(&predicted(&prefix.to_device(captions.device()), captions.size()[1]));
+        }
         let counts = present.sum_dim_intlist([1i64].as_slice(), false, Kind::Float);
         let positions = present.flatten(0, 1).nonzero().squeeze_dim(1);
         let count = positions.size()[0];
@@ -80,9 +83,14 @@ impl Targets {
     }
 }
 
+/// Which places of captions lie behind their prefixes: `[B]` → `[B, L]`, bool.
+pub(crate) fn predicted(prefix: &Tensor, length: i64) -> Tensor {
+    Tensor::arange(length, (Kind::Int64, prefix.device())).unsqueeze(0).ge_tensor(&prefix.unsqueeze(1))
+}
+
 /// Cross-entropy of each token: logits `[N, V]` (f32), tokens `[N]` → `[N]`. With label smoothing
 /// s the label has probability 1 - s and every other class s / (V - 1).
-fn token_losses(logits: &Tensor, tokens: &Tensor, smoothing: f64) -> Tensor {
+pub(crate) fn token_losses(logits: &Tensor, tokens: &Tensor, smoothing: f64) -> Tensor {
     // libtorch spreads its smoothing over all V classes, the label's included.
     let classes = logits.size()[1] as f64;
     let smoothing = if smoothing > 0.0 { smoothing * classes / (classes - 1.0) } else { 0.0 };

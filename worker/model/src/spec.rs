@@ -1,8 +1,9 @@
-//! The parameters of captioners and two-tower models: their names in the authors' tree, shapes and initialisers.
+//! The parameters of captioners, two-tower models and classifiers: their names in the authors' tree, shapes and initialisers.
 //!
 //! E encoder width, F decoder width, H heads, D head dim, M hidden width of an MLP, P patches,
 //! L text length, V vocabulary.
 
+use crate::classifier::ClassifierConfig;
 use crate::config::{ModelConfig, PositionEmbedding, VisionConfig};
 use crate::contrastive::{ContrastiveConfig, Pooling, TowerConfig};
 
@@ -79,16 +80,27 @@ pub fn captioner(config: &ModelConfig) -> Vec<ParamSpec> {
 pub fn two_tower(config: &ContrastiveConfig) -> Vec<ParamSpec> {
     let mut specs = Specs::default();
     encoder(&mut specs, "img", &config.vision());
-    specs.head("img", &config.image, config.embedding);
+    // Not zero, as a classifier's head starts: an embedding of length 0 has no direction.
+    let projection = |width| Init::LecunNormal { fan_in: width };
+    specs.head("img", &config.image, config.embedding, projection(config.image.width));
     let text = &config.text;
     specs.add("txt/Embed_0/embedding", &[config.vocab, text.width], position_init(text.width));
     specs.add("txt/pos_embedding", &[1, config.text_length, text.width], position_init(text.width));
     specs.transformer("txt/Encoder_0", [text.width, text.mlp], text.layers, text.heads);
-    specs.head("txt", text, config.embedding);
+    specs.head("txt", text, config.embedding, projection(text.width));
     specs.add("t", &[1], Init::Constant(config.temperature.ln()));
     if let Some(bias) = config.bias {
         specs.add("b", &[1], Init::Constant(bias));
     }
+    specs.0
+}
+
+/// The parameters of a classifier, in the order in which the forward pass uses them.
+#[must_use]
+pub fn classifier(config: &ClassifierConfig) -> Vec<ParamSpec> {
+    let mut specs = Specs::default();
+    encoder(&mut specs, "img", &config.vision());
+    specs.head("img", &config.image, config.classes, Init::Zeros);
     specs.0
 }
 
@@ -157,8 +169,8 @@ impl Specs {
         self.layer_norm(&format!("{name}/encoder_norm"), width, true);
     }
 
-    /// What makes an embedding of a tower's tokens: the pooling's parameters, and a projection.
-    fn head(&mut self, name: &str, tower: &TowerConfig, embedding: i64) {
+    /// What makes one vector of a tower's tokens: the pooling's parameters, and a projection.
+    fn head(&mut self, name: &str, tower: &TowerConfig, embedding: i64, init: Init) {
         let width = tower.width;
         if tower.pooling == Pooling::Map {
             let map = format!("{name}/MAPHead_0");
@@ -168,8 +180,7 @@ impl Specs {
             self.layer_norm(&format!("{map}/LayerNorm_0"), width, true);
             self.mlp(&format!("{map}/MlpBlock_0"), width, tower.mlp, true);
         }
-        // Not zero, as a classifier's head would start: an embedding of length 0 has no direction.
-        self.add(&format!("{name}/head/kernel"), &[width, embedding], Init::LecunNormal { fan_in: width });
+        self.add(&format!("{name}/head/kernel"), &[width, embedding], init);
         self.add(&format!("{name}/head/bias"), &[embedding], Init::Zeros);
     }
 

@@ -21,9 +21,47 @@ fn rows(of: &Batch, start: i64, length: i64) -> Batch {
         tokens: part(&of.tokens),
         parallel: of.parallel[start as usize..(start + length) as usize].to_vec(),
         causal_length: of.causal_length,
+        prefix: None,
         mask_locations: None,
         weights: part(&of.weights),
     }
+}
+
+#[test]
+fn a_prefix_is_seen_in_both_modes_and_is_not_in_the_loss() {
+    let (captioner, plain) = (captioner(), batch(&config(), 8));
+    let length = config().text_length;
+    let shifted = |first: i64| {
+        let tokens = plain.tokens.narrow(1, 0, length - 2).constant_pad_nd([2, 0]);
+        let _ = tokens.narrow(1, 0, 2).fill_(first);
+        let prefix = Some(Tensor::from_slice(&[2i64; 8]));
+        Batch { tokens, prefix, mask_locations: None, ..rows(&plain, 0, 8) }
+    };
+    let loss = |batch: &Batch| captioner.loss(batch).expect("a fitting batch").per_example;
+    let (one, other) = (loss(&shifted(7)), loss(&shifted(9)));
+    for (row, parallel) in plain.parallel.iter().enumerate() {
+        let values = [&one, &other].map(|losses| losses.double_value(&[row as i64]));
+        assert!(
+            (values[0] - values[1]).abs() > 1e-6,
+            "row {row}, parallel {parallel}: another prefix, another loss: {values:?}"
+        );
+    }
+    // The log-likelihood of the captions alone, given the prefix, by the logits of an evaluation.
+    let batch = Batch { parallel: vec![false; 8], ..shifted(7) };
+    let encoded = captioner.encode(&batch.images).expect("fitting images");
+    let likelihood = captioner.logits(&encoded, &batch.tokens).expect("logits").log_softmax(-1, Kind::Float);
+    for (row, found) in Vec::<f64>::try_from(loss(&batch)).expect("losses").into_iter().enumerate() {
+        let tokens = Vec::<i64>::try_from(batch.tokens.get(row as i64)).expect("tokens");
+        let scored: Vec<_> = (2..tokens.len()).filter(|&place| tokens[place] != PAD).collect();
+        let of = |&place: &usize| likelihood.double_value(&[row as i64, place as i64, tokens[place]]);
+        let wanted = -scored.iter().map(of).sum::<f64>() / scored.len() as f64;
+        assert!((found - wanted).abs() < 1e-4, "row {row}: {found}, not {wanted}");
+    }
+    // Without a prefix, the same tokens are hidden from parallel examples too, and predicted.
+    let mut batch = Batch { parallel: vec![true; 8], ..shifted(7) };
+    let before = loss(&batch);
+    batch.prefix = None;
+    assert_ne!(before, loss(&batch));
 }
 
 #[test]

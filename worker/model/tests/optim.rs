@@ -2,23 +2,28 @@
 
 mod common;
 
-use cappa_model::optim::{AdafactorConfig, AdamWConfig, MuonConfig, Optimizer, OptimizerConfig, RuleConfig};
+use cappa_model::optim::{
+    AdafactorConfig, AdamWConfig, LionConfig, MuonConfig, Optimizer, OptimizerConfig, RuleConfig,
+};
 use cappa_model::schedule::{Decay, Schedule};
 use cappa_model::{Batch, Captioner};
 use common::{batch, config};
 use tch::{Device, Tensor};
 
-fn rules() -> [RuleConfig; 3] {
+fn rules() -> [RuleConfig; 4] {
     [
         RuleConfig::Adafactor(AdafactorConfig::default()),
         RuleConfig::AdamW(AdamWConfig::default()),
+        RuleConfig::Lion(LionConfig::default()),
         RuleConfig::Muon(MuonConfig::default()),
     ]
 }
 
 fn optimizer(rule: RuleConfig, captioner: &Captioner) -> Optimizer {
     let schedule = Schedule { total_steps: 100, warmup_steps: 2, cooldown_steps: 0, decay: Decay::Cosine };
-    let config = OptimizerConfig { rule, learning_rate: 3e-3, weight_decay: 1e-4, clip_norm: Some(1.0), schedule };
+    // Every element moves by all of it under Lion.
+    let learning_rate = if matches!(rule, RuleConfig::Lion(_)) { 1e-3 } else { 3e-3 };
+    let config = OptimizerConfig { rule, learning_rate, weight_decay: 1e-4, clip_norm: Some(1.0), schedule };
     Optimizer::new(config, captioner.params())
 }
 

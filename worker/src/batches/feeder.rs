@@ -107,7 +107,7 @@ mod tests {
     use cappa_data::shards::FetchConfig;
     use cappa_data::synth::{SynthConfig, generate};
     use cappa_data::text::{Buckets, Tokenizer, train};
-    use cappa_data::{LoaderConfig, Sources};
+    use cappa_data::{LoaderConfig, Sources, Target};
     use cappa_shared::ids::Step;
     use cappa_shared::manifest::{DataManifest, Shard};
     use cappa_shared::order::{JobOrder, Weights};
@@ -170,6 +170,7 @@ mod tests {
                 text_lengths: Buckets::new(vec![24]).unwrap(),
                 tokenizer: Tokenizer::from_bytes(&train(captions.iter(), 100).unwrap()).unwrap(),
                 captions: Captions::default(),
+                target: Target::default(),
                 parallel_fraction: 0.75,
                 cache_folder: self.folder.path().join("cache"),
                 cache_bytes: 1 << 30,

@@ -3,6 +3,7 @@
 use cappa_data::Batch as DataBatch;
 use cappa_model::{Batch as Examples, ModelError};
 use cappa_proto as wire;
+use cappa_shared::order::SampleRef;
 use tch::{Device, Tensor};
 
 /// What one rank brings to a step.
@@ -16,11 +17,15 @@ pub(crate) struct RankBatch {
     pub seen: f64,
     /// The bad ones.
     pub quarantined: Vec<wire::Quarantined>,
+    /// The good ones, with their keys in their shards.
+    pub good: Vec<(SampleRef, String)>,
 }
 
 impl RankBatch {
     /// A rank's part of a batch in host memory, its images ready to be sent to a device: in pinned memory where that is a GPU.
     pub(crate) fn new(batch: DataBatch, device: Device, image_size: u32) -> Result<Self, ModelError> {
+        let rows = batch.slots.iter().zip(&batch.origins);
+        let good = rows.filter_map(|(slot, origin)| Some((slot.sample?, origin.as_ref()?.key.clone()))).collect();
         let (size, length) = (i64::from(image_size), batch.text_length as i64);
         Ok(Self {
             weight: batch.weight.iter().map(|&weight| f64::from(weight)).sum(),
@@ -28,11 +33,13 @@ impl RankBatch {
             examples: Examples {
                 images: sendable(Tensor::from_slice(&batch.images), device)?.view([-1, size, size, 3]),
                 tokens: Tensor::from_slice(&batch.tokens).view([-1, length]),
+                prefix: batch.prefix.iter().any(|&tokens| tokens > 0).then(|| Tensor::from_slice(&batch.prefix)),
                 causal_length: batch.causal_length as i64,
                 weights: Tensor::from_slice(&batch.weight),
                 parallel: batch.parallel,
                 mask_locations: None,
             },
+            good,
             quarantined: batch
                 .quarantined
                 .into_iter()

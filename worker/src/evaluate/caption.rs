@@ -28,7 +28,7 @@ pub(super) fn captions(
     let mut images_sum = None;
     samples.chunks(
         evaluator,
-        |_| Some(()),
+        |record| (!record.captions.is_empty()).then_some(()),
         |images, chunk| {
             add_images(&mut images_sum, &images);
             let encoded = tch::no_grad(|| model.encode(&images))?;

@@ -5,6 +5,7 @@
 //! image of the set. What it reaches is what the captions alone give away. Two towers have no such thing: the similarity of a text to a
 //! mean image is no likelihood of the text.
 
+mod accuracy;
 mod answer;
 mod caption;
 mod choose;
@@ -124,6 +125,7 @@ impl Evaluator<'_> {
             Task::Answer { question, answer, decoding } => {
                 answer::answer(self, &samples, question, answer.as_deref(), *decoding)?
             }
+            Task::Accuracy => accuracy::top(self, &samples)?,
         };
         tracing::info!(
             evaluation = evaluation.name,

@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
+use cappa_data::lookup;
 use cappa_data::records::{Record, Records, records_of_rank};
 use cappa_shared::ids::Rank;
 use serde_json::Value;
@@ -122,7 +123,7 @@ pub(super) fn texts(record: &Record, path: &str) -> Vec<String> {
 }
 
 fn value<'a>(record: &'a Record, path: &str) -> Option<&'a Value> {
-    path.split('.').try_fold(record.facts.as_ref()?, |at: &Value, key| at.get(key))
+    lookup(record.facts.as_ref()?, path)
 }
 
 #[cfg(test)]

@@ -1,11 +1,13 @@
 //! From the job's spec to the model crate's own types.
 
-use cappa_model::optim::{AdafactorConfig, AdamWConfig, MuonConfig, Optimizer, OptimizerConfig, RuleConfig};
+use cappa_model::optim::{
+    AdafactorConfig, AdamWConfig, LionConfig, MuonConfig, Optimizer, OptimizerConfig, RuleConfig,
+};
 use cappa_model::schedule::{Decay, Schedule};
 use cappa_model::transfer::Part;
 use cappa_model::{
-    Captioner, ContrastiveConfig, ModelConfig, ModelError, ParamTable, Pooling, PositionEmbedding, Precision,
-    TowerConfig, TwoTower,
+    Captioner, ClassLoss, Classifier, ClassifierConfig, ContrastiveConfig, ModelConfig, ModelError, ParamTable,
+    Pooling, PositionEmbedding, Precision, TowerConfig, TwoTower,
 };
 use cappa_shared::ids::Step;
 use cappa_shared::spec::{self, JobSpec};
@@ -26,6 +28,48 @@ pub(crate) fn two_tower(spec: &JobSpec, device: Device) -> Result<TwoTower, Mode
     Ok(TwoTower::new(&towers(spec), spec.data.seed, device)?.with_precision(precision(spec)))
 }
 
+/// The classifier of a job, its parameters drawn from the job's seed.
+pub(crate) fn classifier(spec: &JobSpec, pooling: spec::Pooling, device: Device) -> Result<Classifier, ModelError> {
+    Ok(Classifier::new(&classes(spec, pooling), spec.data.seed, device)?.with_precision(precision(spec)))
+}
+
+/// The loss of a classifier.
+pub(crate) fn class_loss(loss: spec::ClassLoss) -> ClassLoss {
+    match loss {
+        spec::ClassLoss::Softmax => ClassLoss::Softmax,
+        spec::ClassLoss::Sigmoid => ClassLoss::Sigmoid,
+    }
+}
+
+/// The sizes of a job's classifier.
+fn classes(spec: &JobSpec, pooling: spec::Pooling) -> ClassifierConfig {
+    let pooling = match pooling {
+        spec::Pooling::Map => Pooling::Map,
+        spec::Pooling::Mean => Pooling::Mean,
+    };
+    let [image, patch] = [spec.data.image_size, spec.model.patch].map(i64::from);
+    ClassifierConfig {
+        image_size: [image, image],
+        patch: [patch, patch],
+        position: position(spec),
+        image: TowerConfig { pooling, ..tower(spec) },
+        // A spec of this objective has labels.
+        classes: spec.data.label.as_ref().map_or(0, |label| label.classes.count().into()),
+    }
+}
+
+/// The encoder of a job, with attention pooling.
+fn tower(spec: &JobSpec) -> TowerConfig {
+    let model = &spec.model;
+    TowerConfig {
+        width: model.width.into(),
+        layers: model.layers.into(),
+        heads: model.heads.into(),
+        mlp: model.mlp.into(),
+        pooling: Pooling::Map,
+    }
+}
+
 fn precision(spec: &JobSpec) -> Precision {
     match spec.precision {
         spec::Precision::Fp32 => Precision::Fp32,
@@ -44,13 +88,7 @@ fn position(spec: &JobSpec) -> PositionEmbedding {
 fn towers(spec: &JobSpec) -> ContrastiveConfig {
     let model = &spec.model;
     let [image, patch] = [spec.data.image_size, model.patch].map(i64::from);
-    let tower = TowerConfig {
-        width: model.width.into(),
-        layers: model.layers.into(),
-        heads: model.heads.into(),
-        mlp: model.mlp.into(),
-        pooling: Pooling::Map,
-    };
+    let tower = tower(spec);
     ContrastiveConfig {
         image_size: [image, image],
         patch: [patch, patch],
@@ -83,9 +121,10 @@ pub(crate) fn parts(parts: &[spec::Part]) -> Vec<Part> {
 
 /// Floating-point operations of one example's training, for the use made of the device.
 pub(crate) fn flop_per_image(spec: &JobSpec) -> f64 {
-    match spec.objective.is_contrastive() {
-        true => cappa_model::flop_per_pair(&towers(spec)),
-        false => cappa_model::flop_per_image(&model(spec)),
+    match spec.objective {
+        spec::Objective::Clip | spec::Objective::Siglip => cappa_model::flop_per_pair(&towers(spec)),
+        spec::Objective::Cap { .. } | spec::Objective::Cappa { .. } => cappa_model::flop_per_image(&model(spec)),
+        spec::Objective::Classify { pooling, .. } => cappa_model::flop_per_classified(&classes(spec, pooling)),
     }
 }
 
@@ -124,6 +163,7 @@ pub(crate) fn optimizer(spec: &JobSpec, total_steps: Step, params: &ParamTable) 
             ..AdafactorConfig::default()
         }),
         spec::OptimizerName::Adamw => RuleConfig::AdamW(adamw),
+        spec::OptimizerName::Lion => RuleConfig::Lion(LionConfig { beta1: optimizer.beta1, beta2: optimizer.beta2 }),
         spec::OptimizerName::Muon => RuleConfig::Muon(MuonConfig { others: adamw, ..MuonConfig::default() }),
     };
     let config = OptimizerConfig {

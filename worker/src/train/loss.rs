@@ -1,12 +1,14 @@
 //! The loss of a step, of whatever the job trains, in as many passes as its memory asks for.
 //!
-//! A captioner's examples are independent: each rank takes the loss of its own. Pairs are contrasted with those of
+//! A captioner's or classifier's examples are independent: each rank takes the loss of its own. Pairs are contrasted with those of
 //! *all* ranks: their embeddings are gathered, and the gradients at them are added up, so that neither the loss nor
 //! the update depends on how many ranks there are, who has which pairs, or how many go through the towers at once
 //! (Gao et al., "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup", arXiv 2101.06983).
 
+use std::time::{Duration, Instant};
+
 use cappa_collective::{Group, Op};
-use cappa_model::{Batch, Captioner, Contrast, ContrastiveLoss, Embeddings, TwoTower};
+use cappa_model::{Batch, Captioner, ClassLoss, Classifier, Contrast, ContrastiveLoss, Embeddings, TwoTower};
 use cappa_shared::spec::JobSpec;
 use tch::{Kind, Tensor};
 
@@ -48,9 +50,15 @@ impl Plan {
         micro_batches.reverse();
         let work = match network {
             Network::Captioner(captioner) => Work::Caption(captioner, self.label_smoothing),
-            Network::TwoTower(towers, loss) => {
-                Work::Contrast(Pairs { towers, loss: *loss, group, most_rows: self.most_rows, asked: None })
-            }
+            Network::Classifier(classifier, loss) => Work::Classify(classifier, *loss, self.label_smoothing),
+            Network::TwoTower(towers, loss) => Work::Contrast(Pairs {
+                towers,
+                loss: *loss,
+                group,
+                most_rows: self.most_rows,
+                asked: None,
+                waited: Duration::ZERO,
+            }),
         };
         let mut passes = Passes { work, micro_batches, sum: Tensor::from(0f32) };
         passes.prepare()?;
@@ -69,6 +77,7 @@ pub(crate) struct Passes<'a> {
 
 enum Work<'a> {
     Caption(&'a Captioner, f64),
+    Classify(&'a Classifier, ClassLoss, f64),
     Contrast(Pairs<'a>),
 }
 
@@ -96,12 +105,25 @@ impl Passes<'_> {
         Ok(())
     }
 
+    /// How long this rank waited for others' embeddings so far: part of its passes, and no time of its own.
+    pub(crate) fn waited(&self) -> Duration {
+        match &self.work {
+            Work::Contrast(pairs) => pairs.waited,
+            Work::Caption(..) | Work::Classify(..) => Duration::ZERO,
+        }
+    }
+
     /// The next pass: a scalar to be differentiated.
     pub(crate) fn forward(&mut self) -> Result<Tensor, Departure> {
         let batch = self.micro_batches.pop().expect("a pass is left");
         match &mut self.work {
             Work::Caption(captioner, label_smoothing) => {
                 let loss = captioner.loss_smoothed(&batch, *label_smoothing)?.sum;
+                self.sum = self.sum.to_device(loss.device()) + loss.detach();
+                Ok(loss)
+            }
+            Work::Classify(classifier, loss, label_smoothing) => {
+                let loss = classifier.loss(&batch, *loss, *label_smoothing)?;
                 self.sum = self.sum.to_device(loss.device()) + loss.detach();
                 Ok(loss)
             }
@@ -121,6 +143,7 @@ struct Pairs<'a> {
     group: Option<&'a Group>,
     most_rows: i64,
     asked: Option<Asked>,
+    waited: Duration,
 }
 
 /// What all ranks' losses ask of this rank's embeddings.
@@ -151,13 +174,18 @@ impl Pairs<'_> {
     /// Contrasts this rank's pairs, `joint [B, 2 · D]`, with those of all ranks.
     fn ask(&mut self, joint: &Tensor, weights: &Tensor) -> Result<(), Departure> {
         // Slots without a good sample are nobody's negatives.
+        // This waits for the device, so what follows is other ranks' time.
         let present = weights.to_device(joint.device()).gt(0.0).nonzero().squeeze_dim(1);
+        let begun = Instant::now();
         let (all, first) = self.gather(&joint.index_select(0, &present))?;
+        self.waited += begun.elapsed();
         let rows = present.size()[0];
         let part = self.towers.contrast(self.loss, &Embeddings::of_joint(&all), first..first + rows);
         // What any rank's losses ask of an embedding, its owner is told.
         if let Some(group) = self.group {
+            let begun = Instant::now();
             group.all_reduce(&part.gradients, Op::Sum)?;
+            self.waited += begun.elapsed();
         }
         let gradients = joint.zeros_like().index_copy(0, &present, &part.gradients.narrow(0, first, rows));
         self.asked = Some(Asked { part, gradients });

@@ -13,6 +13,7 @@ mod record;
 mod replicas;
 pub(crate) mod state;
 pub(crate) mod stats;
+pub(crate) mod verdict;
 
 use std::time::Instant;
 

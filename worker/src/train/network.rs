@@ -1,9 +1,10 @@
-//! The network of a job: a captioner, or two towers. Both encode images and say how well texts suit them.
+//! The network of a job: a captioner or two towers, which encode images and say how well texts suit them, or a classifier, which
+//! encodes images and knows no texts.
 //!
 //! B images, N texts, L text length.
 
 use cappa_model::transfer::{Part, transfer};
-use cappa_model::{Captioner, ContrastiveLoss, ModelError, ParamTable, TwoTower};
+use cappa_model::{Captioner, ClassLoss, Classifier, ContrastiveLoss, ModelError, ParamTable, TwoTower};
 use cappa_shared::spec::{Init, JobSpec, Objective};
 use tch::{Device, Kind, Tensor};
 
@@ -16,6 +17,8 @@ pub(crate) enum Network {
     Captioner(Box<Captioner>),
     /// Image and text tower, and the loss that contrasts what they embed.
     TwoTower(Box<TwoTower>, ContrastiveLoss),
+    /// Encoder and classes, and the loss that tells them apart.
+    Classifier(Box<Classifier>, ClassLoss),
 }
 
 /// What an image is represented by.
@@ -47,6 +50,10 @@ impl Network {
             }
             Objective::Clip => towers(ContrastiveLoss::Softmax)?,
             Objective::Siglip => towers(ContrastiveLoss::Sigmoid)?,
+            Objective::Classify { pooling, loss, .. } => {
+                let classifier = config::classifier(spec, pooling, device)?;
+                Self::Classifier(Box::new(classifier), config::class_loss(loss))
+            }
         };
         let frozen = config::parts(&spec.freeze);
         network.params_mut().freeze(|name| Part::of(name).is_some_and(|part| frozen.contains(&part)));
@@ -68,6 +75,7 @@ impl Network {
         match self {
             Self::Captioner(captioner) => captioner.params(),
             Self::TwoTower(towers, _) => towers.params(),
+            Self::Classifier(classifier, _) => classifier.params(),
         }
     }
 
@@ -76,6 +84,7 @@ impl Network {
         match self {
             Self::Captioner(captioner) => captioner.params_mut(),
             Self::TwoTower(towers, _) => towers.params_mut(),
+            Self::Classifier(classifier, _) => classifier.params_mut(),
         }
     }
 
@@ -83,7 +92,15 @@ impl Network {
     pub(crate) fn captioner(&self) -> Option<&Captioner> {
         match self {
             Self::Captioner(captioner) => Some(captioner),
-            Self::TwoTower(..) => None,
+            Self::TwoTower(..) | Self::Classifier(..) => None,
+        }
+    }
+
+    /// The classifier, where the job trains one.
+    pub(crate) fn classifier(&self) -> Option<&Classifier> {
+        match self {
+            Self::Classifier(classifier, _) => Some(classifier),
+            Self::Captioner(_) | Self::TwoTower(..) => None,
         }
     }
 
@@ -92,6 +109,7 @@ impl Network {
         tch::no_grad(|| match self {
             Self::Captioner(captioner) => captioner.encode(images),
             Self::TwoTower(towers, _) => towers.embed_images(images),
+            Self::Classifier(classifier, _) => classifier.encode(images),
         })
     }
 
@@ -104,6 +122,9 @@ impl Network {
             (Self::TwoTower(towers, _), Features::Tokens) => Ok(towers.encode_images(images)?.0),
             (Self::TwoTower(towers, _), Features::Pooled) => Ok(towers.encode_images(images)?.1),
             (Self::TwoTower(towers, _), Features::Projected) => towers.embed_images(images),
+            (Self::Classifier(classifier, _), Features::Tokens) => classifier.encode(images),
+            (Self::Classifier(classifier, _), Features::Pooled) => Ok(classifier.pooled(&classifier.encode(images)?)),
+            (Self::Classifier(..), Features::Projected) => Err(ModelError::NoProjection),
         })
     }
 
@@ -112,6 +133,7 @@ impl Network {
         match self {
             Self::Captioner(_) => Ok(Candidates::Tokens(tokens)),
             Self::TwoTower(towers, _) => tch::no_grad(|| towers.embed_texts(&tokens)).map(Candidates::Embedded),
+            Self::Classifier(..) => Err(ModelError::NoTexts),
         }
     }
 
@@ -134,6 +156,7 @@ impl Network {
                 let product = encoded * towers.embed_texts(tokens)?;
                 Ok(product.sum_dim_intlist([1i64].as_slice(), false, Kind::Float))
             }),
+            Self::Classifier(..) => Err(ModelError::NoTexts),
         }
     }
 }

@@ -57,13 +57,25 @@ pub(crate) enum Departure {
         /// The configured share.
         allowed: f64,
     },
-    /// The loss is not a number any more.
-    #[error("the loss of step {step} is {loss}; lower optimizer.learning_rate, or resume from an earlier checkpoint")]
+    /// There is nothing to begin with.
+    #[error(
+        "no sample of the first step can be used, {seen} of {seen}; see the quarantined samples in the workers' logs{hint}"
+    )]
+    NoGoodSample {
+        /// How many there were.
+        seen: i64,
+        /// The first reason that this rank met.
+        hint: String,
+    },
+    /// The loss is not a number any more, or a spike.
+    #[error(
+        "the update of step {step} was not made: {fault}; lower optimizer.learning_rate, resume from an earlier checkpoint, or see on_bad_loss"
+    )]
     Diverged {
         /// The update that was not applied.
         step: u64,
-        /// Its loss.
-        loss: f64,
+        /// What is wrong with it.
+        fault: String,
     },
     /// This rank's parameters are not those of the majority.
     #[error("{0}")]
@@ -119,10 +131,11 @@ impl Departure {
             Self::Collective(_) => (Code::CollectiveFailed, false),
             Self::Torch(error) if is_out_of_memory(error) => (Code::OutOfMemory, true),
             Self::Torch(_) | Self::Model(_) | Self::Order(_) => (Code::Internal, true),
+            Self::Data(DataError::UnknownClass(_)) => (Code::InvalidSpec, true),
             Self::Data(DataError::Shard(error)) => (shard_code(error), true),
             Self::Open(OpenError::Storage { source, .. }) => (source.code(), true),
             Self::Data(_) | Self::Open(_) | Self::Unsuitable(_) => (Code::DataUnreadable, true),
-            Self::TooManyBad { .. } => (Code::TooManyBadSamples, true),
+            Self::TooManyBad { .. } | Self::NoGoodSample { .. } => (Code::TooManyBadSamples, true),
             Self::Diverged { .. } => (Code::NumericDivergence, true),
             Self::ReplicaDiverged(_) => (Code::ReplicaDiverged, false),
             Self::Checkpoint(CheckpointError::Storage(source))

@@ -8,8 +8,9 @@
 
 use std::time::Duration;
 
-use cappa_collective::{Reducer, ReducerOptions, ops};
+use cappa_collective::{Reducer, ReducerOptions};
 use cappa_data::corpus::Corpus;
+use cappa_proto as wire;
 use cappa_session::Assignment;
 use cappa_shared::ids::Step;
 use tch::Tensor;
@@ -20,6 +21,7 @@ use super::outcome::{Departure, Ending};
 use super::record::{Clock, Phase, Recorder};
 use super::state::TrainState;
 use super::stats::{StepStats, vote};
+use super::verdict::{Verdict, judge};
 use crate::batches::{Batches, RankBatch};
 use crate::checkpoint::Writer;
 use crate::context::Context;
@@ -64,6 +66,19 @@ impl Turn<'_> {
                 ending => return Ok(ending),
             }
         }
+    }
+
+    /// The samples of this rank whose update was not made: listed as bad ones are.
+    fn spent(&self, batch: RankBatch, step: Step, why: &str) -> Vec<wire::Quarantined> {
+        tracing::warn!(%step, why, "an update is skipped");
+        let reason = format!("update_skipped: the update of step {step} was not made, {why}");
+        let spent = batch.good.into_iter().map(|(sample, key)| wire::Quarantined {
+            shard: self.corpus.shard_name(sample.shard),
+            index: sample.index.into(),
+            key,
+            reason: reason.clone(),
+        });
+        batch.quarantined.into_iter().chain(spent).collect()
     }
 
     /// Compares the replicas, where the job asks for that after this step.
@@ -120,19 +135,16 @@ pub(super) fn train(turn: &Turn<'_>, recorder: &mut Recorder, state: &mut TrainS
         clock.lap(Phase::Backward);
 
         // Where this completes, every rank has all gradients: the step counts.
+        clock.others_took(passes.waited());
         let (loss, busy) = (passes.sum(), clock.busy());
         let late = vote(!batches.are_ready(Duration::ZERO)?);
         let all = StepStats { loss, busy, late, ..turn.stats(&batch) }.sum(group)?;
         somebody_is_late = all.late > 0.0;
-        recorder.check(&all, state)?;
+        recorder.check(&all, state, &batch.quarantined)?;
         clock.lap(Phase::Comm);
 
-        let grads = state.model.params().grads();
-        // Slots without a good sample weigh nothing: the mean is over those that have one.
-        let scale = f64::from(spec.batch_size) / all.weight.max(1.0);
-        let update = state.optimizer.step(state.model.params(), &grads, state.step.0, scale)?;
-        ops::zero_(&grads.into_iter().flatten().collect::<Vec<_>>())?;
-        state.advance(&all)?;
+        let verdict = judge(spec, state, &all)?;
+        let update = state.update(&verdict, &all, spec.batch_size)?;
         clock.lap(Phase::Optimizer);
 
         let ending = all.ending();
@@ -145,7 +157,11 @@ pub(super) fn train(turn: &Turn<'_>, recorder: &mut Recorder, state: &mut TrainS
             saved = state.step;
             clock.lap(Phase::Checkpoint);
         }
-        recorder.record(clock, &all, &update, state, batch.quarantined);
+        match (update, &verdict) {
+            (Some(update), _) => recorder.record(clock, &all, &update, state, batch.quarantined),
+            (None, Verdict::Skip(why)) => recorder.skipped(&clock, &all, state, turn.spent(batch, state.step, why)),
+            (None, Verdict::Update) => unreachable!("an update was made"),
+        }
         verified?;
         if let Some(ending) = ending.filter(|_| state.step < *total_steps) {
             return Ok(ending);

@@ -59,7 +59,7 @@ pub(super) struct Clock {
     begun: Instant,
     last: Instant,
     laps: [Duration; Phase::ALL.len()],
-    /// Of [`Phase::Data`]: waiting for other ranks' batches.
+    /// Of [`Phase::Data`] and [`Phase::Forward`]: waiting for other ranks' batches and embeddings.
     for_others: Duration,
 }
 
@@ -78,9 +78,14 @@ impl Clock {
         self.for_others += self.of(Phase::Data) - before;
     }
 
+    /// So long of what ran was waiting for other ranks' embeddings.
+    pub(super) fn others_took(&mut self, waited: Duration) {
+        self.for_others += waited;
+    }
+
     /// Seconds that were the rank's own: data and forward, without waiting for anybody.
     pub(super) fn busy(&self) -> f64 {
-        (self.of(Phase::Data) - self.for_others + self.of(Phase::Forward)).as_secs_f64()
+        (self.of(Phase::Data) + self.of(Phase::Forward)).saturating_sub(self.for_others).as_secs_f64()
     }
 
     fn of(&self, phase: Phase) -> Duration {
@@ -137,12 +142,16 @@ impl Recorder {
         Clock { begun: now, last: now, laps: Default::default(), for_others: Duration::ZERO }
     }
 
-    /// Whether the update may be made: its loss is a number, and not too many samples are bad. Every
-    /// rank sees the same sums, so all decide alike.
-    pub(super) fn check(&self, all: &StepStats, state: &TrainState) -> Result<(), Departure> {
-        let loss = all.mean_loss();
-        if !loss.is_finite() {
-            return Err(Departure::Diverged { step: state.step.next().0, loss });
+    /// Whether training may go on: not too many samples are bad. Every rank sees the same sums, so all decide alike.
+    pub(super) fn check(
+        &self,
+        all: &StepStats,
+        state: &TrainState,
+        quarantined: &[wire::Quarantined],
+    ) -> Result<(), Departure> {
+        if state.step.0 == 0 && all.weight == 0.0 && all.seen > 0.0 {
+            let hint = quarantined.first().map(|bad| format!("; the first: {}: {}", bad.key, bad.reason));
+            return Err(Departure::NoGoodSample { seen: all.seen as i64, hint: hint.unwrap_or_default() });
         }
         let Tally { seen, bad } = state.tally();
         let (seen, bad) = (seen + all.seen as i64, bad + all.bad as i64);
@@ -189,6 +198,19 @@ impl Recorder {
             entered.first_step_seconds = seconds;
             self.ledger.notice(Tell::Entered(entered));
         }
+    }
+
+    /// The state has advanced by one step without an update: its samples, this rank's, are listed as if they were bad. The curve has
+    /// no point of it.
+    pub(super) fn skipped(
+        &mut self,
+        clock: &Clock,
+        all: &StepStats,
+        state: &TrainState,
+        listed: Vec<wire::Quarantined>,
+    ) {
+        self.ledger.book().quarantine(listed, state.tally().bad as u64);
+        self.utilisation(clock.busy(), all, clock.begun.elapsed().as_secs_f64());
     }
 
     /// This rank's own time beside the mean of all, and the use made of the device.

@@ -1,8 +1,9 @@
 //! What a worker holds of a job: parameters, optimizer state, and the cursor of the run.
 
+use cappa_collective::ops;
 use cappa_model::ModelError;
 use cappa_model::average::Average;
-use cappa_model::optim::Optimizer;
+use cappa_model::optim::{Optimizer, StepStats as Update};
 use cappa_session::Held;
 use cappa_shared::ids::{JobId, Step};
 use cappa_shared::spec::{Init, JobSpec};
@@ -11,6 +12,7 @@ use tch::{Device, Kind, Tensor};
 use super::config;
 use super::network::Network;
 use super::stats::StepStats;
+use super::verdict::{Losses, Verdict};
 
 /// Name of the tally among a checkpoint's tensors.
 const TALLY: &str = "run/tally";
@@ -30,6 +32,8 @@ pub(crate) struct TrainState {
     average: Option<Average>,
     /// Samples met so far, by all ranks.
     tally: Tensor,
+    /// What later losses are judged by.
+    losses: Losses,
 }
 
 /// Samples met so far, by all ranks.
@@ -53,7 +57,7 @@ impl TrainState {
         let optimizer = config::optimizer(spec, total_steps, model.params());
         let average = spec.ema_decay.map(|decay| Average::new(model.params(), decay));
         let tally = Tensor::zeros([2], (Kind::Int64, Device::Cpu));
-        Ok(Self { job: job.clone(), step: Step(0), model, optimizer, average, tally })
+        Ok(Self { job: job.clone(), step: Step(0), model, optimizer, average, tally, losses: Losses::new() })
     }
 
     /// Every tensor of the state by name, sharing memory with it; the same names, shapes and order
@@ -63,6 +67,7 @@ impl TrainState {
         named.extend(self.optimizer.state());
         named.extend(self.average.iter().flat_map(Average::state));
         named.push((TALLY.into(), self.tally.shallow_clone()));
+        named.push(self.losses.named());
         named
     }
 
@@ -76,14 +81,50 @@ impl TrainState {
         Tally { seen: self.tally.int64_value(&[0]), bad: self.tally.int64_value(&[1]) }
     }
 
+    /// What later losses are judged by.
+    pub(super) fn losses(&self) -> &Losses {
+        &self.losses
+    }
+
+    /// Makes the update that the gradients ask for, the sum over `batch_size` slots as a share of them; or with another verdict
+    /// none. The gradients are 0 after it.
+    pub(crate) fn update(
+        &mut self,
+        verdict: &Verdict,
+        all: &StepStats,
+        batch_size: u32,
+    ) -> Result<Option<Update>, ModelError> {
+        let grads = self.model.params().grads();
+        let update = match verdict {
+            Verdict::Skip(_) => {
+                self.skip(all);
+                None
+            }
+            Verdict::Update => {
+                // Slots without a good sample weigh nothing: the mean is over those that have one.
+                let scale = f64::from(batch_size) / all.weight;
+                let update = self.optimizer.step(self.model.params(), &grads, self.step.0, scale)?;
+                self.advance(all)?;
+                Some(update)
+            }
+        };
+        ops::zero_(&grads.into_iter().flatten().collect::<Vec<_>>())?;
+        Ok(update)
+    }
+
     /// One update was made, of the samples that all ranks brought.
-    pub(crate) fn advance(&mut self, all: &StepStats) -> Result<(), ModelError> {
+    fn advance(&mut self, all: &StepStats) -> Result<(), ModelError> {
         if let Some(average) = &self.average {
             average.update(self.model.params())?;
         }
+        self.skip(all);
+        Ok(())
+    }
+
+    /// The samples that all ranks brought are spent, and no update was made of them.
+    fn skip(&mut self, all: &StepStats) {
         self.tally += Tensor::from_slice(&[all.seen as i64, all.bad as i64]);
         self.step = self.step.next();
-        Ok(())
     }
 
     /// Starts the parts that the spec names from a checkpoint's weights, and the average with them.
@@ -117,6 +158,7 @@ impl TrainState {
         let tally = named.iter().find(|(name, _)| name == TALLY);
         let (_, tally) = tally.ok_or_else(|| ModelError::MissingTensor { name: TALLY.into() })?;
         self.tally.copy_(tally);
+        self.losses.load(named);
         self.step = step;
         Ok(())
     }

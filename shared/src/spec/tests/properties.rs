@@ -16,6 +16,7 @@ fn any_task() -> impl Strategy<Value = Task> {
         }),
         (prop::option::of("[a-z.]{1,9}"), prop::option::of("[a-z.]{1,9}"))
             .prop_map(|(caption, negative)| { Task::Choose { caption, shuffle: negative.is_none(), negative } }),
+        Just(Task::Accuracy),
         ("[a-z.]{1,9}", prop::collection::vec("(?s).{0,6}", 0..3), "(?s).{0,6}").prop_map(|(label, labels, prompt)| {
             Task::Classify { label, labels, template: format!("{}{{}}", prompt.replace("{}", "")) }
         }),
@@ -43,6 +44,12 @@ fn any_captions() -> impl Strategy<Value = Captions> {
     ];
     let choose = prop_oneof![Just(CaptionChoice::One), Just(CaptionChoice::Turn), Just(CaptionChoice::All)];
     (source, choose).prop_map(|(source, choose)| Captions { source, choose })
+}
+
+fn any_label() -> impl Strategy<Value = Label> {
+    let names = prop::collection::btree_set("(?s).{0,6}", 2..5).prop_map(|names| names.into_iter().collect());
+    let classes = prop_oneof![(2..=100_000u32).prop_map(Classes::Count), names.prop_map(Classes::Names)];
+    ("[a-z.]{1,9}", classes).prop_map(|(field, classes)| Label { field, classes })
 }
 
 fn any_filter() -> impl Strategy<Value = Filter> {
@@ -77,6 +84,10 @@ prop_compose! {
         name in "[a-z][a-z0-9]{0,20}",
         objective in prop_oneof![
             Just(Objective::Clip), Just(Objective::Siglip),
+            (0.0..1.0f64, any::<bool>()).prop_map(|(label_smoothing, mean)| {
+                let (pooling, loss) = if mean { (Pooling::Mean, ClassLoss::Sigmoid) } else { Default::default() };
+                Objective::Classify { pooling, loss, label_smoothing }
+            }),
             (0.0..1.0f64).prop_map(|label_smoothing| Objective::Cap { label_smoothing }),
             (0.0..=1.0f64, 0.0..1.0f64).prop_map(|(parallel_fraction, label_smoothing)| {
                 Objective::Cappa { parallel_fraction, label_smoothing }
@@ -100,6 +111,7 @@ prop_compose! {
             vec![Part::Encoder, Part::Head, Part::Text, Part::Decoder], 0..=4,
         ))),
         (train, filter) in (any_sources(), any_filter()),
+        label in any_label(),
         (captions, decode, augment, lengths) in (any_captions(), prop_oneof![Just(Decode::Exact), Just(Decode::Fast)], any_augment(), prop::collection::btree_set(2..4096u32, 1..5)),
     ) -> JobSpec {
         let mut spec = spec("model: tiny");
@@ -110,7 +122,10 @@ prop_compose! {
         spec.init = init.map(|parts| Init { from: "s3://b/c/MANIFEST.json".into(), parts: parts.into_iter().filter(is_of).collect() });
         spec.freeze = if freeze { vec![Part::Encoder] } else { Vec::new() };
         (spec.data.lanes, spec.batch_size, spec.data.seed) = (lanes, lanes * slots, seed);
-        (spec.data.train, spec.data.captions, spec.data.decode) = (train, captions, decode);
+        (spec.data.train, spec.data.decode) = (train, decode);
+        spec.data.prefix = objective.is_captioning().then(|| spec.name.clone()).filter(|_| bf16);
+        spec.data.label = objective.is_classifying().then_some(label);
+        spec.data.captions = if objective.is_classifying() { Captions::default() } else { captions };
         spec.data.augment = augment;
         let most = if objective.is_contrastive() { 1 } else { usize::MAX };
         spec.data.text_length = TextLengths::new(lengths.into_iter().take(most).collect());
@@ -123,6 +138,8 @@ prop_compose! {
         (spec.schedule.name, spec.schedule.end, spec.schedule.timescale) = shape;
         spec.schedule.cooldown_steps = steps.map_or(cooldown, |steps| cooldown.min(steps - spec.warmup_steps(steps)));
         (spec.optimizer.learning_rate, spec.optimizer.beta1, spec.priority) = (learning_rate, beta1, priority);
+        let (action, most) = if ema.is_some() { (BadLossAction::Skip, lanes) } else { (BadLossAction::Stop, 10) };
+        spec.on_bad_loss = OnBadLoss { action, spike: ema.map(|ema| 1.5 + ema), most };
         spec.precision = if bf16 { Precision::Bf16 } else { Precision::Fp32 };
         spec.workers = Workers { min: 1, max: lanes };
         let backoff = Span(std::time::Duration::from_millis(retry.2));
@@ -130,9 +147,11 @@ prop_compose! {
         spec.time_limit = limit.map(|limit| Span(std::time::Duration::from_millis(limit)));
         spec.after = after.into_iter().map(|job| Dependency { job, condition: Condition::Ended }).collect();
         let suits = |task: &Task| match task {
-            Task::Caption(_) | Task::Perplexity | Task::Answer { .. } => !objective.is_contrastive(),
+            Task::Accuracy => objective.is_classifying(),
+            Task::Fewshot { .. } => true,
+            Task::Caption(_) | Task::Perplexity | Task::Answer { .. } => objective.is_captioning(),
             Task::Retrieval => objective.is_contrastive(),
-            _ => true,
+            Task::Classify { .. } | Task::Choose { .. } => !objective.is_classifying(),
         };
         spec.evaluate = tasks.into_iter().filter(|(task, _)| suits(task)).enumerate().map(|(n, (task, limit))| {
             Evaluation { name: format!("e{n}"), data: "s3://bucket/d.json".into(), task, limit }

@@ -17,6 +17,8 @@ pub(super) fn data(raw: RawData, sizes: &Sizes, lanes: u32, checker: &mut Checke
         train: sources(raw.train, checker),
         tokenizer: checker.url("data.tokenizer", raw.tokenizer),
         captions: captions(raw.captions, checker),
+        prefix: raw.prefix.filter(|path| !path.is_empty()),
+        label: super::label::label(raw.label, checker),
         filter: raw.filter.unwrap_or_default(),
         decode: raw.decode.unwrap_or_default(),
         augment: raw.augment.unwrap_or_default(),

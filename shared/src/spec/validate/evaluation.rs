@@ -74,6 +74,7 @@ fn task(raw: RawTask, path: &str, checker: &mut Checker<'_>) -> Task {
         }
     }
     match name {
+        TaskName::Accuracy => Task::Accuracy,
         TaskName::Caption => Task::Caption(decoding(&raw, path, checker)),
         TaskName::Perplexity => Task::Perplexity,
         TaskName::Retrieval => Task::Retrieval,
@@ -161,5 +162,6 @@ pub(super) fn word(task: TaskName) -> &'static str {
         TaskName::Perplexity => "perplexity",
         TaskName::Retrieval => "retrieval",
         TaskName::Answer => "answer",
+        TaskName::Accuracy => "accuracy",
     }
 }

@@ -48,7 +48,8 @@ fn manifest(path: &str, given: Option<String>, checker: &mut Checker<'_>) -> Str
 pub(super) fn freeze(raw: Option<Vec<Part>>, objective: &Objective, checker: &mut Checker<'_>) -> Vec<Part> {
     let frozen = raw.unwrap_or_default();
     parts("freeze", &frozen, objective, checker);
-    if frozen.contains(&Part::Encoder) && frozen.contains(&Part::Decoder) {
+    let all = |parts: [Part; 2]| parts.iter().all(|part| frozen.contains(part));
+    if all([Part::Encoder, Part::Decoder]) || objective.is_classifying() && all([Part::Encoder, Part::Head]) {
         checker.report(&["freeze"], Mistake::Inconsistent, "leaves nothing to train".into());
     }
     frozen

@@ -6,17 +6,19 @@ mod checker;
 mod data;
 mod evaluation;
 mod init;
+mod label;
 mod model;
+mod objective;
 mod scheduling;
 mod training;
 
 use std::collections::BTreeSet;
 
-use super::document::{Node, child, item};
+use super::document::Node;
 use super::error::{Mistake, SpecError};
 use super::load::SpecBase;
-use super::raw::{Kind, ObjectiveName, RawDuration, RawObjective, RawSpec, Short, TaskName};
-use super::{Condition, Dependency, Init, JobKind, JobSpec, Length, Objective};
+use super::raw::{Kind, RawDuration, RawSpec, Short};
+use super::{Condition, Dependency, Init, JobKind, JobSpec, Length};
 use checker::Checker;
 
 /// Characters of a job's name: the job id adds a suffix, and is a DNS label of at most 63.
@@ -37,8 +39,10 @@ pub(super) fn validate(
     let mut checker = Checker::new(tree, unreadable, base, errors);
     let kind = kind(&mut raw, &mut checker);
     let from = raw.from.take();
-    let objective = objective(raw.objective.take(), &mut checker);
-    check_towers(&objective, &raw, &mut checker);
+    let objective = objective::objective(raw.objective.take(), &mut checker);
+    objective::check_towers(&objective, &raw, &mut checker);
+    objective::check_tasks(&objective, &raw, &mut checker);
+    label::check(&objective, &raw, &mut checker);
     let batch_size = raw.batch_size.unwrap_or(BATCH_SIZE);
     checker.within("batch_size", batch_size, 1..=MAX_BATCH_SIZE);
     if let Some(size) = raw.micro_batch_size {
@@ -86,6 +90,7 @@ pub(super) fn validate(
         schedule: training::schedule(raw.schedule, duration.steps(batch_size), &mut checker),
         duration,
         precision: raw.precision.unwrap_or(super::Precision::Fp32),
+        on_bad_loss: training::on_bad_loss(raw.on_bad_loss, &mut checker),
         verify_replicas: training::verify_replicas(raw.verify_replicas, &mut checker),
         workers: training::workers(raw.workers.as_ref(), lanes, &mut checker),
         namespace: scheduling::namespace(raw.namespace, &mut checker),
@@ -163,87 +168,6 @@ fn name(name: Option<String>, checker: &mut Checker<'_>) -> String {
     let name = name.unwrap_or_default();
     checker.label("name", &name, MAX_NAME);
     name
-}
-
-/// Share of examples predicted in parallel (paper, section 3.2).
-const PARALLEL_FRACTION: f64 = 0.75;
-
-fn objective(raw: Option<Short<ObjectiveName, RawObjective>>, checker: &mut Checker<'_>) -> Objective {
-    let (path, raw) = match raw {
-        None => ("objective", RawObjective::default()),
-        Some(Short::Name(name)) => ("objective", RawObjective { name: Some(name), ..RawObjective::default() }),
-        Some(Short::Map(raw)) => ("objective.type", raw),
-    };
-    let parallel_fraction = raw.parallel_fraction.unwrap_or(PARALLEL_FRACTION);
-    let label_smoothing = raw.label_smoothing.unwrap_or_default();
-    let at = "objective.label_smoothing";
-    checker.require((0.0..1.0).contains(&label_smoothing), at, label_smoothing, "is not from 0 to below 1");
-    let objective = match raw.name.unwrap_or(ObjectiveName::Cappa) {
-        ObjectiveName::Cap => Objective::Cap { label_smoothing },
-        ObjectiveName::Cappa => Objective::Cappa { parallel_fraction, label_smoothing },
-        ObjectiveName::Clip => Objective::Clip,
-        ObjectiveName::Siglip => Objective::Siglip,
-        ObjectiveName::Classify => {
-            let message = "`classify` is not supported by this version; use `cap`, `cappa`, `clip` or `siglip`";
-            checker.report(&[path], Mistake::Unsupported, message.into());
-            return Objective::Cappa { parallel_fraction, label_smoothing };
-        }
-    };
-    match objective {
-        Objective::Cappa { .. } => checker.fraction("objective.parallel_fraction", parallel_fraction),
-        other if raw.parallel_fraction.is_some() => {
-            let message = format!("is for `cappa` only; `{}` predicts nothing in parallel", other.name());
-            checker.report(&["objective.parallel_fraction"], Mistake::Inconsistent, message);
-        }
-        _ => {}
-    }
-    if objective.is_contrastive() && raw.label_smoothing.is_some() {
-        let message = format!("is for `cap` and `cappa` only; `{}` predicts no tokens", objective.name());
-        checker.report(&[at], Mistake::Inconsistent, message);
-    }
-    objective
-}
-
-/// What two towers can't do, and what only they can.
-fn check_towers(objective: &Objective, spec: &RawSpec, checker: &mut Checker<'_>) {
-    let name = objective.name();
-    if objective.is_contrastive()
-        && let Some(Short::Map(lengths)) = raw_lengths(spec)
-        && lengths.len() > 1
-    {
-        let message =
-            format!("give one length: the text tower of `{name}` sees padding, so texts of a batch have one length");
-        checker.report(&["data.text_length", "objective", "objective.type"], Mistake::Inconsistent, message);
-    }
-    for (index, evaluation) in spec.evaluate.iter().flatten().enumerate() {
-        let task = match &evaluation.task {
-            Some(Short::Name(task)) => Some(*task),
-            Some(Short::Map(task)) => task.name,
-            None => None,
-        };
-        let message = match task {
-            Some(task @ (TaskName::Caption | TaskName::Perplexity | TaskName::Answer))
-                if objective.is_contrastive() =>
-            {
-                let task = evaluation::word(task);
-                format!(
-                    "`{task}` needs a decoder, and `{name}` trains none; use `classify`, `choose`, `fewshot` or `retrieval`"
-                )
-            }
-            Some(TaskName::Retrieval) if !objective.is_contrastive() => {
-                format!(
-                    "`retrieval` compares the embeddings of two towers, and `{name}` trains none; use `clip` or `siglip`"
-                )
-            }
-            _ => continue,
-        };
-        let path = child(&item("evaluate", index), "task");
-        checker.report(&[&path, "objective", "objective.type"], Mistake::Inconsistent, message);
-    }
-}
-
-fn raw_lengths(spec: &RawSpec) -> Option<&Short<u32, Vec<u32>>> {
-    spec.data.as_ref()?.text_length.as_ref()
 }
 
 /// Lanes that divide the batch size, or the numbers that would.

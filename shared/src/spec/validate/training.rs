@@ -3,8 +3,10 @@
 use super::Checker;
 use crate::spec::error::Mistake;
 use crate::spec::load::default_warmup;
-use crate::spec::raw::{RawCheckpoint, RawDuration, RawOptimizer, RawSchedule, RawWorkers, Short};
-use crate::spec::{Checkpoint, Length, Optimizer, OptimizerName, Schedule, ScheduleName, Workers};
+use crate::spec::raw::{RawCheckpoint, RawDuration, RawOnBadLoss, RawOptimizer, RawSchedule, RawWorkers, Short};
+use crate::spec::{
+    BadLossAction, Checkpoint, Length, OnBadLoss, Optimizer, OptimizerName, Schedule, ScheduleName, Workers,
+};
 
 /// Past it a count of updates or examples is a slip.
 const MAX_COUNT: u64 = 1 << 50;
@@ -38,13 +40,14 @@ pub(super) fn optimizer(raw: Option<Short<OptimizerName, RawOptimizer>>, checker
         Some(Short::Name(name)) => RawOptimizer { name: Some(name), ..RawOptimizer::default() },
         Some(Short::Map(raw)) => raw,
     };
+    let name = raw.name.unwrap_or(OptimizerName::Adafactor);
     let optimizer = Optimizer {
-        name: raw.name.unwrap_or(OptimizerName::Adafactor),
+        name,
         learning_rate: raw.learning_rate.unwrap_or(1e-3),
         weight_decay: raw.weight_decay.unwrap_or(1e-4),
         clip_norm: raw.clip_norm.unwrap_or(1.0),
         beta1: raw.beta1.unwrap_or(0.9),
-        beta2: raw.beta2.unwrap_or(0.999),
+        beta2: raw.beta2.unwrap_or(if name == OptimizerName::Lion { 0.99 } else { 0.999 }),
     };
     let Optimizer { learning_rate, weight_decay, clip_norm, beta1, beta2, .. } = optimizer;
     checker.require(learning_rate > 0.0, "optimizer.learning_rate", learning_rate, "is not above 0");
@@ -124,6 +127,20 @@ pub(super) fn workers(raw: Option<&Short<u32, RawWorkers>>, lanes: u32, checker:
         checker.report(&[most, "data.lanes", "batch_size"], Mistake::Inconsistent, message);
     }
     workers
+}
+
+pub(super) fn on_bad_loss(raw: Option<Short<BadLossAction, RawOnBadLoss>>, checker: &mut Checker<'_>) -> OnBadLoss {
+    let raw = match raw {
+        None => RawOnBadLoss::default(),
+        Some(Short::Name(action)) => RawOnBadLoss { action: Some(action), ..RawOnBadLoss::default() },
+        Some(Short::Map(raw)) => raw,
+    };
+    let usual = OnBadLoss::default();
+    let action = raw.action.unwrap_or_default();
+    let is_factor = raw.spike.is_none_or(|factor| factor > 1.0);
+    checker.require(is_factor, "on_bad_loss.spike", raw.spike.unwrap_or_default(), "is not above 1");
+    checker.within("on_bad_loss.most", raw.most.unwrap_or(usual.most), 1..=u32::MAX.into());
+    OnBadLoss { action, spike: raw.spike, most: raw.most.unwrap_or(usual.most) }
 }
 
 pub(super) fn verify_replicas(every: Option<u64>, checker: &mut Checker<'_>) -> Option<u64> {

@@ -11,7 +11,7 @@ use cappa_data::image::Preparation;
 use cappa_data::shards::FetchConfig;
 use cappa_data::stats::PipelineStats;
 use cappa_data::text::{Buckets, Tokenizer};
-use cappa_data::{Loader, LoaderConfig, Sources, read_manifest};
+use cappa_data::{Loader, LoaderConfig, Sources, Target, read_manifest};
 use cappa_shared::ids::Step;
 use cappa_shared::order::{JobOrder, Weights};
 use cappa_shared::spec::{Augment, Captions};
@@ -49,6 +49,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         text_lengths: Buckets::new(vec![TEXT_LENGTH])?,
         tokenizer: Tokenizer::from_bytes(&std::fs::read(tokenizer)?)?,
         captions: Captions::default(),
+        target: Target::default(),
         parallel_fraction: 0.75,
         cache_folder: cache.path().to_owned(),
         cache_bytes: 1 << 30,

@@ -6,7 +6,7 @@ use cappa_shared::ids::Step;
 use cappa_shared::order::{SampleRef, Slot};
 use serde::{Deserialize, Serialize};
 
-use super::example::Example;
+use super::example::{Example, Text};
 use crate::bad::BadReason;
 use crate::text::{Buckets, END_OF_TEXT, PAD};
 
@@ -18,11 +18,14 @@ pub struct Batch {
     pub step: Step,
     /// Pixels, `[B, H, W, 3]`; zeros where the weight is 0.
     pub images: Vec<u8>,
-    /// Token ids, `[B, L]`; only an end of text where the weight is 0, so that a mean over tokens stays finite.
+    /// Token ids, `[B, L]`, or of a classification classes, `[B, 1]`; only an end of text where the weight is 0, so that a mean
+    /// over tokens stays finite.
     pub tokens: Vec<i64>,
     /// L: the longest of the job's text lengths, or where all examples are decoded autoregressively, the smallest that holds all
     /// texts of this batch.
     pub text_length: usize,
+    /// How many tokens at the beginning of a text are given and not predicted, `[B]`.
+    pub prefix: Vec<i64>,
     /// Of the job's text lengths the smallest that holds all autoregressive texts of this batch: all that they need (see [`Buckets`]).
     pub causal_length: usize,
     /// Whether the example is decoded in parallel rather than autoregressively, `[B]`.
@@ -44,12 +47,14 @@ pub struct Batch {
 pub struct Origin {
     /// The sample's key in its shard.
     pub key: String,
-    /// The caption whose tokens these are.
+    /// The caption whose tokens these are, or the name of the class.
     pub caption: String,
     /// Which of the sample's captions it is, from zero.
     pub choice: usize,
     /// How many captions the sample has.
     pub captions: usize,
+    /// What comes before the caption, and is not predicted.
+    pub prefix: Option<String>,
 }
 
 /// A bad sample of a batch. A sample comes once per epoch, so this is recorded once per epoch.
@@ -98,6 +103,7 @@ impl Batch {
             images: vec![0; slots.len() * image_bytes],
             tokens: null_text.repeat(slots.len()),
             text_length,
+            prefix: vec![0; slots.len()],
             causal_length: text_length,
             parallel,
             weight: vec![0.0; slots.len()],
@@ -110,9 +116,10 @@ impl Batch {
 
     /// Fills a row.
     pub(super) fn set(&mut self, row: usize, example: Example) {
-        let Example { origin, image, tokens } = example;
+        let Example { origin, image, text: Text { tokens, prefix } } = example;
         self.images[row * image.len()..][..image.len()].copy_from_slice(&image);
         self.tokens[row * tokens.len()..][..tokens.len()].copy_from_slice(&tokens);
+        self.prefix[row] = i64::try_from(prefix).expect("a text is short");
         self.weight[row] = 1.0;
         self.origins[row] = Some(origin);
     }

@@ -12,6 +12,7 @@ use crossbeam_channel::{Receiver, Sender};
 use super::DataError;
 use super::assemble::{Event, Outcome};
 use super::example::ExampleMaker;
+use crate::bad::BadReason;
 use crate::shards::Lease;
 
 /// A row to make.
@@ -63,6 +64,8 @@ impl Decoder {
             Err(error) => Outcome::Failed(DataError::Shard(error)),
             Ok(shard) => match self.maker.make(&shard, &task.slot, sample) {
                 Ok(example) => Outcome::Example(example),
+                // The job is wrong, not the sample.
+                Err(bad) if bad.reason == BadReason::ClassUnknown => Outcome::Failed(DataError::UnknownClass(bad)),
                 Err(bad) => Outcome::Bad(sample, bad),
             },
         }

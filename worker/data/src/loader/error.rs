@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use cappa_shared::manifest::UncountedCaptions;
 
+use crate::bad::BadSample;
 use crate::shards::FetchError;
 use crate::text::BucketsError;
 
@@ -32,6 +33,9 @@ pub enum DataError {
         #[source]
         source: UncountedCaptions,
     },
+    /// A sample's class is not among those of the job.
+    #[error("sample {}: {}; list it, or leave such samples out of data.train", .0.key.as_deref().unwrap_or("?"), .0.message)]
+    UnknownClass(BadSample),
     /// The order was made from other manifests.
     #[error(
         "the sample order, of {order} samples, is not that of the manifests, of {manifests}; make the order from these manifests"

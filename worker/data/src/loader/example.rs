@@ -8,10 +8,11 @@ use cappa_shared::spec::{Augment, CaptionChoice, Captions};
 use super::batch::Origin;
 use crate::bad::{BadReason, BadSample};
 use crate::image::{Augmentation, DecodeError, Preparation};
+use crate::labels::{Labels, Target, lookup};
 use crate::sample::RawSample;
 use crate::shards::Shard;
 use crate::stats::PipelineStats;
-use crate::text::{Buckets, Tokenizer};
+use crate::text::{Buckets, PAD, Tokenizer};
 
 /// How examples are made; the same for every slot of a job.
 #[derive(Clone)]
@@ -22,6 +23,7 @@ pub(super) struct ExampleMaker {
     pub(super) text_lengths: Buckets,
     pub(super) tokenizer: Tokenizer,
     pub(super) captions: Captions,
+    pub(super) target: Target,
     pub(super) parallel_fraction: f64,
     pub(super) stats: Arc<PipelineStats>,
 }
@@ -32,8 +34,16 @@ pub(super) struct Example {
     pub(super) origin: Origin,
     /// `[H, W, 3]`.
     pub(super) image: Vec<u8>,
+    /// What is predicted.
+    pub(super) text: Text,
+}
+
+/// Tokens to be predicted.
+pub(super) struct Text {
     /// `[L]`.
     pub(super) tokens: Vec<i64>,
+    /// How many of them, at the beginning, are given and not predicted.
+    pub(super) prefix: usize,
 }
 
 impl ExampleMaker {
@@ -68,17 +78,48 @@ impl ExampleMaker {
         let augmentation = Augmentation { augment, draws: *draws, epoch: slot.epoch, slot: slot.number };
         let augmentation = (!augment.is_off()).then_some(augmentation);
         let image = self.preparation.prepare(&raw.image()?, augmentation).map_err(bad_image)?;
+        let (origin, text) = match &self.target {
+            Target::Class(labels) => classified(raw, labels)?,
+            Target::Caption { prefix } => self.captioned(raw, slot, (sample, caption), prefix.as_deref())?,
+        };
+        Ok(Example { origin, image: image.pixels, text })
+    }
+
+    fn captioned(
+        &self,
+        raw: &RawSample<'_>,
+        slot: &Slot,
+        (sample, caption): (SampleRef, Option<u32>),
+        prefix: Option<&str>,
+    ) -> Result<(Origin, Text), BadSample> {
         let captions = raw.captions(&self.captions.source)?;
         let choice = caption.map_or_else(|| self.choose(captions.len(), slot, sample), |caption| caption as usize);
         let caption = captions.get(choice).ok_or_else(|| fewer(captions.len(), choice))?;
-        let encode = || self.tokenizer.encode(caption, self.text_lengths.longest());
-        let tokens = self
-            .stats
-            .tokenize
-            .of(encode)
-            .map_err(|error| BadSample::new(BadReason::CaptionDamaged, format!("{error}: {caption:?}")))?;
-        let origin = Origin { key: raw.key().to_owned(), caption: caption.clone(), choice, captions: captions.len() };
-        Ok(Example { origin, image: image.pixels, tokens })
+        let prefix = match prefix {
+            Some(path) => raw.json()?.and_then(|facts| lookup(&facts, path)?.as_str().map(str::to_owned)),
+            None => None,
+        };
+        let text = self.stats.tokenize.of(|| self.encode(prefix.as_deref(), caption))?;
+        let (key, captions) = (raw.key().to_owned(), captions.len());
+        Ok((Origin { key, caption: caption.clone(), choice, captions, prefix }, text))
+    }
+
+    /// A caption behind its prefix, which is cut where both are too long for the model.
+    fn encode(&self, prefix: Option<&str>, caption: &str) -> Result<Text, BadSample> {
+        let length = self.text_lengths.longest();
+        let encode = |text: &str| {
+            let damaged = |error| BadSample::new(BadReason::CaptionDamaged, format!("{error}: {text:?}"));
+            self.tokenizer.encode(text, length).map_err(damaged)
+        };
+        let tokens = encode(caption)?;
+        let Some(prefix) = prefix else { return Ok(Text { tokens, prefix: 0 }) };
+        let used = |tokens: &[i64]| tokens.iter().rposition(|&token| token != PAD).map_or(0, |last| last + 1);
+        let given = encode(prefix)?;
+        // Without its end of text: the caption goes on where it stops.
+        let prefix = used(&given).saturating_sub(1).min(length - used(&tokens));
+        let mut joint = given[..prefix].to_vec();
+        joint.extend(&tokens[..length - prefix]);
+        Ok(Text { tokens: joint, prefix })
     }
 
     /// Which of a sample's captions a slot takes.
@@ -96,6 +137,14 @@ impl ExampleMaker {
         };
         usize::try_from(chosen).expect("below the number of captions")
     }
+}
+
+/// The class of a sample in the place of tokens.
+fn classified(raw: &RawSample<'_>, labels: &Labels) -> Result<(Origin, Text), BadSample> {
+    let name = labels.name_of(raw.json()?.as_ref()).ok_or_else(|| labels.missing())?;
+    let tokens = vec![labels.class(&name)?.into()];
+    let origin = Origin { key: raw.key().to_owned(), caption: name, choice: 0, captions: 1, prefix: None };
+    Ok((origin, Text { tokens, prefix: 0 }))
 }
 
 /// An epoch that never comes, for draws that a sample keeps in all epochs.

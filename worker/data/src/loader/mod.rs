@@ -35,6 +35,7 @@ pub use error::DataError;
 pub(crate) use example::bad_image;
 
 use crate::image::Preparation;
+use crate::labels::Target;
 use crate::shards::{FetchConfig, PoolConfig, ShardPool};
 use crate::sources::Sources;
 use crate::stats::PipelineStats;
@@ -67,6 +68,8 @@ pub struct LoaderConfig {
     pub tokenizer: Tokenizer,
     /// Where captions are found, and which of several is taken.
     pub captions: Captions,
+    /// What of a sample is predicted.
+    pub target: Target,
     /// Share of the examples that are decoded in parallel, from 0 to 1.
     pub parallel_fraction: f64,
     /// Folder for downloaded shards; local shards are read in place.
@@ -118,6 +121,7 @@ impl Loader {
             text_lengths: config.text_lengths.clone(),
             tokenizer: config.tokenizer.clone(),
             captions: config.captions.clone(),
+            target: config.target.clone(),
             parallel_fraction: config.parallel_fraction,
             stats: Arc::clone(&config.stats),
         };

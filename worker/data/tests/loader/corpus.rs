@@ -7,7 +7,7 @@ use std::sync::Arc;
 use cappa_data::image::Preparation;
 use cappa_data::shards::FetchConfig;
 use cappa_data::text::{Buckets, Tokenizer, train};
-use cappa_data::{Batch, Loader, LoaderConfig, Sources};
+use cappa_data::{Batch, Loader, LoaderConfig, Sources, Target};
 use cappa_shared::ids::Step;
 use cappa_shared::manifest::{DataManifest, Shard};
 use cappa_shared::order::{JobOrder, Weights};
@@ -115,6 +115,7 @@ pub(crate) fn config(sources: Sources, weights: &Weights, folder: &Path) -> Load
         text_lengths: Buckets::new(vec![TEXT_LENGTH]).unwrap(),
         tokenizer: tokenizer(),
         captions: Captions::default(),
+        target: Target::default(),
         parallel_fraction: 0.75,
         cache_folder: folder.join("cache"),
         cache_bytes: 1 << 30,

@@ -12,6 +12,7 @@ mod mixture;
 mod preparation;
 mod replay;
 mod s3;
+mod targets;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -43,6 +44,7 @@ pub(crate) fn join(parts: Vec<Batch>) -> Batch {
             assert_eq!(whole.step, part.step);
             whole.images.extend(part.images);
             whole.tokens.extend(part.tokens);
+            whole.prefix.extend(part.prefix);
             whole.parallel.extend(part.parallel);
             whole.weight.extend(part.weight);
             whole.slots.extend(part.slots);

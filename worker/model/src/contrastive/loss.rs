@@ -64,6 +64,12 @@ impl Contrast {
         temperature: &Tensor,
         bias: Option<&Tensor>,
     ) -> Self {
+        if own.is_empty() {
+            let joint = pairs.joint();
+            let none = |tensor: &Tensor| tensor.detach().zeros_like();
+            let per_example = Tensor::zeros([0i64], (Kind::Float, joint.device()));
+            return Self { per_example, gradients: none(&joint), temperature: none(temperature), bias: bias.map(none) };
+        }
         let leaf = |tensor: &Tensor| tensor.detach().set_requires_grad(true);
         let joint = leaf(&pairs.joint());
         let (temperature, bias) = (leaf(temperature), bias.map(leaf));

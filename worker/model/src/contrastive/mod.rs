@@ -17,6 +17,7 @@ use tch::{Device, Kind, Tensor};
 
 pub use config::{ContrastiveConfig, Pooling, TowerConfig};
 pub use loss::{Contrast, ContrastiveLoss, Embeddings};
+pub(crate) use tower::Head;
 use tower::{ImageTower, TextTower};
 
 use crate::layers::Precision;

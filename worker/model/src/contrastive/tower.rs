@@ -79,9 +79,9 @@ impl TextTower {
     }
 }
 
-/// Pooling, projection, and division by the length.
+/// Pooling and projection, and for embeddings division by the length.
 #[derive(Debug)]
-struct Head {
+pub(crate) struct Head {
     pool: Pool,
     project: Dense,
 }
@@ -94,7 +94,7 @@ enum Pool {
 }
 
 impl Head {
-    fn new(config: &TowerConfig, scope: &Scope) -> Result<Self, ModelError> {
+    pub(crate) fn new(config: &TowerConfig, scope: &Scope) -> Result<Self, ModelError> {
         let pool = match config.pooling {
             Pooling::Map => Pool::Map(MapHead::new(&scope.at("MAPHead_0"), config.heads)?),
             Pooling::Mean => Pool::Mean,
@@ -107,15 +107,20 @@ impl Head {
     fn forward(&self, encoded: &Tensor, precision: Precision, tap: &mut impl Tap) -> Tensor {
         let pooled = self.pool(encoded, precision);
         tap.see(|| "pre_logits".to_owned(), &pooled.squeeze_dim(1));
-        let projected = self.project.forward(&pooled, precision).squeeze_dim(1).to_kind(Kind::Float);
+        let projected = self.project(&pooled, precision);
         tap.see(|| "unnormalized".to_owned(), &projected);
         let norm = projected.norm_scalaropt_dim(2.0, [1i64].as_slice(), true);
         tap.see(|| "norm".to_owned(), &norm);
         projected / (norm + NORM_EPSILON)
     }
 
+    /// `[B, 1, E]` → `[B, D]`, f32.
+    pub(crate) fn project(&self, pooled: &Tensor, precision: Precision) -> Tensor {
+        self.project.forward(pooled, precision).squeeze_dim(1).to_kind(Kind::Float)
+    }
+
     /// `[B, T, E]` → `[B, 1, E]`.
-    fn pool(&self, encoded: &Tensor, precision: Precision) -> Tensor {
+    pub(crate) fn pool(&self, encoded: &Tensor, precision: Precision) -> Tensor {
         match &self.pool {
             Pool::Map(head) => head.forward(encoded, precision),
             Pool::Mean => encoded.mean_dim([1i64].as_slice(), true, Kind::Float),

@@ -148,6 +148,7 @@ fn batch(reference: &Reference, parallel: Vec<bool>) -> Result<Batch, GoldenErro
         causal_length: tokens.size()[1],
         tokens,
         weights: Tensor::ones([parallel.len() as i64], (Kind::Float, Device::Cpu)),
+        prefix: None,
         mask_locations: reference.find("inputs/mask_locations").map(|places| places.to_kind(Kind::Bool)),
         parallel,
     })

@@ -123,6 +123,7 @@ pub(super) fn trajectory(reference: &Reference, comparison: &mut Comparison) -> 
             causal_length: tokens.size()[1],
             tokens,
             parallel: vec![false; usize::try_from(rows).unwrap_or_default()],
+            prefix: None,
             mask_locations: None,
             weights: Tensor::ones([rows], (Kind::Float, Device::Cpu)),
         };

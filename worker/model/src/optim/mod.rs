@@ -7,6 +7,7 @@
 
 mod adafactor;
 mod adamw;
+mod lion;
 mod muon;
 
 use std::collections::HashMap;
@@ -22,6 +23,8 @@ use adafactor::Adafactor;
 pub use adafactor::{AdafactorConfig, second_moment_decay};
 use adamw::AdamW;
 pub use adamw::AdamWConfig;
+use lion::Lion;
+pub use lion::LionConfig;
 use muon::Muon;
 pub use muon::MuonConfig;
 
@@ -33,6 +36,8 @@ pub enum RuleConfig {
     Adafactor(AdafactorConfig),
     /// Adam with decoupled weight decay.
     AdamW(AdamWConfig),
+    /// The sign of momentum.
+    Lion(LionConfig),
     /// Orthogonal momentum for the blocks' matrices, AdamW for the rest.
     Muon(MuonConfig),
 }
@@ -73,6 +78,7 @@ pub struct Optimizer {
 enum Rule {
     Adafactor(Adafactor),
     AdamW(AdamW),
+    Lion(Lion),
     Muon(Muon),
 }
 
@@ -99,6 +105,7 @@ impl Optimizer {
         let rule = match &config.rule {
             RuleConfig::Adafactor(rule) => Rule::Adafactor(Adafactor::new(rule.clone(), params)),
             RuleConfig::AdamW(rule) => Rule::AdamW(AdamW::of(rule.clone(), params, |_, _| true)),
+            RuleConfig::Lion(rule) => Rule::Lion(Lion::new(rule.clone(), params)),
             RuleConfig::Muon(rule) => Rule::Muon(Muon::new(rule.clone(), params)),
         };
         Self { config, rule }
@@ -151,6 +158,7 @@ impl Optimizer {
         match &mut self.rule {
             Rule::Adafactor(rule) => rule.apply(&update)?,
             Rule::AdamW(rule) => rule.apply(&update)?,
+            Rule::Lion(rule) => rule.apply(&update)?,
             Rule::Muon(rule) => rule.apply(&update)?,
         }
         Ok(StepStats { grad_norm, learning_rate })
@@ -175,6 +183,7 @@ impl Optimizer {
         let slots = match &self.rule {
             Rule::Adafactor(rule) => rule.state(),
             Rule::AdamW(rule) => rule.state(),
+            Rule::Lion(rule) => rule.state(),
             Rule::Muon(rule) => rule.state(),
         };
         slots.into_iter().map(|(name, tensor)| (format!("opt/{name}"), tensor)).collect()

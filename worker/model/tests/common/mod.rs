@@ -24,6 +24,7 @@ pub(crate) fn batch(config: &ModelConfig, rows: i64) -> Batch {
         tokens,
         parallel: (0..rows).map(|row| row % 2 == 1).collect(),
         causal_length: config.text_length,
+        prefix: None,
         mask_locations: None,
         weights: Tensor::ones([rows], (Kind::Float, Device::Cpu)),
     }

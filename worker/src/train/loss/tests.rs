@@ -18,11 +18,12 @@ const LIMIT: Duration = Duration::from_secs(60);
 const LANES: u32 = 8;
 
 fn spec(more: &str) -> JobSpec {
+    let label = if more.contains("classify") { "label: { field: class, classes: 150 }, " } else { "" };
     let text = format!(
         "apiVersion: cappa.dev/v1
 name: test
 model: {{ preset: tiny, width: 32, layers: 1, decoder_layers: 1, mlp: 64 }}
-data: {{ train: /train.json, tokenizer: /tokenizer.json, lanes: {LANES}, image_size: 16, text_length: 6 }}
+data: {{ {label}train: /train.json, tokenizer: /tokenizer.json, lanes: {LANES}, image_size: 16, text_length: 6 }}
 batch_size: 16
 duration: {{ steps: 10 }}
 {more}"
@@ -30,8 +31,9 @@ duration: {{ steps: 10 }}
     JobSpec::parse(&text, &SpecBase::none()).unwrap()
 }
 
-/// Sixteen pairs, of which two weigh nothing.
-fn batch(parallel: bool) -> Batch {
+/// Sixteen pairs, or images with their classes, of which two weigh nothing.
+fn batch(spec: &JobSpec, parallel: bool) -> Batch {
+    let length = if spec.objective.is_classifying() { 1 } else { 6 };
     let rows = 16;
     let pattern = |count: i64, stride: i64, below: i64| {
         (Tensor::arange(count, (Kind::Int64, Device::Cpu)) * stride).remainder(below)
@@ -41,9 +43,10 @@ fn batch(parallel: bool) -> Batch {
     let _ = weights.get(15).fill_(0.0);
     Batch {
         images: pattern(rows * 16 * 16 * 3, 7919, 251).to_kind(Kind::Uint8).view([rows, 16, 16, 3]),
-        tokens: (pattern(rows * 6, 31, 97) + 2).view([rows, 6]),
-        causal_length: 6,
+        tokens: (pattern(rows * length, 31, 97) + 2).view([rows, length]),
+        causal_length: length,
         parallel: (0..rows).map(|row| parallel && row % 2 == 0).collect(),
+        prefix: None,
         mask_locations: None,
         weights,
     }
@@ -60,9 +63,15 @@ fn step(spec: &JobSpec, parallel: bool, size: usize) -> (f64, Vec<Option<Tensor>
         let group = Group::gloo(&store.clone(), member, timeouts, &AbortHandle::new()).unwrap();
         let lanes = lanes_of_rank(Rank(rank as u32), size as u32, LANES);
         let slots = i64::from(spec.batch_size / LANES);
-        let own = batch(parallel).narrow(i64::from(lanes.start) * slots, lanes.len() as i64 * slots);
+        let own = batch(spec, parallel).narrow(i64::from(lanes.start) * slots, lanes.len() as i64 * slots);
 
         let network = Network::new(spec, Device::Cpu).unwrap();
+        // A classifier's last layer starts at 0, behind which every mistake would hide.
+        if let Some(kernel) = network.params().get("img/head/kernel").filter(|_| spec.objective.is_classifying()) {
+            let count = kernel.numel() as i64;
+            let values = (Tensor::arange(count, (Kind::Float, Device::Cpu)) * 0.7).sin().view_as(kernel);
+            tch::no_grad(|| kernel.shallow_clone().copy_(&values));
+        }
         let trained = network.params().tensors().filter(|tensor| tensor.requires_grad());
         let params: Vec<Tensor> = trained.map(Tensor::shallow_clone).collect();
         let mut reducer = Reducer::new(&group, &params, ReducerOptions::default()).unwrap();
@@ -103,10 +112,16 @@ fn assert_same(what: &str, found: &(f64, Vec<Option<Tensor>>), wanted: &(f64, Ve
 
 #[test]
 fn a_step_does_not_depend_on_ranks_or_micro_batches() {
-    for objective in ["clip", "siglip", "{ type: cappa, parallel_fraction: 0.5, label_smoothing: 0.1 }"] {
+    for objective in [
+        "clip",
+        "siglip",
+        "{ type: cappa, parallel_fraction: 0.5, label_smoothing: 0.1 }",
+        "{ type: classify, label_smoothing: 0.1 }",
+        "{ type: classify, pooling: mean, loss: sigmoid }",
+    ] {
         let (whole, micro) =
             (spec(&format!("objective: {objective}")), spec(&format!("objective: {objective}\nmicro_batch_size: 3")));
-        let parallel = !whole.objective.is_contrastive();
+        let parallel = whole.objective.is_captioning();
         let wanted = step(&whole, parallel, 1);
         assert!(wanted.1.iter().all(Option::is_some));
         // Three ranks have 6, 6 and 4 rows.

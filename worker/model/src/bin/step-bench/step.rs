@@ -37,6 +37,7 @@ impl Data {
             tokens: self.tokens.shallow_clone(),
             parallel,
             causal_length: self.tokens.size()[1],
+            prefix: None,
             mask_locations: None,
             weights: self.weights.shallow_clone(),
         }
