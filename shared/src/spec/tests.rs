@@ -159,9 +159,7 @@ fn mistakes_of_meaning_are_named() {
     );
     check(
         "objective: classify",
-        &[
-            "1:12: data.label: is required for `classify`: the field of a sample's .json with its class, and all classes",
-        ],
+        &["4:7: data.label: is required for `classify`: the field of a sample's .json with its class, and all classes"],
     );
     check(
         "objective: {type: cap, label_smoothing: 1}",

@@ -6,12 +6,12 @@ use super::Checker;
 use crate::spec::document::item;
 use crate::spec::error::Mistake;
 use crate::spec::raw::{RawLabel, RawSpec, Short};
-use crate::spec::{Classes, Label, Objective};
+use crate::spec::{Captions, Classes, Data, Label, Objective};
 
 /// As many as ImageNet-21k and some more.
 const MAX_CLASSES: u64 = 100_000;
 
-/// Classification needs classes and nothing of captions; other objectives have no use for classes.
+/// Classification needs classes; other objectives have no use for them.
 pub(super) fn check(objective: &Objective, spec: &RawSpec, checker: &mut Checker<'_>) {
     let Some(data) = &spec.data else { return };
     match (objective.is_classifying(), &data.label) {
@@ -32,7 +32,11 @@ pub(super) fn check(objective: &Objective, spec: &RawSpec, checker: &mut Checker
     if data.prefix.as_deref() == Some("") {
         checker.report(&["data.prefix"], Mistake::Missing, "names no field of the .json".into());
     }
-    if objective.is_classifying() && data.captions.is_some() {
+}
+
+/// A classification has no use for captions. The usual setting is none's wish: a printed spec writes it.
+pub(super) fn check_captions(objective: &Objective, data: &Data, checker: &mut Checker<'_>) {
+    if objective.is_classifying() && data.captions != Captions::default() {
         let message = "is for objectives that learn from captions; `classify` learns from data.label".into();
         checker.report(&["data.captions"], Mistake::Inconsistent, message);
     }

@@ -59,6 +59,7 @@ pub(super) fn validate(
     let lanes = raw.data.as_ref().and_then(|data| data.lanes);
     let lanes = lane_count(lanes, batch_size, &mut checker);
     let data = data::data(raw.data.unwrap_or_default(), &sizes, lanes, &mut checker);
+    label::check_captions(&objective, &data, &mut checker);
     model::check_input(&sizes.model, &data, &mut checker);
     let duration = match kind {
         JobKind::Evaluate => Length::Steps(0),
