@@ -110,7 +110,7 @@ impl Known {
                 let leader = response.headers().get(LEADER_HEADER).and_then(|leader| leader.to_str().ok());
                 let is_pause_due = match leader {
                     Some(leader) => self.coordinators.follow(leader),
-                    None => self.coordinators.next(),
+                    None => self.coordinators.advance(),
                 };
                 Next::Another { is_pause_due }
             }
@@ -120,13 +120,13 @@ impl Known {
             }
             Err(error) if was_not_sent(error.as_ref()) => {
                 let was_alone = self.coordinators.urls() == [self.coordinators.current()];
-                let is_pause_due = self.coordinators.next();
+                let is_pause_due = self.coordinators.advance();
                 // There is nobody else to ask; who called says so, and may try again.
                 if was_alone { Next::Done } else { Next::Another { is_pause_due } }
             }
             Err(_) => {
                 // What came of it is not known, so it is not repeated; but the next call need not run into the same.
-                self.coordinators.next();
+                self.coordinators.advance();
                 Next::Done
             }
         }

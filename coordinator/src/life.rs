@@ -45,7 +45,7 @@ impl Life {
     /// What is wrong with the log.
     pub(crate) async fn take_office_if_free(&self) -> Result<Option<Office>, LogError> {
         match self.candidate.take_if_free().await? {
-            Some(lease) => Ok(Some(self.take_office(lease, None).await?)),
+            Some(lease) => Ok(Some(Box::pin(self.take_office(lease, None)).await?)),
             None => Ok(None),
         }
     }

@@ -305,7 +305,7 @@ fn serve_grpc(
             if role.wait_for(Role::leads).await.is_ok() {
                 health.set_serving::<WorkersServer<WorkersService>>().await;
             }
-            std::future::pending::<()>().await
+            std::future::pending::<()>().await;
         };
         let served = tokio::select! {
             served = server.serve_with_incoming_shutdown(incoming, stop.cancelled_owned()) => served,

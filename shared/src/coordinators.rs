@@ -38,7 +38,7 @@ impl Coordinators {
 
     /// The one tried is away, or knows nobody who leads: another is next. True when everybody was tried in vain, so that a
     /// pause is due.
-    pub fn next(&mut self) -> bool {
+    pub fn advance(&mut self) -> bool {
         if self.leader.take().is_none() {
             self.current = (self.current + 1) % self.urls.len();
         }
@@ -82,7 +82,7 @@ mod tests {
         let mut tried = Vec::new();
         for _ in 0..6 {
             tried.push(known.current().to_owned());
-            tried.extend(known.next().then(|| "pause".to_owned()));
+            tried.extend(known.advance().then(|| "pause".to_owned()));
         }
         let round = ["http://a:1", "http://b:1", "https://c:1", "pause"];
         assert_eq!(tried, [round, round].concat());
@@ -91,7 +91,7 @@ mod tests {
     #[test]
     fn the_only_one_is_tried_again_after_a_pause() {
         let mut known = Coordinators::parse("a:1");
-        assert!(known.next());
+        assert!(known.advance());
         assert_eq!(known.current(), "http://a:1");
     }
 
@@ -101,7 +101,7 @@ mod tests {
         assert!(!known.follow("c:1"));
         assert_eq!(known.current(), "https://c:1");
         known.reached();
-        assert!(!known.next());
+        assert!(!known.advance());
         assert_eq!(known.current(), "https://a:1");
     }
 

@@ -180,11 +180,8 @@ async fn check_evaluation(set: &EvaluationSet, allowed: &AllowList) -> Vec<Mista
     let (mut mistakes, facts) = check_manifest(&set.path, &set.url, allowed, None, &Captions::default()).await;
     if mistakes.is_empty() && facts.is_some() {
         let look = fields::missing(&set.url, &set.fields, allowed);
-        let messages = match tokio::time::timeout(LIMIT, look).await {
-            Ok(messages) => messages,
-            // The shards were there a moment ago; a slow store is the workers' to wait for.
-            Err(_) => Vec::new(),
-        };
+        // The shards were there a moment ago; a slow store is the workers' to wait for.
+        let messages = tokio::time::timeout(LIMIT, look).await.unwrap_or_default();
         mistakes.extend(messages.into_iter().map(|message| Mistake { path: set.path.clone(), message }));
     }
     mistakes

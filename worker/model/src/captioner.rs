@@ -263,7 +263,7 @@ impl Captioner {
 
     /// Which tokens of parallel examples are hidden, `[B, L]`, where it is not all of them.
     fn hidden_places(&self, batch: &Batch) -> Option<Tensor> {
-        let places = batch.mask_locations.as_ref().map(|places| places.shallow_clone());
+        let places = batch.mask_locations.as_ref().map(Tensor::shallow_clone);
         let Some(prefix) = &batch.prefix else { return places };
         let predicted = predicted(prefix, batch.tokens.size()[1]);
         Some(places.map_or_else(

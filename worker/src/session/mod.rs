@@ -86,7 +86,7 @@ impl Session {
                     tracing::warn!(coordinator, why, "no session with the coordinator; trying again");
                     match leader {
                         Some(leader) => known.follow(&leader),
-                        None => known.next(),
+                        None => known.advance(),
                     }
                 }
             };

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use bench::{Bench, TIMINGS, name};
 use cappa_core::{
-    Change, Command, Core, EndsWhen, Generation, Holding, Incarnation, JobId, Link, Phase, Reason, Record, Refusal,
-    Report, Step, Time, Wait, Work, WorkerReport,
+    Change, Command, Core, EndsWhen, Generation, Holding, Incarnation, JobId, Link, Reason, Record, Refusal, Report,
+    Step, Time, Wait, Work, WorkerReport,
 };
 
 #[test]
