@@ -11,6 +11,9 @@ DIR ?=
 # Damaged inputs of each kind that `make fuzz` reads.
 FUZZ_INPUTS ?= 1000000
 
+# How much `make study` trains: cpu or gpu.
+SCALE ?= cpu
+
 # How long `make chaos` breaks things, and what decides the order.
 MINUTES ?= 10
 SEED ?= 1
@@ -23,7 +26,7 @@ PARITY_SITE := .venv/parity
 PARITY_PACKAGES := torch==2.11.0 torchvision==0.26.0 timm==1.0.31 transformers==4.57.6 safetensors==0.6.2
 PYTHON_PACKAGES := numpy==2.2.6 safetensors==0.6.2 webdataset==1.0.2 pillow==11.3.0 sentencepiece==0.2.1
 
-.PHONY: help setup python build demo test lint deny golden parity fuzz chaos bench bench-data bench-scale clean
+.PHONY: help setup python build demo test lint deny golden parity fuzz chaos study bench bench-data bench-scale clean
 
 help: ## Show what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -73,6 +76,9 @@ fuzz: ## Feed a million damaged inputs to the readers (FUZZ_INPUTS=N)
 
 chaos: build ## Break jobs on a cluster of real processes (MINUTES=N SEED=N; as root with partitions, full disks and memory)
 	@target/debug/chaos --minutes $(MINUTES) --seed $(SEED) $(if $(filter 0,$(shell id -u)),--hosts) --out target/chaos.json
+
+study: build ## Compare the paper's systems at small scale (SCALE=cpu: about an hour on two cores; SCALE=gpu)
+	@target/debug/cappactl local study --scale $(SCALE) --workers $(if $(filter gpu,$(SCALE)),1,2)
 
 bench-data: ## Measure reading images beside its Python peers
 	@bench/data.sh

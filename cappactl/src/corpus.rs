@@ -29,6 +29,21 @@ pub(crate) async fn synthesize(config: SynthConfig, dir: PathBuf) -> anyhow::Res
     .await
 }
 
+/// Writes a synthetic corpus into `corpus` of a folder, a manifest of each split beside its shards, and `tokenizer.json`, trained on
+/// its captions: all that a job needs.
+pub(crate) async fn ready(config: SynthConfig, dir: &Path) -> anyhow::Result<()> {
+    let folder = dir.join("corpus");
+    eprintln!("writing a synthetic corpus of {} scenes", units::grouped(config.samples + config.heldout));
+    synthesize(config, folder.clone()).await?;
+    for split in ["train", "heldout"] {
+        let file = |name: String| folder.join(name).to_string_lossy().into_owned();
+        let (shards, manifest) = (file(format!("{split}-*.tar")), file(format!("{split}.json")));
+        index(&[shards], Some(&manifest), IndexOptions::default()).await?;
+    }
+    train_tokenizer(vec![folder.join("train.json")], text::DEFAULT_VOCABULARY, dir.join("tokenizer.json")).await?;
+    Ok(())
+}
+
 /// A configuration that cannot be and a folder that is taken are mistakes of the command line.
 fn refused(error: SynthError) -> anyhow::Error {
     let failure = match &error {

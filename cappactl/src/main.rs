@@ -15,6 +15,7 @@ mod progress;
 mod report;
 mod router;
 mod spec;
+mod study;
 mod units;
 mod views;
 mod watch;

@@ -10,6 +10,7 @@ use crate::cli::Global;
 use crate::exit::{Exit, Failure};
 use crate::local::{self, DEFAULT_DIR, DIR_VARIABLE, Demo, Settings, State};
 use crate::output::{self, Present};
+use crate::study;
 use crate::units;
 
 #[derive(Debug, Subcommand)]
@@ -22,6 +23,8 @@ pub(crate) enum Command {
     Status(Folder),
     /// Make a corpus, train on it, evaluate, and write a report; then stop everything.
     Demo(Demo),
+    /// Train the paper's systems side by side on a corpus that is made for it, evaluate them, and write a report.
+    Study(study::Arguments),
 }
 
 #[derive(Debug, Args)]
@@ -60,6 +63,7 @@ pub(crate) async fn run(global: &Global, command: &Command) -> anyhow::Result<Ex
             output::print(global.output, &Status::of(&state))?;
             Ok(if state.processes().all(|(_, process)| process.is_alive()) { Exit::Ok } else { Exit::Unavailable })
         }
+        Command::Study(arguments) => Box::pin(study::study(global.output, arguments)).await,
         Command::Demo(arguments) => Box::pin(local::demo(global.output, arguments)).await,
     }
 }

@@ -4,9 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use cappa_data::index::IndexOptions;
 use cappa_data::synth::SynthConfig;
-use cappa_data::text::DEFAULT_VOCABULARY;
 use cappa_proto::{GetRequest, SubmitRequest};
 use clap::Args;
 use serde::Serialize;
@@ -96,17 +94,7 @@ async fn prepare(dir: &Path) -> anyhow::Result<()> {
 
 /// Writes corpus, manifests, tokenizer and job spec; gives the spec's path.
 async fn write_inputs(demo: &Demo) -> anyhow::Result<PathBuf> {
-    let folder = demo.dir.join("corpus");
-    let config = SynthConfig::default();
-    eprintln!("writing a synthetic corpus of {} scenes", units::grouped(config.samples + config.heldout));
-    corpus::synthesize(config, folder.clone()).await?;
-    for split in ["train", "heldout"] {
-        let file = |name: String| folder.join(name).to_string_lossy().into_owned();
-        let (shards, manifest) = (file(format!("{split}-*.tar")), file(format!("{split}.json")));
-        corpus::index(&[shards], Some(&manifest), IndexOptions::default()).await?;
-    }
-    let tokenizer = demo.dir.join("tokenizer.json");
-    corpus::train_tokenizer(vec![folder.join("train.json")], DEFAULT_VOCABULARY, tokenizer).await?;
+    corpus::ready(SynthConfig::default(), &demo.dir).await?;
     let path = demo.dir.join("job.yaml");
     fs::write(&path, spec(demo.steps, demo.workers)).with_context(|| format!("cannot write {}", path.display()))?;
     Ok(path)

@@ -10,7 +10,7 @@ use crate::commands::describe::facts;
 use crate::units;
 use crate::views::{Bucket, Point};
 
-const STYLE: &str = include_str!("style.css");
+pub(crate) const STYLE: &str = include_str!("style.css");
 
 /// Buckets of wall time that the style has a colour for.
 const BUCKETS: [&str; 9] =
@@ -41,7 +41,7 @@ pub(super) fn page(report: &Report) -> String {
 }
 
 /// Text as HTML content or attribute.
-pub(super) fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
         match character {

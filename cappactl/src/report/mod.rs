@@ -10,8 +10,8 @@
 
 mod curves;
 mod gather;
-mod html;
-mod plot;
+pub(crate) mod html;
+pub(crate) mod plot;
 
 use std::fs;
 use std::path::{Path, PathBuf};

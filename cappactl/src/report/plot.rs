@@ -17,25 +17,25 @@ const BOTTOM: f64 = 38.0;
 const MOST_POINTS: usize = 640;
 
 /// One line of a plot.
-pub(super) struct Line {
+pub(crate) struct Line {
     /// The style's class, which gives the colour.
-    pub(super) class: &'static str,
+    pub(crate) class: &'static str,
     /// x and y; points that are no numbers interrupt the line.
-    pub(super) points: Vec<(f64, f64)>,
+    pub(crate) points: Vec<(f64, f64)>,
 }
 
 /// One plot.
-pub(super) struct Plot<'a> {
-    pub(super) title: &'a str,
-    pub(super) x_label: &'a str,
-    pub(super) lines: Vec<Line>,
+pub(crate) struct Plot<'a> {
+    pub(crate) title: &'a str,
+    pub(crate) x_label: &'a str,
+    pub(crate) lines: Vec<Line>,
     /// The vertical axis begins at zero.
-    pub(super) from_zero: bool,
+    pub(crate) from_zero: bool,
 }
 
 impl Plot<'_> {
     /// The plot as an `<svg>` element.
-    pub(super) fn svg(&self) -> String {
+    pub(crate) fn svg(&self) -> String {
         let x = Axis::over(self.values(|point| point.0), false, 6);
         let y = Axis::over(self.values(|point| point.1), self.from_zero, 5);
         let mut svg =
