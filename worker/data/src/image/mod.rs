@@ -10,6 +10,7 @@ mod exif;
 mod planes;
 mod prepare;
 mod resize;
+mod resize_fast;
 
 pub use augment::Augmentation;
 pub use cappa_shared::spec::Decode;

@@ -6,7 +6,7 @@ use rusty_jpeg::decode::PlanarComponent;
 use super::augment::Augmentation;
 use super::decode::{DecodeError, Format, Limits, decode_stored};
 use super::planes::{Planes, decode_planes};
-use super::resize::{Raster, Span, resize_fast};
+use super::resize_fast::{Raster, Span, resize_fast};
 use super::{Orientation, RgbImage, Window, colour, resize_exact};
 
 /// A reduced JPEG is at least this many times as large as the result, in both directions. Bilinear resizing looks at two pixels
