@@ -28,7 +28,7 @@ pub(super) struct Size {
     pub(super) steps: u64,
     /// Updates of what is trained on a frozen encoder.
     pub(super) transfer_steps: u64,
-    /// Runs of each system.
+    /// Runs of each system of the tables.
     pub(super) seeds: u64,
     /// The network of the systems, and a smaller one.
     pub(super) models: [Model; 2],
@@ -40,8 +40,8 @@ impl Scale {
             Self::Cpu => Size {
                 samples: (20_000, 1_200),
                 batch_size: 32,
-                steps: 300,
-                transfer_steps: 80,
+                steps: 400,
+                transfer_steps: 60,
                 seeds: 3,
                 models: [Model::Tiny, Model::Narrow],
             },
@@ -191,29 +191,20 @@ impl Run {
     }
 }
 
-/// All runs; what the first tables need comes first, seed by seed, so that a study that is stopped early has each system as often.
+/// All runs. The systems of the tables come first, seed by seed, so that a study that is stopped early has each as often; then, once
+/// each, the ablation, longer and shorter runs, and the smaller network.
 pub(super) fn runs(size: &Size, steps: u64, seeds: u64) -> Vec<Run> {
     let [model, smaller] = size.models;
-    let mut runs = Vec::new();
-    for seed in 0..seeds {
-        let full = |system| Run { setting: Setting { system, model, steps }, seed, transfers: &Transfer::ALL };
-        runs.extend(SYSTEMS.map(full));
-        let ablated = FRACTIONS.map(|parallel_fraction| System::Captioner { parallel_fraction });
-        let bare = |setting| Run { setting, seed, transfers: &[] };
-        runs.extend(
-            ablated
-                .into_iter()
-                .filter(|system| !SYSTEMS.contains(system))
-                .map(|system| bare(Setting { system, model, steps })),
-        );
-        if seed == 0 {
-            let shorter = |steps| move |system| Setting { system, model, steps };
-            runs.extend(SYSTEMS.map(shorter((steps / 4).max(1))).map(bare));
-            runs.extend(SYSTEMS.map(shorter((steps / 2).max(1))).map(bare));
-            runs.extend(SYSTEMS.map(|system| Setting { system, model: smaller, steps }).map(bare));
-        }
-    }
-    runs
+    let full = |system| Setting { system, model, steps };
+    let shorter = |steps: u64| SYSTEMS.map(|system| Setting { steps: steps.max(1), ..full(system) });
+    let smaller = SYSTEMS.map(|system| Setting { model: smaller, ..full(system) });
+    let ablated = FRACTIONS.map(|parallel_fraction| System::Captioner { parallel_fraction });
+    let ablated = ablated.into_iter().filter(|system| !SYSTEMS.contains(system)).map(full);
+
+    let tables = (0..seeds)
+        .flat_map(|seed| SYSTEMS.map(|system| Run { setting: full(system), seed, transfers: &Transfer::ALL }));
+    let once = ablated.chain(shorter(steps / 4)).chain(shorter(steps / 2)).chain(smaller);
+    tables.chain(once.map(|setting| Run { setting, seed: 0, transfers: &[] })).collect()
 }
 
 /// The spec of a pre-training; its paths are relative to the study's folder.
