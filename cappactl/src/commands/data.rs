@@ -70,7 +70,7 @@ pub(crate) struct Index {
     update: bool,
     /// Of plain tar files in a store read only the headers, about one request a sample, and know them by ETag and size
     /// instead of a digest. Filters need the contents.
-    #[arg(long, conflicts_with_all = ["every_caption", "min_side", "max_side", "max_aspect", "min_caption", "max_caption", "scores"])]
+    #[arg(long, conflicts_with_all = ["every_caption", "min_side", "max_side", "max_aspect", "min_caption", "max_caption", "scores", "fields"])]
     quick: bool,
     /// Shards that are read at the same time [default: by the cores; 64 with --quick, which waits more than it reads].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
@@ -117,6 +117,9 @@ struct Bounds {
     /// Keep samples whose number FIELD in the .json is within MIN and MAX; either may be left out.
     #[arg(long = "score", value_name = "FIELD=MIN..MAX", value_parser = score)]
     scores: Vec<ScoreRange>,
+    /// Keep samples whose .json has FIELD; dots lead inwards.
+    #[arg(long = "has", value_name = "FIELD")]
+    fields: Vec<String>,
 }
 
 pub(super) fn caption_source(text: &str) -> Result<CaptionSource, String> {
@@ -141,8 +144,8 @@ fn score(text: &str) -> Result<ScoreRange, String> {
 
 impl From<Index> for IndexOptions {
     fn from(index: Index) -> Self {
-        let Bounds { min_side, max_side, max_aspect, min_caption, max_caption, scores } = index.filter;
-        let filter = Filter { min_side, max_side, max_aspect, min_caption, max_caption, scores };
+        let Bounds { min_side, max_side, max_aspect, min_caption, max_caption, scores, fields } = index.filter;
+        let filter = Filter { min_side, max_side, max_aspect, min_caption, max_caption, scores, fields };
         let usual = Self::default();
         let parallel = if index.quick { QUICK_PARALLEL } else { usual.parallel };
         let parallel = index.parallel.map_or(parallel, usize::from);

@@ -19,8 +19,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use cappa_data::index::IndexOptions;
 use cappa_data::synth::{Classes, SynthConfig};
 use cappa_proto::{GetRequest, SubmitRequest};
+use cappa_shared::manifest::Filter;
 use clap::Args;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -109,10 +111,18 @@ fn prepare(dir: &Path, mark: &Mark) -> anyhow::Result<bool> {
     Ok(true)
 }
 
-/// Corpus, manifests and tokenizer; marks the folder when all is there.
+/// Corpus, manifests and tokenizer; marks the folder when all is there. The scenes with one object, which have a class, have manifests
+/// of their own.
 async fn write_corpus(dir: &Path, size: &Size, mark: &Mark) -> anyhow::Result<()> {
     let (samples, heldout) = size.samples;
     corpus::ready(SynthConfig { samples, heldout, ..SynthConfig::default() }, dir).await?;
+    let filter = Filter { fields: vec!["class".into()], ..Filter::default() };
+    for split in ["train", "heldout"] {
+        let file = |name: String| dir.join("corpus").join(name).to_string_lossy().into_owned();
+        let (shards, manifest) = (file(format!("{split}-*.tar")), file(format!("{split}-objects.json")));
+        corpus::index(&[shards], Some(&manifest), IndexOptions { filter: filter.clone(), ..Default::default() })
+            .await?;
+    }
     let path = dir.join(MARK);
     fs::write(&path, serde_json::to_vec(mark)?).with_context(|| format!("cannot write {}", path.display()))
 }

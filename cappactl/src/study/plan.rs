@@ -40,7 +40,7 @@ impl Scale {
             Self::Cpu => Size {
                 samples: (20_000, 1_200),
                 batch_size: 32,
-                steps: 400,
+                steps: 300,
                 transfer_steps: 60,
                 seeds: 3,
                 models: [Model::Tiny, Model::Narrow],
@@ -210,8 +210,15 @@ pub(super) fn runs(size: &Size, steps: u64, seeds: u64) -> Vec<Run> {
 /// The spec of a pre-training; its paths are relative to the study's folder.
 pub(super) fn pretraining(run: &Run, size: &Size, workers: u32) -> String {
     let Setting { system, model, steps } = run.setting;
-    let job =
-        Job { name: run.name(), objective: system.objective(), model, steps, seed: run.seed, data: String::new() };
+    let job = Job {
+        name: run.name(),
+        objective: system.objective(),
+        model,
+        steps,
+        seed: run.seed,
+        train: "train",
+        data: String::new(),
+    };
     format!("{}evaluate:\n{}", job.spec(size, workers), evaluations(&[&EVERYWHERE, own(system)]))
 }
 
@@ -235,7 +242,8 @@ pub(super) fn transfer(
     };
     let name = format!("{}-{}", run.name(), transfer.name());
     let (model, steps, seed) = (run.setting.model, size.transfer_steps, run.seed);
-    let job = Job { name, objective: objective.into(), model, steps, seed, data };
+    let train = if transfer == Transfer::Classifier { "train-objects" } else { "train" };
+    let job = Job { name, objective: objective.into(), model, steps, seed, train, data };
     format!(
         "{}init: {{ from: '{manifest}', parts: [encoder] }}\nfreeze: [encoder]\nevaluate:\n{}",
         job.spec(size, workers),
@@ -250,19 +258,21 @@ struct Job {
     model: Model,
     steps: u64,
     seed: u64,
+    /// The manifest in the corpus.
+    train: &'static str,
     /// More fields of the data.
     data: String,
 }
 
 impl Job {
     fn spec(&self, size: &Size, workers: u32) -> String {
-        let Self { name, objective, model, steps, seed, data } = self;
+        let Self { name, objective, model, steps, seed, train, data } = self;
         format!(
             "apiVersion: cappa.dev/v1
 name: {name}
 objective: {objective}
 model: {}
-data: {{ train: corpus/train.json, tokenizer: tokenizer.json, text_length: 16, lanes: 32, seed: {seed}{data} }}
+data: {{ train: corpus/{train}.json, tokenizer: tokenizer.json, text_length: 16, lanes: 32, seed: {seed}{data} }}
 batch_size: {}
 optimizer: {{ name: muon, learning_rate: 4e-3, beta2: 0.99 }}
 schedule: cosine

@@ -21,7 +21,7 @@ pub(super) const CAPTIONS: &str = "{ name: captions, data: corpus/heldout.json, 
 pub(super) const PERPLEXITY: &str = "{ name: perplexity, data: corpus/heldout.json, task: perplexity }";
 pub(super) const RETRIEVAL: &str = "{ name: retrieval, data: corpus/heldout.json, task: retrieval }";
 pub(super) const ANSWERS: &str = "{ name: answers, data: corpus/heldout.json, task: answer, limit: 600 }";
-pub(super) const CLASSES: &str = "{ name: classes, data: corpus/heldout.json, task: accuracy }";
+pub(super) const CLASSES: &str = "{ name: classes, data: corpus/heldout-objects.json, task: accuracy }";
 
 /// What only systems of the kind can do.
 pub(super) fn own(system: System) -> &'static [&'static str] {

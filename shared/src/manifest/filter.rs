@@ -30,6 +30,9 @@ pub struct Filter {
     /// Bounds on numbers in the `.json`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub scores: Vec<ScoreRange>,
+    /// Fields that the `.json` has, with a value that is not null; dots lead inwards. For samples of which only some have a label.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fields: Vec<String>,
 }
 
 /// Bounds, both inclusive, on a numeric field of a sample's `.json`.
@@ -60,6 +63,8 @@ pub struct SampleFacts {
     pub captions: Vec<u64>,
     /// The value of every field of [`Filter::scores`], in that order, where it is a number.
     pub scores: Vec<Option<f64>>,
+    /// Whether there is each field of [`Filter::fields`], in that order.
+    pub fields: Vec<bool>,
 }
 
 /// Why a sample is dropped.
@@ -74,6 +79,8 @@ pub enum Dropped {
     Caption,
     /// A score is out of bounds, or absent.
     Score,
+    /// A field is absent.
+    Field,
 }
 
 impl Filter {
@@ -126,6 +133,11 @@ impl Filter {
                 _ => {}
             }
         }
+        for (place, field) in self.fields.iter().enumerate() {
+            if field.split('.').any(str::is_empty) {
+                problem(format!("fields[{place}]"), "names no field of the .json");
+            }
+        }
         problems
     }
 
@@ -156,7 +168,11 @@ impl Filter {
             })
         };
         let scores = facts.scores.iter().chain(std::iter::repeat(&None));
-        if self.scores.iter().zip(scores).all(in_bounds) { Ok(()) } else { Err(Dropped::Score) }
+        if !self.scores.iter().zip(scores).all(in_bounds) {
+            return Err(Dropped::Score);
+        }
+        let fields = facts.fields.iter().chain(std::iter::repeat(&false));
+        if self.fields.iter().zip(fields).all(|(_, &there)| there) { Ok(()) } else { Err(Dropped::Field) }
     }
 }
 
@@ -165,7 +181,7 @@ mod tests {
     use super::*;
 
     fn facts(width: u32, height: u32, caption: u64, score: Option<f64>) -> SampleFacts {
-        SampleFacts { size: Some((width, height)), captions: vec![caption], scores: vec![score] }
+        SampleFacts { size: Some((width, height)), captions: vec![caption], scores: vec![score], fields: vec![true] }
     }
 
     #[test]
@@ -178,6 +194,7 @@ mod tests {
             min_caption: Some(3),
             max_caption: Some(10),
             scores: vec![score],
+            fields: vec!["class".into()],
         };
         assert!(filter.problems().is_empty());
         for (facts, expected) in [
@@ -192,6 +209,8 @@ mod tests {
             (facts(64, 64, 5, None), Err(Dropped::Score)),
             (SampleFacts { size: None, ..facts(64, 64, 5, Some(0.5)) }, Err(Dropped::Size)),
             (SampleFacts { captions: vec![], ..facts(64, 64, 5, Some(0.5)) }, Err(Dropped::Caption)),
+            (SampleFacts { fields: vec![false], ..facts(64, 64, 5, Some(0.5)) }, Err(Dropped::Field)),
+            (SampleFacts { fields: vec![], ..facts(64, 64, 5, Some(0.5)) }, Err(Dropped::Field)),
         ] {
             assert_eq!(filter.judge(&facts), expected, "{facts:?}");
         }
@@ -202,7 +221,7 @@ mod tests {
     fn all_mistakes_of_a_declaration_are_found() {
         let filter: Filter = serde_json::from_str(
             r#"{"min_side": 9, "max_side": 0, "max_aspect": 0.5, "min_caption": 2, "max_caption": 1,
-                "scores": [{"field": ""}, {"field": "a", "min": 2, "max": 1}, {"field": "a", "min": 1}]}"#,
+                "scores": [{"field": ""}, {"field": "a", "min": 2, "max": 1}, {"field": "a", "min": 1}], "fields": ["a.b", "a."]}"#,
         )
         .unwrap();
         let paths: Vec<String> = filter.problems().into_iter().map(|problem| problem.path).collect();
@@ -215,6 +234,7 @@ mod tests {
             "scores[0].min",
             "scores[1].min",
             "scores[2].field",
+            "fields[1]",
         ];
         assert_eq!(paths, expected);
         assert!(serde_json::from_str::<Filter>(r#"{"min_sides": 9}"#).is_err());

@@ -63,6 +63,7 @@ fn any_filter() -> impl Strategy<Value = Filter> {
             max_aspect,
             max_caption,
             scores,
+            fields: max_aspect.map(|_| "negatives.relation".into()).into_iter().collect(),
             ..Filter::default()
         },
     )

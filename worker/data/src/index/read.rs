@@ -6,7 +6,7 @@ use std::io::{self, Read, Seek, Write};
 use std::ops::Range;
 
 use cappa_shared::manifest::{
-    CaptionCounts, Dropped, Filter, Format, Identity, Kept, SampleFacts, Shard as ManifestShard,
+    CaptionCounts, Dropped, Filter, Format, Identity, Kept, SampleFacts, ScoreRange, Shard as ManifestShard,
 };
 use cappa_shared::storage::{Location, StorageError};
 use futures::{StreamExt, TryStreamExt, stream};
@@ -17,6 +17,7 @@ use super::find::Found;
 use super::{IndexError, IndexOptions, ShardReport, disk};
 use crate::blocking::block_on;
 use crate::image::Orientation;
+use crate::labels::lookup;
 use crate::sample::{CaptionSource, IMAGE_EXTENSIONS, RawSample};
 use crate::shards::{FileEntry, Folder, Scan, Shard, ShardFile, local_path, packing, scan_with};
 
@@ -181,10 +182,12 @@ fn judge(shard: &Shard, index: u32, filter: &Filter, captions: &CaptionSource) -
             let found = sample.captions(captions).unwrap_or_default();
             facts.captions = found.iter().map(|caption| caption.chars().count() as u64).collect();
         }
-        if !filter.scores.is_empty() {
-            let json = sample.json().ok().flatten();
-            let score = |field: &str| json.as_ref().and_then(|json| json.get(field)?.as_f64());
-            facts.scores = filter.scores.iter().map(|range| score(&range.field)).collect();
+        if !filter.scores.is_empty() || !filter.fields.is_empty() {
+            let json = sample.json().ok().flatten().unwrap_or_default();
+            let score = |range: &ScoreRange| json.get(&range.field)?.as_f64();
+            facts.scores = filter.scores.iter().map(score).collect();
+            let is_there = |field: &String| lookup(&json, field).is_some_and(|value| !value.is_null());
+            facts.fields = filter.fields.iter().map(is_there).collect();
         }
     }
     filter.judge(&facts)

@@ -156,12 +156,13 @@ fn an_index_that_was_killed_goes_on_where_it_was() {
     assert!(!journal.exists() && manifest.exists());
 }
 
-/// A sample whose picture is `width` × `height`, with a caption of so many letters and a score.
+/// A sample whose picture is `width` × `height`, with a caption of so many letters and a score, and a label unless that is 0.7.
 fn varied(width: u16, height: u16, letters: usize, score: f64) -> Files {
     let mut image = Vec::new();
     let pixels = vec![99; usize::from(width) * usize::from(height) * 3];
     jpeg_encoder::Encoder::new(&mut image, 80).encode(&pixels, width, height, jpeg_encoder::ColorType::Rgb).unwrap();
-    let json = format!(r#"{{"similarity": {score}}}"#);
+    let class = if score == 0.7 { "null" } else { "3" };
+    let json = format!(r#"{{"similarity": {score}, "label": {{"class": {class}}}}}"#);
     vec![("jpg", image), ("txt", "é".repeat(letters).into_bytes()), ("json", json.into_bytes())]
 }
 
@@ -174,6 +175,7 @@ fn the_order_counts_the_samples_that_a_filter_kept() {
         varied(20, 20, 2, 0.9),
         varied(20, 20, 5, 0.1),
         vec![("jpg", b"no picture".to_vec()), ("txt", b"caption".to_vec())],
+        varied(20, 20, 5, 0.7),
         varied(21, 21, 5, 0.3),
     ]]);
     let filter = Filter {
@@ -182,13 +184,15 @@ fn the_order_counts_the_samples_that_a_filter_kept() {
         min_caption: Some(3),
         max_caption: Some(6),
         scores: vec![ScoreRange { field: "similarity".into(), min: Some(0.3), max: None }],
+        fields: vec!["label.class".into()],
         ..Filter::default()
     };
     let report = indexed(&corpus, &IndexOptions { filter: filter.clone(), ..IndexOptions::default() });
     let [shard] = report.manifest.shards() else { panic!("{report:?}") };
-    assert_eq!((shard.samples, shard.all_samples()), (2, 7));
-    assert_eq!((shard.index_in_shard(0), shard.index_in_shard(1), shard.index_in_shard(2)), (Some(0), Some(6), None));
-    let dropped = [(Dropped::Size, 2), (Dropped::Aspect, 1), (Dropped::Caption, 1), (Dropped::Score, 1)];
+    assert_eq!((shard.samples, shard.all_samples()), (2, 8));
+    assert_eq!((shard.index_in_shard(0), shard.index_in_shard(1), shard.index_in_shard(2)), (Some(0), Some(7), None));
+    let dropped =
+        [(Dropped::Size, 2), (Dropped::Aspect, 1), (Dropped::Caption, 1), (Dropped::Score, 1), (Dropped::Field, 1)];
     assert_eq!(report.dropped().into_iter().collect::<Vec<_>>(), dropped);
     let recorded = read_manifest(&corpus.origin()).unwrap();
     assert_eq!(recorded.filter().unwrap().bounds, filter);
