@@ -1,5 +1,6 @@
 //! Starts from a log: what they find, and how long they take.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cappa_core::{
@@ -121,6 +122,43 @@ async fn a_start_from_a_snapshot_knows_what_a_start_from_all_entries_knows() {
     let third = start(&store).await;
     assert_eq!(told(&third), told(&second));
     assert_eq!(third.view.core.state().job_of_key("team-1", "key-1").unwrap().id, id(1));
+}
+
+/// Writes a log as programs did that knew format 1: entries only, of records without what came to them since.
+async fn write_in_format_1(store: &Location, records: &[Record]) {
+    let place = store.prefix.clone().join("coordinator");
+    let db = slatedb::Db::builder(place, Arc::clone(&store.store)).build().await.unwrap();
+    for (sequence, record) in (1..).zip(records) {
+        let mut event = serde_json::to_value(record).unwrap();
+        if let Some(submission) = event.get_mut("submission") {
+            submission.as_object_mut().unwrap().remove("scheduling").expect("format 1 had none");
+        }
+        let entry = serde_json::json!({"version": 1, "event": event}).to_string();
+        db.put(format!("log/{sequence:020}"), entry).await.unwrap();
+    }
+    db.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_upgrade_finds_all_jobs_in_the_older_programs_log_and_goes_on_with_them() {
+    let (older, newer) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let store = |folder: &tempfile::TempDir| cappa_shared::storage::create(folder.path().to_str().unwrap()).unwrap();
+    // Two jobs are over, and one trains while the coordinator is replaced.
+    let mut records: Vec<Record> = (0..3).flat_map(life).collect();
+    let rest = records.split_off(19);
+    write_in_format_1(&store(&older), &records).await;
+    let mut upgraded = start(&store(&older)).await;
+    let mut always_new = start(&store(&newer)).await;
+    always_new.log.append(records).await.unwrap();
+    drop(always_new);
+    assert_eq!(told(&upgraded), told(&start(&store(&newer)).await));
+    assert!(upgraded.view.core.state().job(&id(2)).unwrap().group().is_some(), "it trains on");
+
+    upgraded.log.append(rest).await.unwrap();
+    let mut again = start(&store(&older)).await;
+    condense(&mut again).await;
+    let last = start(&store(&older)).await;
+    assert_eq!(last.view.core.state().jobs().filter(|job| job.has_ended()).count(), 3);
 }
 
 /// `cargo test --release -p cappa-coordinator --lib -- --ignored --nocapture hundred_thousand`
