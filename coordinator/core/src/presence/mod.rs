@@ -2,12 +2,16 @@
 
 mod worker;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{BuildHasherDefault, DefaultHasher};
 
 use crate::ids::{Generation, Incarnation, JobId, Link, Pace, Rank, Step, Time, WorkerId};
 use crate::job::RankParts;
 
 pub use worker::{Holding, WorkerPresence};
+
+/// Looked up for every member of every group at a look. Its hashes are the same in every process, and so is its order.
+type Workers = HashMap<WorkerId, WorkerPresence, BuildHasherDefault<DefaultHasher>>;
 
 /// Who is connected, when each was last heard and what each holds.
 #[derive(Debug, Clone, PartialEq)]
@@ -18,7 +22,7 @@ pub struct Presence {
     pub(crate) reviewed_at: Time,
     /// When a worker last connected.
     pub(crate) arrival_at: Time,
-    workers: BTreeMap<WorkerId, WorkerPresence>,
+    workers: Workers,
     /// Workers with reports of checkpoints that they repeat until they are told otherwise.
     reporting: BTreeSet<WorkerId>,
     gatherings: BTreeMap<(JobId, Step, Generation), Gathering>,
@@ -192,13 +196,13 @@ impl Presence {
             watching_since: now,
             reviewed_at: now,
             arrival_at: now,
-            workers: BTreeMap::new(),
+            workers: Workers::default(),
             reporting: BTreeSet::new(),
             gatherings: BTreeMap::new(),
         }
     }
 
-    /// All workers that this process has seen, by id.
+    /// All workers that this process has seen, in no order.
     pub fn workers(&self) -> impl Iterator<Item = (&WorkerId, &WorkerPresence)> {
         self.workers.iter()
     }
