@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{JobSpec, Objective, Part, Pooling, PositionEmbedding};
+use super::{JobSpec, Objective, Part, Pooling, PositionEmbedding, TextPooling};
 
 /// Shapes of parameters by their names in the authors' tree.
 pub type Shapes = BTreeMap<String, Vec<u64>>;
@@ -92,6 +92,14 @@ impl Comparison<'_> {
         self.size("model.width", "txt/Embed_0/embedding", 1, spec.model.width);
         self.size("data.text_length", "txt/pos_embedding", 1, spec.data.text_length.longest());
         self.blocks("txt/Encoder_0");
+        if let Some(wanted) = spec.objective.text_pooling() {
+            let found =
+                if self.shapes.contains_key("txt/MAPHead_0/probe") { TextPooling::Map } else { TextPooling::Last };
+            if found != wanted {
+                let name = |pooling| format!("`{pooling:?}`").to_lowercase();
+                self.differ("objective.text_pooling", &name(found), &name(wanted));
+            }
+        }
     }
 
     fn decoder(&mut self) {
@@ -207,5 +215,14 @@ mod tests {
         let expected =
             ["its model.position is `learn`, the job's `sincos2d`", "it has no part `head`", "it has no part `text`"];
         assert_eq!(found, expected);
+        // A text tower without attention pooling.
+        let mut towers = captioner();
+        towers.insert("txt/Embed_0/embedding".into(), vec![512, 128]);
+        let of = |pooling: &str| {
+            let lines = format!("model: tiny\nobjective: {{type: siglip, text_pooling: {pooling}}}");
+            spec(&lines).init_differences(&towers)
+        };
+        let difference = "its objective.text_pooling is `last`, the job's `map`".to_owned();
+        assert!(of("map").contains(&difference) && !of("last").contains(&difference));
     }
 }

@@ -20,6 +20,7 @@ mod scalar;
 mod scheduling;
 mod shape;
 mod suggest;
+mod towers;
 mod validate;
 
 use schemars::JsonSchema;
@@ -39,6 +40,7 @@ pub use load::SpecBase;
 pub use overrides::apply_overrides;
 pub use places::Places;
 pub use scheduling::{Condition, Dependency, OnFailedDependency, OnPreemption, Priority, Retry};
+pub use towers::TextPooling;
 
 /// A job as it runs. Built from a document only; see the module's text.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -148,9 +150,17 @@ pub enum Objective {
         label_smoothing: f64,
     },
     /// Two towers, the softmax loss over the pairs of the global batch (arXiv 2103.00020).
-    Clip,
+    Clip {
+        /// How the tokens of a text become one vector.
+        #[serde(default, skip_serializing_if = "is_default")]
+        text_pooling: TextPooling,
+    },
     /// Two towers, the sigmoid loss over the pairs of the global batch (arXiv 2303.15343).
-    Siglip,
+    Siglip {
+        /// How the tokens of a text become one vector.
+        #[serde(default, skip_serializing_if = "is_default")]
+        text_pooling: TextPooling,
+    },
     /// The encoder with a head that tells the classes of [`Data::label`]; with a frozen encoder a linear probe, or the transfer of
     /// a pooling head.
     Classify {
@@ -179,13 +189,13 @@ impl Objective {
             Objective::Cap { label_smoothing }
             | Objective::Cappa { label_smoothing, .. }
             | Objective::Classify { label_smoothing, .. } => *label_smoothing,
-            Objective::Clip | Objective::Siglip => 0.0,
+            Objective::Clip { .. } | Objective::Siglip { .. } => 0.0,
         }
     }
 
     /// Whether it trains two towers.
     pub fn is_contrastive(&self) -> bool {
-        matches!(self, Objective::Clip | Objective::Siglip)
+        matches!(self, Objective::Clip { .. } | Objective::Siglip { .. })
     }
 
     /// Whether it trains a captioner.
@@ -203,8 +213,8 @@ impl Objective {
         match self {
             Objective::Cap { .. } => "cap",
             Objective::Cappa { .. } => "cappa",
-            Objective::Clip => "clip",
-            Objective::Siglip => "siglip",
+            Objective::Clip { .. } => "clip",
+            Objective::Siglip { .. } => "siglip",
             Objective::Classify { .. } => "classify",
         }
     }

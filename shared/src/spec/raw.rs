@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::{
     Augment, BadLossAction, CaptionChoice, ClassLoss, Condition, Decode, OnFailedDependency, OnPreemption,
-    OptimizerName, Part, Pooling, PositionEmbedding, Precision, ScheduleName,
+    OptimizerName, Part, Pooling, PositionEmbedding, Precision, ScheduleName, TextPooling,
 };
 use crate::manifest::Filter;
 
@@ -137,6 +137,9 @@ pub(super) struct RawObjective {
     pub(super) pooling: Option<Pooling>,
     /// How one class is told from the others (classify only). Default: softmax.
     pub(super) loss: Option<ClassLoss>,
+    /// How the tokens of a text become one vector: map, or last, which `cappactl export` can give to open_clip (clip and siglip
+    /// only). Default: map.
+    pub(super) text_pooling: Option<TextPooling>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]

@@ -202,6 +202,10 @@ fn mistakes_of_meaning_are_named() {
         ],
     );
     check(
+        "objective: {type: cap, text_pooling: last}",
+        &["1:38: objective.text_pooling: is for `clip` and `siglip` only; `cap` trains no text tower"],
+    );
+    check(
         "init: {from: s3://b/c/MANIFEST.json, parts: [text]}",
         &["1:46: init.parts[0]: a network of `cappa` has no part `text`"],
     );

@@ -9,7 +9,7 @@ use cappa_shared::checkpoint::data_digest;
 use cappa_shared::ids::Step;
 use cappa_shared::manifest::{DataManifest, ManifestError, UncountedCaptions};
 use cappa_shared::order::{JobOrder, OrderError, Weights};
-use cappa_shared::spec::JobSpec;
+use cappa_shared::spec::{JobSpec, TextPooling};
 use cappa_shared::storage::{self, Location, StorageError};
 
 use crate::image::Preparation;
@@ -154,7 +154,8 @@ pub async fn tokenizer(spec: &JobSpec, patience: Duration, stats: &PipelineStats
     let (document, _) = document(url, patience, stats).await?;
     let opened = Tokenizer::from_bytes(&document).and_then(|tokenizer| {
         tokenizer.check_vocabulary(spec.model.vocabulary as usize)?;
-        Ok(tokenizer)
+        let last = spec.objective.text_pooling() == Some(TextPooling::Last);
+        Ok(if last { tokenizer.padding_with_the_end() } else { tokenizer })
     });
     opened.map_err(|e| OpenError::Tokenizer(url.clone(), e))
 }

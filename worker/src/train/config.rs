@@ -84,22 +84,26 @@ fn position(spec: &JobSpec) -> PositionEmbedding {
     }
 }
 
-/// The sizes of a job's two towers: both as the encoder, with attention pooling.
+/// The sizes of a job's two towers: both as the encoder, that of images with attention pooling.
 fn towers(spec: &JobSpec) -> ContrastiveConfig {
     let model = &spec.model;
     let [image, patch] = [spec.data.image_size, model.patch].map(i64::from);
     let tower = tower(spec);
+    let text_pooling = match spec.objective.text_pooling() {
+        Some(spec::TextPooling::Last) => Pooling::Last,
+        Some(spec::TextPooling::Map) | None => Pooling::Map,
+    };
     ContrastiveConfig {
         image_size: [image, image],
         patch: [patch, patch],
         position: position(spec),
         image: tower,
-        text: tower,
+        text: TowerConfig { pooling: text_pooling, ..tower },
         vocab: model.vocabulary.into(),
         text_length: spec.data.text_length.longest().into(),
         embedding: model.width.into(),
         temperature: TEMPERATURE,
-        bias: (spec.objective == spec::Objective::Siglip).then_some(BIAS),
+        bias: matches!(spec.objective, spec::Objective::Siglip { .. }).then_some(BIAS),
     }
 }
 
@@ -122,7 +126,7 @@ pub(crate) fn parts(parts: &[spec::Part]) -> Vec<Part> {
 /// Floating-point operations of one example's training, for the use made of the device.
 pub(crate) fn flop_per_image(spec: &JobSpec) -> f64 {
     match spec.objective {
-        spec::Objective::Clip | spec::Objective::Siglip => cappa_model::flop_per_pair(&towers(spec)),
+        spec::Objective::Clip { .. } | spec::Objective::Siglip { .. } => cappa_model::flop_per_pair(&towers(spec)),
         spec::Objective::Cap { .. } | spec::Objective::Cappa { .. } => cappa_model::flop_per_image(&model(spec)),
         spec::Objective::Classify { pooling, .. } => cappa_model::flop_per_classified(&classes(spec, pooling)),
     }

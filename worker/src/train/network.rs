@@ -48,8 +48,8 @@ impl Network {
             Objective::Cap { .. } | Objective::Cappa { .. } => {
                 Self::Captioner(Box::new(config::captioner(spec, device)?))
             }
-            Objective::Clip => towers(ContrastiveLoss::Softmax)?,
-            Objective::Siglip => towers(ContrastiveLoss::Sigmoid)?,
+            Objective::Clip { .. } => towers(ContrastiveLoss::Softmax)?,
+            Objective::Siglip { .. } => towers(ContrastiveLoss::Sigmoid)?,
             Objective::Classify { pooling, loss, .. } => {
                 let classifier = config::classifier(spec, pooling, device)?;
                 Self::Classifier(Box::new(classifier), config::class_loss(loss))

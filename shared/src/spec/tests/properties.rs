@@ -80,11 +80,16 @@ prop_compose! {
     }
 }
 
+fn any_text_pooling() -> impl Strategy<Value = TextPooling> {
+    prop_oneof![Just(TextPooling::Map), Just(TextPooling::Last)]
+}
+
 prop_compose! {
     fn any_spec()(
         name in "[a-z][a-z0-9]{0,20}",
         objective in prop_oneof![
-            Just(Objective::Clip), Just(Objective::Siglip),
+            any_text_pooling().prop_map(|text_pooling| Objective::Clip { text_pooling }),
+            any_text_pooling().prop_map(|text_pooling| Objective::Siglip { text_pooling }),
             (0.0..1.0f64, any::<bool>()).prop_map(|(label_smoothing, mean)| {
                 let (pooling, loss) = if mean { (Pooling::Mean, ClassLoss::Sigmoid) } else { Default::default() };
                 Objective::Classify { pooling, loss, label_smoothing }

@@ -17,13 +17,14 @@ pub(super) fn objective(raw: Option<Short<ObjectiveName, RawObjective>>, checker
     };
     let parallel_fraction = raw.parallel_fraction.unwrap_or(PARALLEL_FRACTION);
     let label_smoothing = raw.label_smoothing.unwrap_or_default();
+    let text_pooling = raw.text_pooling.unwrap_or_default();
     let at = "objective.label_smoothing";
     checker.require((0.0..1.0).contains(&label_smoothing), at, label_smoothing, "is not from 0 to below 1");
     let objective = match raw.name.unwrap_or(ObjectiveName::Cappa) {
         ObjectiveName::Cap => Objective::Cap { label_smoothing },
         ObjectiveName::Cappa => Objective::Cappa { parallel_fraction, label_smoothing },
-        ObjectiveName::Clip => Objective::Clip,
-        ObjectiveName::Siglip => Objective::Siglip,
+        ObjectiveName::Clip => Objective::Clip { text_pooling },
+        ObjectiveName::Siglip => Objective::Siglip { text_pooling },
         ObjectiveName::Classify => Objective::Classify {
             pooling: raw.pooling.unwrap_or_default(),
             loss: raw.loss.unwrap_or_default(),
@@ -41,6 +42,10 @@ pub(super) fn objective(raw: Option<Short<ObjectiveName, RawObjective>>, checker
     if objective.is_contrastive() && raw.label_smoothing.is_some() {
         let message = format!("is for `cap`, `cappa` and `classify` only; `{}` predicts no labels", objective.name());
         checker.report(&[at], Mistake::Inconsistent, message);
+    }
+    if raw.text_pooling.is_some() && !objective.is_contrastive() {
+        let message = format!("is for `clip` and `siglip` only; `{}` trains no text tower", objective.name());
+        checker.report(&["objective.text_pooling"], Mistake::Inconsistent, message);
     }
     for (key, is_given) in [("pooling", raw.pooling.is_some()), ("loss", raw.loss.is_some())] {
         if is_given && !objective.is_classifying() {

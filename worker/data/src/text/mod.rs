@@ -24,6 +24,8 @@ pub const END_OF_TEXT: i64 = 1;
 pub struct Tokenizer {
     inner: Inner,
     digest: String,
+    /// What texts are filled up with.
+    padding: i64,
 }
 
 #[derive(Clone)]
@@ -101,7 +103,14 @@ impl Tokenizer {
         let json = document.trim_ascii_start().starts_with(b"{");
         let inner =
             if json { hugging_face(document)? } else { Inner::SentencePiece(SentencePiece::from_bytes(document)?) };
-        Ok(Self { inner, digest: hex::encode(Sha256::digest(document)) })
+        Ok(Self { inner, digest: hex::encode(Sha256::digest(document)), padding: PAD })
+    }
+
+    /// The same tokenizer filling texts up with [`END_OF_TEXT`] instead of [`PAD`], as the authors do for two towers: the last
+    /// token, which stands for the whole text there, is then the same in all.
+    #[must_use]
+    pub fn padding_with_the_end(self) -> Self {
+        Self { padding: END_OF_TEXT, ..self }
     }
 
     /// SHA-256 of the file, in lowercase hexadecimal.
@@ -139,7 +148,7 @@ impl Tokenizer {
         let room = length.saturating_sub(1);
         let mut tokens: Vec<i64> = ids.into_iter().take(room).map(i64::from).collect();
         tokens.push(END_OF_TEXT);
-        tokens.resize(length, PAD);
+        tokens.resize(length, self.padding);
         Ok(tokens)
     }
 
@@ -214,6 +223,9 @@ mod tests {
         assert_eq!(cut, [whole[0], whole[1], whole[2], END_OF_TEXT]);
         assert_eq!(tokenizer.encode(CAPTIONS[0], end + 1).unwrap(), whole[..=end]);
         assert_eq!(tokenizer.encode("", 3).unwrap(), [END_OF_TEXT, PAD, PAD]);
+        let tokenizer = tokenizer.padding_with_the_end();
+        assert_eq!(tokenizer.encode("", 3).unwrap(), [END_OF_TEXT; 3]);
+        assert_eq!(tokenizer.decode(&tokenizer.encode(CAPTIONS[0], 64).unwrap()).unwrap(), CAPTIONS[0]);
     }
 
     #[test]
