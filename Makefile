@@ -23,7 +23,8 @@ CARGO ?= cargo
 SITE := .venv/site
 # Those that `make parity` compares with.
 PARITY_SITE := .venv/parity
-PARITY_PACKAGES := torch==2.11.0 torchvision==0.26.0 timm==1.0.31 transformers==4.57.6 safetensors==0.6.2
+PARITY_PACKAGES := torch==2.11.0 torchvision==0.26.0 timm==1.0.31 transformers==4.57.6 safetensors==0.6.2 \
+    open_clip_torch==3.3.0
 PYTHON_PACKAGES := numpy==2.2.6 safetensors==0.6.2 webdataset==1.0.2 pillow==11.3.0 sentencepiece==0.2.1
 
 .PHONY: help setup python build demo test lint deny golden parity fuzz chaos study bench bench-data bench-scale clean
@@ -61,7 +62,7 @@ golden: setup ## Check the model against a folder of reference data (DIR=…)
 	@test -n "$(DIR)" || { echo "name the folder: make golden DIR=…" >&2; exit 2; }
 	@$(CARGO) run --quiet -p cappa-worker --bin golden-check -- "$(DIR)"
 
-parity: setup $(PARITY_SITE)/.complete ## Compare exported encoders with timm and transformers (fetches PyTorch, 5 GB)
+parity: setup $(PARITY_SITE)/.complete ## Compare exported networks with timm, transformers and open_clip (fetches PyTorch, 5 GB)
 	@PYTHONPATH=$(abspath $(PARITY_SITE)) $(CARGO) test -p cappa-model --test export -- --include-ignored --nocapture
 
 $(PARITY_SITE)/.complete: Makefile

@@ -1,4 +1,4 @@
-//! `cappa-worker export`: the image encoder of a committed checkpoint for other programs.
+//! `cappa-worker export`: the network of a committed checkpoint for other programs.
 
 use std::fs;
 
@@ -9,23 +9,26 @@ use crate::cli::{ExportArgs, ExportFormat};
 use crate::train::network::Network;
 use crate::trained::Trained;
 
-/// Writes a new folder that timm or transformers loads.
+/// Writes a new folder that timm, transformers or open_clip loads.
 pub(crate) fn export(args: &ExportArgs) -> Result<()> {
     let Trained { network, .. } = Trained::open(&args.network)?;
     let format = match args.to {
         ExportFormat::Timm => Format::Timm,
         ExportFormat::Transformers => Format::Transformers,
+        ExportFormat::OpenClip => Format::OpenClip { folder: std::path::absolute(&args.out)? },
     };
     let exported: Exported = match &network {
-        Network::Captioner(captioner) => captioner.export(format),
-        Network::TwoTower(towers, _) => towers.export(format),
-        Network::Classifier(classifier, _) => classifier.export(format),
+        Network::Captioner(captioner) => captioner.export(&format),
+        Network::TwoTower(towers, _) => towers.export(&format),
+        Network::Classifier(classifier, _) => classifier.export(&format),
     }?;
     let out = args.out.display();
     fs::create_dir(&args.out)
         .with_context(|| format!("--out {out} can't be made; name a folder that does not exist"))?;
     for (name, content) in exported.files() {
-        fs::write(args.out.join(name), content).with_context(|| format!("{out}/{name} can't be written"))?;
+        let file = args.out.join(name);
+        fs::create_dir_all(file.parent().expect("in the folder"))?;
+        fs::write(&file, content).with_context(|| format!("{out}/{name} can't be written"))?;
     }
     Ok(())
 }

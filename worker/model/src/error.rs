@@ -52,6 +52,17 @@ pub enum ModelError {
     /// Projected features were asked of a network without a projection.
     #[error("only networks of clip and siglip project: ask for pooled features")]
     NoProjection,
+    /// Two towers were asked of a network that has only one.
+    #[error(
+        "open_clip takes an image and a text tower, and only networks of clip and siglip have both: export to timm"
+    )]
+    NoTowers,
+    /// No network has the weights of another program.
+    #[error("{}", differences.join("; "))]
+    Import {
+        /// What differs, a sentence for each kind of parameters.
+        differences: Vec<String>,
+    },
     /// Texts were given to a network that knows none.
     #[error("a classifier knows no texts: use a network of cap, cappa, clip or siglip")]
     NoTexts,

@@ -11,6 +11,7 @@
 //!
 //! Dimensions: B batch, P patches, L text length, E width, H heads, D head dim, V vocabulary.
 
+mod architecture;
 pub mod average;
 mod captioner;
 mod classifier;
@@ -24,8 +25,10 @@ pub mod fewshot;
 mod flops;
 mod generate;
 pub mod golden;
+pub mod import;
 mod init;
 mod layers;
+mod layout;
 mod linear;
 mod loss;
 pub mod optim;
@@ -38,6 +41,7 @@ mod tap;
 pub mod transfer;
 mod transformer;
 
+pub use architecture::{Architecture, ImageNetwork};
 pub use captioner::{Batch, Captioner, LossOutput};
 pub use classifier::{ClassLoss, Classifier, ClassifierConfig};
 pub use config::{ModelConfig, PositionEmbedding};

@@ -3,6 +3,7 @@
 //! E encoder width, F decoder width, H heads, D head dim, M hidden width of an MLP, P patches,
 //! L text length, V vocabulary.
 
+use crate::architecture::ImageNetwork;
 use crate::classifier::ClassifierConfig;
 use crate::config::{ModelConfig, PositionEmbedding, VisionConfig};
 use crate::contrastive::{ContrastiveConfig, Pooling, TowerConfig};
@@ -104,6 +105,18 @@ pub fn classifier(config: &ClassifierConfig) -> Vec<ParamSpec> {
     specs.0
 }
 
+/// The parameters of an encoder with what pools it, as far as it has that.
+pub(crate) fn image(network: &ImageNetwork) -> Vec<ParamSpec> {
+    let mut specs = Specs::default();
+    let root = network.root;
+    encoder(&mut specs, root, &network.vision());
+    specs.pooling(root, &network.tower);
+    if let Some(outputs) = network.outputs {
+        specs.dense(&format!("{root}/head"), [network.tower.width, outputs], Init::Zeros);
+    }
+    specs.0
+}
+
 fn encoder(specs: &mut Specs, name: &str, c: &VisionConfig) {
     let e = c.width;
     let [ph, pw] = c.patch;
@@ -171,6 +184,11 @@ impl Specs {
 
     /// What makes one vector of a tower's tokens: the pooling's parameters, and a projection.
     fn head(&mut self, name: &str, tower: &TowerConfig, embedding: i64, init: Init) {
+        self.pooling(name, tower);
+        self.dense(&format!("{name}/head"), [tower.width, embedding], init);
+    }
+
+    fn pooling(&mut self, name: &str, tower: &TowerConfig) {
         let width = tower.width;
         if tower.pooling == Pooling::Map {
             let map = format!("{name}/MAPHead_0");
@@ -180,8 +198,11 @@ impl Specs {
             self.layer_norm(&format!("{map}/LayerNorm_0"), width, true);
             self.mlp(&format!("{map}/MlpBlock_0"), width, tower.mlp, true);
         }
-        self.add(&format!("{name}/head/kernel"), &[width, embedding], init);
-        self.add(&format!("{name}/head/bias"), &[embedding], Init::Zeros);
+    }
+
+    fn dense(&mut self, name: &str, [inputs, outputs]: [i64; 2], init: Init) {
+        self.add(&format!("{name}/kernel"), &[inputs, outputs], init);
+        self.add(&format!("{name}/bias"), &[outputs], Init::Zeros);
     }
 
     fn layer_norm(&mut self, name: &str, width: i64, bias: bool) {

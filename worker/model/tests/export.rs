@@ -1,4 +1,4 @@
-//! Exported encoders are the same networks in timm and transformers.
+//! Exported networks are the same in timm, transformers and open_clip.
 
 #[allow(dead_code, reason = "only the configuration is used here")]
 mod common;
@@ -18,7 +18,7 @@ fn captioner() -> Captioner {
     Captioner::new(&common::config(), 1, Device::Cpu).expect("a valid network")
 }
 
-fn towers() -> TwoTower {
+fn towers(text: Pooling, bias: Option<f64>) -> TwoTower {
     let c = common::config();
     let tower = TowerConfig { width: c.width, layers: c.layers, heads: c.heads, mlp: c.mlp, pooling: Pooling::Map };
     let config = ContrastiveConfig {
@@ -26,25 +26,35 @@ fn towers() -> TwoTower {
         patch: c.patch,
         position: c.position,
         image: tower,
-        text: tower,
+        text: TowerConfig { pooling: text, ..tower },
         vocab: c.vocab,
         text_length: c.text_length,
         embedding: 40,
         temperature: 10.0,
-        bias: None,
+        bias,
     };
     TwoTower::new(&config, 2, Device::Cpu).expect("a valid network")
 }
 
+/// Of texts, open_clip pools the last token only.
+fn pairs() -> TwoTower {
+    towers(Pooling::Last, Some(-10.0))
+}
+
+fn open_clip(folder: &Path) -> Format {
+    Format::OpenClip { folder: folder.to_owned() }
+}
+
 fn exported() -> BTreeMap<&'static str, Exported> {
-    let (captioner, towers) = (captioner(), towers());
-    let of = |format| (captioner.export(format).expect("square"), towers.export(format).expect("square"));
+    let (captioner, towers) = (captioner(), towers(Pooling::Map, None));
+    let of = |format| (captioner.export(&format).expect("square"), towers.export(&format).expect("square"));
     let ((captioner_timm, towers_timm), (captioner_hf, towers_hf)) = (of(Format::Timm), of(Format::Transformers));
     BTreeMap::from([
         ("captioner-timm", captioner_timm),
         ("towers-timm", towers_timm),
         ("captioner-transformers", captioner_hf),
         ("towers-transformers", towers_hf),
+        ("pairs-open_clip", pairs().export(&open_clip("/models/pairs".as_ref())).expect("square")),
     ])
 }
 
@@ -73,6 +83,7 @@ fn write(folder: &Path, name: &str, exported: &Exported, ours: &[(&str, Tensor)]
     let at = folder.join(name);
     std::fs::create_dir(&at).expect("a folder");
     for (file, content) in exported.files() {
+        std::fs::create_dir_all(at.join(file).parent().expect("in a folder")).expect("a folder");
         std::fs::write(at.join(file), content).expect("a file");
     }
     let network = name.split_once('-').expect("a format").0;
@@ -80,12 +91,13 @@ fn write(folder: &Path, name: &str, exported: &Exported, ours: &[(&str, Tensor)]
 }
 
 #[test]
-#[ignore = "needs PyTorch, timm and transformers in Python: make parity"]
-fn timm_and_transformers_compute_the_features_that_we_do() {
+#[ignore = "needs PyTorch, timm, transformers and open_clip in Python: make parity"]
+fn timm_transformers_and_open_clip_compute_the_features_that_we_do() {
     let folder = tempfile::tempdir().expect("a folder");
-    let (captioner, towers) = (captioner(), towers());
-    perturb(captioner.params());
-    perturb(towers.params());
+    let (captioner, towers, pairs) = (captioner(), towers(Pooling::Map, None), pairs());
+    for params in [captioner.params(), towers.params(), pairs.params()] {
+        perturb(params);
+    }
     let [height, width] = common::config().image_size;
     let images = (Tensor::arange(3 * height * width * 3, (Kind::Float, Device::Cpu)) * 0.37).sin();
     let images = images.view([3, height, width, 3]);
@@ -96,10 +108,18 @@ fn timm_and_transformers_compute_the_features_that_we_do() {
     let (tokens, pooled) = towers.encode_images(&images).expect("images fit");
     let of_towers = [("tokens", tokens), ("pooled", pooled), ("projected", projected), ("images", images.copy())];
     for (format, name) in [(Format::Timm, "timm"), (Format::Transformers, "transformers")] {
-        let (one, other) = (captioner.export(format).expect("square"), towers.export(format).expect("square"));
+        let (one, other) = (captioner.export(&format).expect("square"), towers.export(&format).expect("square"));
         write(folder.path(), &format!("captioner-{name}"), &one, &of_captioner);
         write(folder.path(), &format!("towers-{name}"), &other, &of_towers);
     }
+    let length = common::config().text_length;
+    let texts = (Tensor::arange(2 * length, (Kind::Int64, Device::Cpu)) * 7).remainder(512).view([2, length]);
+    let (image, text) = (pairs.embed_images(&images), pairs.embed_texts(&texts));
+    let (image, text) = (image.expect("images fit"), text.expect("texts fit"));
+    let logits = pairs.similarity(&image, &text) + pairs.params().get("b").expect("a bias");
+    let of_pairs = [("images", images), ("texts", texts), ("image", image), ("text", text), ("logits", logits)];
+    let exported = pairs.export(&open_clip(&folder.path().join("pairs-open_clip"))).expect("square");
+    write(folder.path(), "pairs-open_clip", &exported, &of_pairs);
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/export/load.py");
     let output = Command::new("python3").arg(script).arg("check").arg(folder.path()).output().expect("python3");
     print!("{}", String::from_utf8_lossy(&output.stdout));

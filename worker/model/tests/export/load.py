@@ -1,17 +1,23 @@
-"""load.py list|check FOLDER: exported encoders beside the real timm and transformers.
+"""load.py list|check FOLDER: exported networks beside the real timm, transformers and open_clip.
 
 `list` prints the names and shapes that the packages' own models have, for the networks whose configs are in FOLDER; `check`
-loads what export.rs wrote into FOLDER, compares the packages' features with ours, and the listing with listed.json.
+loads what export.rs wrote into FOLDER, compares the packages' features with ours, and the listing with listed.json; then it
+runs the Python of docs/ENCODERS.md.
 """
 import json
 import os
 import pathlib
+import re
 import sys
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+import numpy
+import open_clip
 import timm
 import torch
+from PIL import Image
 from safetensors.torch import load_file
+from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
 TOLERANCE = 1e-4
@@ -27,6 +33,11 @@ def of_transformers(folder):
     loaded = {kind: names for kind, names in report.items() if names}
     assert not loaded, f"{folder}: {loaded}"
     return model.eval()
+
+
+def of_open_clip(folder):
+    """Strict: every tensor of the file has its place, and every place its tensor."""
+    return open_clip.create_model(f"local-dir:{folder}", require_pretrained=True).eval()
 
 
 def compare(what, found, wanted):
@@ -54,6 +65,35 @@ def check(folder):
         compare(f"{name}, transformers, tokens", answer.last_hidden_state, ours["tokens"])
         pooled = answer.last_hidden_state.mean(1) if answer.pooler_output is None else answer.pooler_output
         compare(f"{name}, transformers, pooled", pooled, ours["pooled"])
+    ours = load_file(folder / "pairs.safetensors")
+    images, texts = ours["images"].permute(0, 3, 1, 2), ours["texts"]
+    model = of_open_clip(folder / "pairs-open_clip")
+    compare("pairs, open_clip, image", model.encode_image(images, normalize=True), ours["image"])
+    compare("pairs, open_clip, text", model.encode_text(texts, normalize=True), ours["text"])
+    compare("pairs, open_clip, logits", model.get_logits(images, texts)[0], ours["logits"])
+    snippets(folder)
+
+
+def snippets(folder):
+    """Every piece of Python of the page, by itself, in a folder that has what it names."""
+    for name, made in ("encoder-timm", "captioner-timm"), ("encoder-transformers", "towers-transformers"), ("towers", "pairs-open_clip"):
+        (folder / name).symlink_to(folder / made)
+    Image.new("RGB", (80, 60), (200, 30, 30)).save(folder / "picture.jpg")
+    ids = {word: i for i, word in enumerate(["<pad>", "</s>", "a", "red", "blue", "star", "ring"])}
+    words = Tokenizer(models.WordLevel(ids, unk_token="a"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.save(str(folder / "tokenizer.json"))
+    numpy.save(folder / "features.npy", numpy.zeros((2, 64), numpy.float32))
+    (folder / "features.keys.txt").write_text("one\ntwo\n")
+    page = pathlib.Path(__file__).parents[4] / "docs/ENCODERS.md"
+    pieces = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    expected = [("patches", (1, 64, 64)), ("pooled", (1, 64)), ("similarity", (1, 2)), ("features", (2, 64))]
+    assert len(pieces) == len(expected)
+    os.chdir(folder)
+    for piece, (name, shape) in zip(pieces, expected):
+        made = {}
+        exec(compile(piece, str(page), "exec"), made)
+        assert made[name].shape == shape, f"{piece}: {name} has shape {made[name].shape}"
 
 
 def listing(folder):
@@ -64,6 +104,8 @@ def listing(folder):
             model = timm.create_model(f"local-dir:{path}", pretrained=False)
         elif path.name.endswith("-transformers"):
             model = SiglipVisionModel(SiglipVisionConfig(**json.loads((path / "config.json").read_text())))
+        elif path.name.endswith("-open_clip"):
+            model = open_clip.create_model(f"local-dir:{path}", load_weights=False)
         else:
             continue
         names[path.name] = {name: list(tensor.shape) for name, tensor in sorted(model.state_dict().items())}
