@@ -3,7 +3,7 @@
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    audit, caption, change, checkpoints, completion, data, describe, events, explain, list, local, logs, priority,
+    audit, change, checkpoints, completion, data, describe, events, explain, import, list, local, logs, priority,
     queue, replay, report, submit, tokenizer, trained, validate, wait, workers,
 };
 use crate::output::Format;
@@ -84,10 +84,12 @@ pub(crate) enum Command {
     /// Make tokenizers.
     #[command(subcommand)]
     Tokenizer(tokenizer::Command),
-    /// Caption pictures with a trained model; see `cappa-worker caption --help`.
-    Caption(caption::Arguments),
-    /// Write a trained image encoder as timm or transformers loads it.
+    /// Caption pictures with a trained model.
+    Caption(trained::Caption),
+    /// Write a trained image encoder as timm or transformers loads it, or two towers as open_clip does.
     Export(trained::Export),
+    /// Make a checkpoint that jobs start from of the authors' .npz, or of weights of timm, transformers or open_clip.
+    Import(import::Arguments),
     /// Write the features of pictures that a trained image encoder computes.
     Embed(trained::Embed),
     /// Run a whole cluster on this machine.

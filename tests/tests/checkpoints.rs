@@ -131,16 +131,12 @@ async fn a_checkpoint_captions_pictures_from_the_command_line() -> Result<()> {
     let cluster = Cluster::start(Options { workers: 1, ..Options::default() })?;
     let job = cluster.submit(&JobSpec { steps: 60, ..JobSpec::default() }, &corpus).await?;
     cluster.finish(&job).await?;
-    let request = GetRequest { job_id: job.clone() };
-    let newest = cluster.jobs().await?.checkpoints(request).await?.into_inner().checkpoints.remove(0);
-    let spec = corpus.path("spec.json");
-    std::fs::write(&spec, cluster.job(&job).await?.spec_json)?;
     let tar = std::fs::read(corpus.path("shards/heldout-000000.tar"))?;
     let start = tar.windows(3).position(|bytes| bytes == [0xff, 0xd8, 0xff]).context("a JPEG")?;
     let picture = corpus.path("picture.jpg");
     std::fs::write(&picture, &tar[start..])?; // what follows the picture's end means nothing
-    let (spec, picture) = (spec.display().to_string(), picture.display().to_string());
-    let arguments = ["caption", "--checkpoint", &newest.manifest, "--spec", &spec, "--json", &picture];
+    let (coordinator, picture) = (cluster.url(), picture.display().to_string());
+    let arguments = ["--coordinator", &coordinator, "-o", "json", "caption", &job, "--images", &picture];
     let printed = cappa_tests::corpus::cappactl(&arguments)?;
     let line: serde_json::Value = serde_json::from_str(printed.trim())?;
     assert_eq!(line["image"], picture.as_str());

@@ -23,8 +23,10 @@ pub(crate) enum Command {
     Run(Box<RunArgs>),
     /// Caption images with a checkpoint.
     Caption(CaptionArgs),
-    /// Write a checkpoint's image encoder as timm or transformers loads it.
+    /// Write a checkpoint's image encoder as timm or transformers loads it, or its two towers as open_clip does.
     Export(ExportArgs),
+    /// Make a checkpoint that jobs can start from of the authors' .npz or of weights of timm, transformers or open_clip.
+    Import(ImportArgs),
     /// Write the features of pictures as a checkpoint's image encoder computes them.
     Embed(EmbedArgs),
     /// Make a job's updates up to a step again, on this machine alone; prints their losses as JSON lines.
@@ -133,6 +135,31 @@ pub(crate) enum ExportFormat {
     Timm,
     /// transformers' SiglipVisionModel.
     Transformers,
+    /// open_clip's CustomTextCLIP.
+    #[value(name = "open_clip")]
+    OpenClip,
+}
+
+/// A network from other programs.
+#[derive(Debug, Args)]
+pub(crate) struct ImportArgs {
+    /// A .npz or .safetensors, or a folder with one and the settings beside it.
+    pub source: PathBuf,
+    /// URL or absolute path of a new folder; the checkpoint lies in it as in a job's.
+    #[arg(long)]
+    pub out: String,
+    /// Attention heads, where nothing tells them.
+    #[arg(long)]
+    pub heads: Option<u32>,
+    /// Height and width of the images in pixels, of a network with fixed positions.
+    #[arg(long)]
+    pub image_size: Option<u32>,
+    /// Longest text in tokens, of a captioner with fixed positions.
+    #[arg(long)]
+    pub text_length: Option<u32>,
+    /// JSON instead of lines of a spec.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Features of pictures.
@@ -176,7 +203,7 @@ pub(crate) struct CaptionArgs {
     /// One JSON object a line instead of text.
     #[arg(long)]
     pub json: bool,
-    /// JPEG or PNG files.
+    /// Picture files, or folders of them.
     #[arg(required = true)]
     pub images: Vec<PathBuf>,
 }

@@ -103,7 +103,7 @@ fn of_files(paths: &[PathBuf], size: u32, rows: &mut Rows<'_>) -> Result<()> {
 }
 
 /// The picture files of a folder, by name, those of its folders too; a file is itself.
-fn pictures(path: &Path) -> Result<Vec<PathBuf>> {
+pub(crate) fn pictures(path: &Path) -> Result<Vec<PathBuf>> {
     if !path.is_dir() {
         return Ok(vec![path.to_owned()]);
     }

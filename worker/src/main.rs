@@ -9,6 +9,7 @@ mod context;
 mod embed;
 mod evaluate;
 mod export;
+mod import;
 mod interrupt;
 mod metrics;
 mod notice;
@@ -28,6 +29,7 @@ fn main() {
         cli::Command::Run(args) => run::run(*args),
         cli::Command::Caption(args) => caption::caption(&args),
         cli::Command::Export(args) => export::export(&args),
+        cli::Command::Import(args) => import::import(&args),
         cli::Command::Embed(args) => embed::embed(&args),
         cli::Command::Replay(args) => replay::replay(&args),
     };

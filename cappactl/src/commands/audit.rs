@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use cappa_shared::checkpoint::{self, Audit, CheckpointManifest, data_digest};
 use cappa_shared::manifest::DataManifest;
 use cappa_shared::order::JobOrder;
+use cappa_shared::spec::JobSpec;
 use cappa_shared::storage;
 use clap::Args;
 use serde::Serialize;
@@ -15,6 +16,7 @@ use super::connect;
 use crate::cli::Global;
 use crate::exit::{Exit, Failure};
 use crate::output::{self, Present};
+use crate::spec::Source;
 use crate::units::grouped;
 
 #[derive(Debug, Args)]
@@ -41,15 +43,19 @@ impl JobFolder {
         self.job.as_deref().filter(|_| self.store.is_none())
     }
 
-    /// The spec as it ran, from the file or the coordinator.
+    /// The spec as it ran, as JSON, from the file or the coordinator; a file may also be the document that is submitted.
     pub(crate) async fn spec(&self, global: &Global, file: Option<&Path>) -> anyhow::Result<Vec<u8>> {
         match (file, self.of_coordinator()) {
-            (Some(file), _) => fs::read(file).with_context(|| format!("cannot read --spec {}", file.display())),
+            (Some(file), _) => {
+                let content = fs::read(file).with_context(|| format!("cannot read --spec {}", file.display()))?;
+                let as_it_ran = serde_json::from_slice::<JobSpec>(&content).is_ok();
+                Ok(if as_it_ran { content } else { serde_json::to_vec(&Source::of_file(file).load()?)? })
+            }
             (None, Some(job)) => Ok(connect(global)?.job(job).await?.spec_json.into_bytes()),
             (None, None) => {
                 let message = "without a coordinator nothing says what the job is";
-                let remedy =
-                    "name the job's spec as it ran with --spec FILE; `spec` of `cappactl describe JOB -o json` is it";
+                let remedy = "name the job's spec with --spec FILE: the document that was submitted, or `spec` of `cappactl \
+                              describe JOB -o json`";
                 Err(Failure::new(Exit::Usage, message).remedy(remedy).into())
             }
         }

@@ -1,7 +1,6 @@
 //! The commands, one module each.
 
 pub(crate) mod audit;
-pub(crate) mod caption;
 pub(crate) mod change;
 pub(crate) mod checkpoints;
 pub(crate) mod completion;
@@ -9,6 +8,7 @@ pub(crate) mod data;
 pub(crate) mod describe;
 pub(crate) mod events;
 pub(crate) mod explain;
+pub(crate) mod import;
 mod inspect;
 pub(crate) mod list;
 pub(crate) mod local;
@@ -70,8 +70,9 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Report(arguments) => report::run(global, &arguments).await,
         Command::Data(command) => data::run(global, command).await,
         Command::Tokenizer(command) => tokenizer::run(global, command).await,
-        Command::Caption(arguments) => caption::run(&arguments),
+        Command::Caption(arguments) => Box::pin(trained::caption(global, &arguments)).await,
         Command::Export(arguments) => Box::pin(trained::export(global, &arguments)).await,
+        Command::Import(arguments) => import::run(global, &arguments),
         Command::Embed(arguments) => Box::pin(trained::embed(global, &arguments)).await,
         Command::Local(command) => Box::pin(local::run(global, &command)).await,
         Command::Explain(arguments) => explain::run(&arguments),

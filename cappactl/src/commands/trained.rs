@@ -1,19 +1,23 @@
-//! What the worker's program does with a trained network: `cappactl export` and `cappactl embed`.
+//! What the worker's program does with a trained network: `cappactl export`, `cappactl embed` and `cappactl caption`.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Context as _;
+use cappa_data::index::IndexOptions;
 use cappa_shared::checkpoint::{self, manifest_path};
 use cappa_shared::ids::Step;
+use cappa_shared::spec::is_manifest;
 use cappa_shared::storage;
 use clap::{Args, ValueEnum};
 
 use super::audit::JobFolder;
 use crate::cli::Global;
+use crate::corpus;
 use crate::exit::{Exit, Failure};
 use crate::local;
+use crate::output;
 
 /// A job's network as a checkpoint has it.
 #[derive(Debug, Args)]
@@ -23,7 +27,7 @@ pub(crate) struct Trained {
     /// The checkpoint's step. Default: the newest.
     #[arg(long, value_name = "STEP")]
     step: Option<u64>,
-    /// With --store: the job's spec as it ran (`spec` of `cappactl describe JOB -o json`).
+    /// With --store: the job's spec, as it was submitted or as it ran (`spec` of `cappactl describe JOB -o json`).
     #[arg(long, value_name = "FILE")]
     spec: Option<PathBuf>,
 }
@@ -34,6 +38,9 @@ enum Format {
     Timm,
     /// transformers.SiglipVisionModel.from_pretrained("DIR").
     Transformers,
+    /// open_clip.create_model("local-dir:DIR"), of clip and siglip with objective.text_pooling `last`.
+    #[value(name = "open_clip")]
+    OpenClip,
 }
 
 #[derive(Debug, Args)]
@@ -65,7 +72,7 @@ pub(crate) struct Embed {
     /// Picture files, or folders of them.
     #[arg(long, value_name = "PATH", num_args = 1.., required_unless_present = "data", conflicts_with = "data")]
     images: Vec<PathBuf>,
-    /// URL or path of a data manifest: all of its samples.
+    /// All samples of a data manifest (it ends in .json), or of shards: a tar file, a folder, or a pattern such as 'train-*.tar'.
     #[arg(long, value_name = "URL")]
     data: Option<String>,
     /// What is written of each.
@@ -76,6 +83,21 @@ pub(crate) struct Embed {
     out: PathBuf,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct Caption {
+    #[command(flatten)]
+    network: Trained,
+    /// Picture files, or folders of them.
+    #[arg(long, value_name = "PATH", num_args = 1.., required = true)]
+    images: Vec<PathBuf>,
+}
+
+pub(crate) async fn caption(global: &Global, arguments: &Caption) -> anyhow::Result<Exit> {
+    let json = matches!(global.output, output::Format::Json).then(|| "--json".into());
+    let images = arguments.images.iter().map(OsString::from);
+    arguments.network.run(global, "caption", json.into_iter().chain(images)).await
+}
+
 pub(crate) async fn export(global: &Global, arguments: &Export) -> anyhow::Result<Exit> {
     let rest = ["--to".into(), word(arguments.to), "--out".into(), arguments.out.clone().into()];
     arguments.network.run(global, "export", rest).await
@@ -84,9 +106,11 @@ pub(crate) async fn export(global: &Global, arguments: &Export) -> anyhow::Resul
 pub(crate) async fn embed(global: &Global, arguments: &Embed) -> anyhow::Result<Exit> {
     let Embed { images, data, features, out, .. } = arguments;
     let mut rest: Vec<OsString> = vec!["--features".into(), word(*features), "--out".into(), out.clone().into()];
+    let scratch = tempfile::tempdir()?;
     if let Some(data) = data {
+        let at = if is_manifest(data) { data.clone() } else { indexed(data, scratch.path()).await? };
         let here = std::env::current_dir().context("there is no current folder")?;
-        let at = if data.contains("://") { data.into() } else { storage::absolute(&here, data.as_ref()).into() };
+        let at = if at.contains("://") { at.into() } else { storage::absolute(&here, at.as_ref()).into() };
         rest.extend(["--data".into(), at]);
     }
     if !images.is_empty() {
@@ -94,6 +118,12 @@ pub(crate) async fn embed(global: &Global, arguments: &Embed) -> anyhow::Result<
         rest.extend(images.iter().map(OsString::from));
     }
     arguments.network.run(global, "embed", rest).await
+}
+
+/// A manifest of shards that are to be read but once.
+async fn indexed(shards: &str, scratch: &Path) -> anyhow::Result<String> {
+    let manifest = scratch.join("shards.json").display().to_string();
+    Ok(corpus::index(&[shards.to_owned()], Some(&manifest), IndexOptions::default()).await?.url)
 }
 
 fn word(value: impl ValueEnum) -> OsString {

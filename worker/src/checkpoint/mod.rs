@@ -10,6 +10,7 @@ use cappa_shared::checkpoint::ManifestProblems;
 use cappa_shared::storage::StorageError;
 use thiserror::Error;
 
+pub(crate) use parts::{deserialise, serialise};
 pub(crate) use restore::{Restore, read_weights};
 pub(crate) use writer::Writer;
 

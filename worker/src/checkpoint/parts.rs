@@ -27,7 +27,7 @@ pub(super) fn bytes_of(tensor: &Tensor) -> usize {
 }
 
 /// A safetensors file of host tensors.
-pub(super) fn serialise(tensors: &[(String, Tensor)]) -> Result<Vec<u8>, CheckpointError> {
+pub(crate) fn serialise(tensors: &[(String, Tensor)]) -> Result<Vec<u8>, CheckpointError> {
     let mut raw = Vec::with_capacity(tensors.len());
     for (name, tensor) in tensors {
         let tensor = tensor.contiguous();
@@ -46,7 +46,7 @@ pub(super) fn serialise(tensors: &[(String, Tensor)]) -> Result<Vec<u8>, Checkpo
 }
 
 /// The tensors of a safetensors file.
-pub(super) fn deserialise(file: &[u8]) -> Result<Vec<(String, Tensor)>, CheckpointError> {
+pub(crate) fn deserialise(file: &[u8]) -> Result<Vec<(String, Tensor)>, CheckpointError> {
     let file = SafeTensors::deserialize(file).map_err(CheckpointError::Format)?;
     file.iter()
         .map(|(name, view)| {
@@ -58,8 +58,14 @@ pub(super) fn deserialise(file: &[u8]) -> Result<Vec<(String, Tensor)>, Checkpoi
         .collect()
 }
 
-const KINDS: [(Kind, Dtype); 4] =
-    [(Kind::Float, Dtype::F32), (Kind::BFloat16, Dtype::BF16), (Kind::Int64, Dtype::I64), (Kind::Double, Dtype::F64)];
+const KINDS: [(Kind, Dtype); 5] = [
+    (Kind::Float, Dtype::F32),
+    (Kind::BFloat16, Dtype::BF16),
+    (Kind::Int64, Dtype::I64),
+    (Kind::Double, Dtype::F64),
+    // Of other programs.
+    (Kind::Half, Dtype::F16),
+];
 
 fn dtype(name: &str, kind: Kind) -> Result<Dtype, CheckpointError> {
     let found = KINDS.iter().find(|(k, _)| *k == kind);
