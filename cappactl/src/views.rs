@@ -2,6 +2,7 @@
 //! timestamps, nothing where the wire has a zero for "not yet".
 
 use cappa_proto as wire;
+use cappa_shared::number;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -143,10 +144,30 @@ pub(crate) struct Index {
     pub(crate) bytes: u64,
 }
 
-/// What one update did.
+/// What became of a step's update.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Update {
+    #[default]
+    Made,
+    /// It was not made; its loss may be no number.
+    Skipped,
+    /// Nor it, and those since the newest checkpoint were taken back.
+    Rewound,
+}
+
+impl Update {
+    fn is_made(&self) -> bool {
+        *self == Self::Made
+    }
+}
+
+/// What one step did.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Point {
     pub(crate) step: u64,
+    /// `null` where it is no number.
+    #[serde(deserialize_with = "number::or_nan")]
     pub(crate) loss: f64,
     pub(crate) learning_rate: f64,
     pub(crate) grad_norm: f64,
@@ -156,6 +177,15 @@ pub(crate) struct Point {
     pub(crate) world_size: u32,
     pub(crate) generation: u64,
     pub(crate) unix_ms: i64,
+    #[serde(default, skip_serializing_if = "Update::is_made")]
+    pub(crate) update: Update,
+}
+
+impl Point {
+    /// The loss of an update that was made; no number of any other.
+    pub(crate) fn loss_made(&self) -> f64 {
+        if self.update.is_made() { self.loss } else { f64::NAN }
+    }
 }
 
 /// A share of a job's wall time.
@@ -271,6 +301,11 @@ impl From<wire::StepMetrics> for Point {
             world_size: point.world_size,
             generation: point.generation,
             unix_ms: point.unix_ms,
+            update: match point.update() {
+                wire::Update::Made => Update::Made,
+                wire::Update::Skipped => Update::Skipped,
+                wire::Update::Rewound => Update::Rewound,
+            },
         }
     }
 }

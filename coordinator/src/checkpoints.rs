@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use cappa_core::{Attempt, Generation, Job, Step};
 use cappa_shared::checkpoint::{
     self, Account, CHECKPOINTS, CheckpointError, CheckpointManifest, Contents, FormedGroup, ManifestProblems,
-    OrderRecord, Previous, lineage,
+    OrderRecord, Previous, Rewind, kept_rewinds, lineage,
 };
 use cappa_shared::ids;
 use cappa_shared::spec::JobSpec;
@@ -68,6 +68,12 @@ fn account(job: &Job, step: Step, generation: Generation) -> Result<Account, Str
     });
     let first = before.map_or(ids::Step(0), |checkpoint| ids::Step(checkpoint.step.0));
     let formed: Vec<FormedGroup> = formed.collect();
+    let groups = lineage(&formed, ids::Generation(generation.0), first, ids::Step(step.0));
+    let rewinds = job.rewinds.iter().map(|rewind| Rewind {
+        step: ids::Step(rewind.step.0),
+        to: ids::Step(rewind.to.0),
+        generation: ids::Generation(rewind.generation.0),
+    });
     Ok(Account {
         order: OrderRecord::new(&spec.data, spec.batch_size).map_err(|error| error.to_string())?,
         previous: before.map(|checkpoint| Previous {
@@ -75,7 +81,8 @@ fn account(job: &Job, step: Step, generation: Generation) -> Result<Account, Str
             generation: ids::Generation(checkpoint.generation.0),
             sha256: None,
         }),
-        groups: lineage(&formed, ids::Generation(generation.0), first, ids::Step(step.0)),
+        rewinds: kept_rewinds(&rewinds.collect::<Vec<_>>(), &groups),
+        groups,
     })
 }
 

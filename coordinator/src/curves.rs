@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use cappa_core::JobId;
-use cappa_proto::{Quarantined, StepMetrics};
+use cappa_proto::{Quarantined, StepMetrics, Update};
+use cappa_shared::number;
 use cappa_shared::storage::{self, StorageError};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -35,7 +36,9 @@ struct Curve {
 /// What a job's steps sum up to.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Summary {
-    /// The point of the highest step.
+    /// The highest step that has a point; zero without.
+    pub(crate) step: u64,
+    /// The point of the newest update that was made.
     pub(crate) latest: Option<StepMetrics>,
     /// Where the steps' time went.
     pub(crate) time: StepTime,
@@ -52,6 +55,8 @@ pub(crate) struct Summary {
 #[serde(remote = "StepMetrics")]
 struct Line {
     step: u64,
+    /// `null` where it is no number.
+    #[serde(deserialize_with = "number::or_nan")]
     loss: f64,
     learning_rate: f64,
     grad_norm: f64,
@@ -62,6 +67,13 @@ struct Line {
     generation: u64,
     world_size: u32,
     unix_ms: i64,
+    /// Of [`Update`]; absent where it was made.
+    #[serde(default, skip_serializing_if = "is_made")]
+    update: i32,
+}
+
+fn is_made(update: &i32) -> bool {
+    *update == Update::Made as i32
 }
 
 impl Curves {
@@ -119,7 +131,8 @@ impl Curves {
     pub(crate) fn summary(&self, job: &JobId) -> Summary {
         let jobs = self.jobs.lock();
         jobs.get(job).map_or_else(Summary::default, |curve| Summary {
-            latest: curve.points.last_key_value().map(|(_, point)| *point),
+            step: curve.points.last_key_value().map_or(0, |(step, _)| *step),
+            latest: curve.points.values().rev().find(|point| is_made(&point.update)).copied(),
             time: curve.time,
             examples: curve.examples,
             quarantined: curve.quarantined,
@@ -246,6 +259,25 @@ mod tests {
         curves.add(&job, vec![of(2, 2, 8.0), of(3, 2, 2.5)]);
         let losses: Vec<_> = curves.points(&job, 0).iter().map(|point| point.loss).collect();
         assert_eq!(losses, [3.0, 2.5], "what is told late of the old branch is not taken");
+    }
+
+    #[tokio::test]
+    async fn a_skipped_step_has_a_point_that_survives_and_is_not_the_newest_update() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = folder.path().to_str().unwrap();
+        let job = JobId::from("demo-1");
+        let curves = Curves::default();
+        let skipped = StepMetrics { update: Update::Skipped.into(), ..point(2, f64::NAN) };
+        curves.add(&job, vec![point(1, 3.0), skipped]);
+        curves.save(&job, url).await.unwrap();
+
+        let reloaded = Curves::default();
+        reloaded.load(&job, url, None).await.unwrap();
+        let points = reloaded.points(&job, 0);
+        assert_eq!(points.iter().map(StepMetrics::update).collect::<Vec<_>>(), [Update::Made, Update::Skipped]);
+        assert!(points[1].loss.is_nan());
+        let summary = reloaded.summary(&job);
+        assert_eq!((summary.step, summary.latest.unwrap().loss), (2, 3.0));
     }
 
     #[tokio::test]

@@ -219,6 +219,13 @@ fn describe(change: &Change) -> Option<(&'static str, String)> {
         Change::CheckpointRetired { step, .. } => ("checkpoint_retired", format!("step {step}: newer ones are kept")),
         Change::CheckpointPinned { step, reason, .. } => ("checkpoint_pinned", format!("step {step}: {reason}")),
         Change::CheckpointUnpinned { step, reason, .. } => ("checkpoint_unpinned", format!("step {step}: {reason}")),
+        Change::UpdateSkipped { step, reason, .. } => {
+            ("update_skipped", format!("step {step}: the update was not made, {reason}"))
+        }
+        Change::Rewound { step, to, reason, .. } => {
+            let (first, state) = (to.next(), if to.0 == 0 { "the beginning".into() } else { format!("the checkpoint of step {to}") });
+            ("rewound", format!("step {step}: back to {state}, the samples of steps {first} to {step} are skipped: {reason}"))
+        }
         Change::RolledBack { step, generation, reason } => (
             "rolled_back",
             format!("to step {step}, what generations up to {generation} made after it is given up: {reason}"),

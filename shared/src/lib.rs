@@ -8,6 +8,7 @@ pub mod coordinators;
 pub mod evaluation;
 pub mod ids;
 pub mod manifest;
+pub mod number;
 pub mod order;
 pub mod spec;
 pub mod storage;

@@ -125,7 +125,9 @@ impl Metrics {
             self.quarantined.get_or_create(&Label("reason", reason.into())).inc();
         }
         self.at.set(i64::try_from(point.step).unwrap_or(i64::MAX));
-        self.loss.set(point.loss);
+        if point.update() == wire::Update::Made {
+            self.loss.set(point.loss);
+        }
     }
 
     /// How this rank compares, and what it makes of its device.

@@ -15,9 +15,9 @@ use cappa_data::stats::PipelineStats;
 use cappa_data::{Loader, LoaderConfig};
 use cappa_shared::causes::with_causes;
 use cappa_shared::ids::{JobId, Step};
-use cappa_shared::spec::JobSpec;
+use cappa_shared::spec::{BadLossAction, JobSpec};
 use serde::Serialize;
-use tch::Device;
+use tch::{Device, Tensor};
 
 use crate::batches::RankBatch;
 use crate::checkpoint::{Restore, read_weights};
@@ -26,17 +26,18 @@ use crate::context::Backend;
 use crate::train::loss::Plan;
 use crate::train::state::TrainState;
 use crate::train::stats::StepStats;
-use crate::train::verdict::judge;
+use crate::train::verdict::{Verdict, anchor, judge};
 
 /// How long an absent store is waited for.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Batches made ahead.
 const DEPTH: usize = 2;
 
-/// An update that was made again, by the names of the job's curve.
+/// A step that was made again, by the names of the job's curve.
 #[derive(Serialize)]
 struct Point {
     step: u64,
+    /// `null` where it is no number.
     loss: f64,
     learning_rate: f64,
     grad_norm: f64,
@@ -97,7 +98,12 @@ fn updates(
     })?;
     let batch_size = f64::from(spec.batch_size);
     let plan = Plan::new(spec, 1);
+    let rewinds = spec.on_bad_loss.action == BadLossAction::Rewind;
+    let mut kept = Kept::default();
     while state.step < last {
+        if rewinds && anchor(spec, &state) == state.step {
+            kept = Kept::of(&state);
+        }
         let batch = RankBatch::new(loader.next_batch()?, device, spec.data.image_size)?;
         let RankBatch { examples, weight, seen, quarantined, .. } = batch.sent_to(device)?;
         let mut passes = plan.passes(&state.model, &examples, None)?;
@@ -106,16 +112,41 @@ fn updates(
         }
         let all = StepStats { loss: passes.sum(), weight, seen, bad: quarantined.len() as f64, ..StepStats::default() };
         let verdict = judge(spec, &state, &all)?;
-        let Some(update) = state.update(&verdict, &all, spec.batch_size)? else { continue };
+        let to = anchor(spec, &state);
+        let update = state.update(&verdict, &all, spec.batch_size)?;
+        if let Verdict::Rewind(_) = verdict {
+            state.rewind(kept.at(to)?, &all)?;
+        }
         print(&Point {
             step: state.step.0,
             loss: all.mean_loss(),
-            learning_rate: update.learning_rate,
-            grad_norm: update.grad_norm.double_value(&[]),
-            examples: all.weight as u64,
+            learning_rate: update.as_ref().map_or(0.0, |update| update.learning_rate),
+            grad_norm: update.as_ref().map_or(0.0, |update| update.grad_norm.double_value(&[])),
+            examples: update.map_or(0, |_| all.weight as u64),
         })?;
     }
     Ok(())
+}
+
+/// The newest state that a bad update would go back to.
+#[derive(Default)]
+struct Kept {
+    step: Option<Step>,
+    tensors: Vec<(String, Tensor)>,
+}
+
+impl Kept {
+    fn of(state: &TrainState) -> Self {
+        let copy = |(name, tensor): (String, Tensor)| (name, tensor.to_device(Device::Cpu).copy());
+        Self { step: Some(state.step), tensors: state.named().into_iter().map(copy).collect() }
+    }
+
+    fn at(&self, step: Step) -> Result<&[(String, Tensor)]> {
+        if self.step != Some(step) {
+            bail!("the run went back to the state of step {step}, whose checkpoint is gone; replay a step before that, or one after the next checkpoint");
+        }
+        Ok(&self.tensors)
+    }
 }
 
 /// A line on stdout, at once: whoever started us shows how far we are.

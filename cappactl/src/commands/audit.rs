@@ -137,7 +137,7 @@ pub(crate) async fn order_of(manifest: &CheckpointManifest) -> anyhow::Result<Re
 
 impl Present for View {
     fn table(&self) -> String {
-        let Audit { step, checkpoints, groups, epochs, quarantined, findings } = &self.audit;
+        let Audit { step, checkpoints, groups, epochs, rewinds, quarantined, findings } = &self.audit;
         let mut text = if self.proven {
             format!("proven up to step {step}: every sample of every epoch was used exactly once\n")
         } else {
@@ -157,6 +157,14 @@ impl Present for View {
         });
         text += "\n\n";
         text += &output::columns(&[">SOURCE", ">EPOCH", ">SAMPLES", ">USED", ">TWICE"], rows);
+        if !rewinds.is_empty() {
+            let rows = rewinds.iter().map(|rewind| {
+                let taken_back = format!("{} to {}", rewind.to.next(), rewind.step);
+                vec![rewind.generation.to_string(), rewind.step.to_string(), rewind.to.to_string(), taken_back]
+            });
+            text += "\n\nrewound, and so their samples were used to no effect:\n";
+            text += &output::columns(&[">GENERATION", ">AT STEP", ">TO STEP", "UPDATES TAKEN BACK"], rows);
+        }
         if !quarantined.is_empty() {
             let rows = quarantined
                 .iter()

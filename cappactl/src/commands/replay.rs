@@ -14,6 +14,7 @@ use cappa_data::stats::PipelineStats;
 use cappa_proto::CurveRequest;
 use cappa_shared::checkpoint;
 use cappa_shared::ids::Step;
+use cappa_shared::number;
 use cappa_shared::spec::JobSpec;
 use cappa_shared::storage::{self, Location};
 use clap::Args;
@@ -70,6 +71,8 @@ struct View {
 #[derive(Debug, Deserialize)]
 pub(super) struct Point {
     pub(super) step: u64,
+    /// `null` where it is no number.
+    #[serde(deserialize_with = "number::or_nan")]
     pub(super) loss: f64,
 }
 

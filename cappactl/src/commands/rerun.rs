@@ -188,6 +188,8 @@ mod tests {
         assert!(!rerun(&[3.0, 2.0], &[(41, 3.0), (42, 2.001)]).agrees);
         let earlier = rerun(&[3.1, 2.0], &[(41, 3.0), (42, 2.0)]);
         assert!(!earlier.agrees && earlier.table().contains("DIFFER"), "{earlier:?}");
+        assert!(rerun(&[f64::NAN, 2.0], &[(41, f64::NAN), (42, 2.0)]).agrees, "neither is a number");
+        assert!(!rerun(&[f64::NAN, 2.0], &[(41, 3.0), (42, 2.0)]).agrees);
         let unlogged = rerun(&[3.0, 2.0], &[(41, 3.0)]);
         assert!(!unlogged.agrees && unlogged.table().contains("nothing to compare with"), "{unlogged:?}");
     }

@@ -11,13 +11,18 @@ const STRETCHES: usize = 120;
 /// Title and drawing of each curve.
 pub(super) fn plots(curve: &[Point]) -> Vec<(&'static str, String)> {
     let of = |value: fn(&Point) -> f64| curve.iter().map(|p| (p.step as f64, value(p))).collect::<Vec<_>>();
-    let loss = of(|point| point.loss);
+    // An update that was not made has neither, and interrupts the line.
+    let made = |value: fn(&Point) -> f64| {
+        let value = |point: &Point| if point.loss_made().is_nan() { f64::NAN } else { value(point) };
+        curve.iter().map(|point| (point.step as f64, value(point))).collect::<Vec<_>>()
+    };
+    let loss = of(Point::loss_made);
     let smooth = smoothed(&loss);
     let titled = [
         ("Loss", vec![Line { class: "faint", points: loss }, Line { class: "first", points: smooth }], false),
-        ("Learning rate", vec![Line { class: "second", points: of(|point| point.learning_rate) }], true),
+        ("Learning rate", vec![Line { class: "second", points: made(|point| point.learning_rate) }], true),
         ("Images per second", vec![Line { class: "third", points: throughput(curve) }], true),
-        ("Gradient norm", vec![Line { class: "fourth", points: of(|point| point.grad_norm) }], true),
+        ("Gradient norm", vec![Line { class: "fourth", points: made(|point| point.grad_norm) }], true),
     ];
     titled
         .into_iter()
@@ -31,8 +36,9 @@ fn smoothed(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     let reach = (points.len() / share).min(most) / 2;
     let mean = |index: usize| {
         let reach = reach.min(index).min(points.len() - 1 - index);
-        let around = &points[index - reach..=index + reach];
-        around.iter().map(|(_, y)| y).sum::<f64>() / around.len() as f64
+        let around = points[index - reach..=index + reach].iter().map(|(_, y)| y).filter(|y| y.is_finite());
+        let (sum, count) = around.fold((0.0, 0.0), |(sum, count), y| (sum + y, count + 1.0));
+        sum / count
     };
     points.iter().enumerate().map(|(index, &(x, _))| (x, mean(index))).collect()
 }
@@ -57,6 +63,17 @@ pub(super) fn images_per_second(points: &[Point]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::views::Update;
+
+    #[test]
+    fn an_update_that_was_not_made_is_a_gap_in_the_curve_and_does_not_spread() {
+        let mut points: Vec<_> = (0..200).map(|step| (f64::from(step), 3.0)).collect();
+        points[70].1 = f64::NAN;
+        assert!(smoothed(&points).iter().all(|(_, y)| *y == 3.0));
+        let point = |update| Point { update, ..Point::from(cappa_proto::StepMetrics { loss: 9.0, ..Default::default() }) };
+        assert_eq!(point(Update::Made).loss_made(), 9.0);
+        assert!(point(Update::Rewound).loss_made().is_nan());
+    }
 
     #[test]
     fn a_straight_loss_stays_straight_when_smoothed() {

@@ -72,10 +72,11 @@ fn tiles(report: &Report) -> String {
     let wall: f64 = job.time.iter().map(|bucket| bucket.seconds).sum();
     let speed = curves::images_per_second(curve);
     let examples: u64 = curve.iter().map(|point| point.examples).sum();
+    let final_loss = curve.iter().rev().map(Point::loss_made).find(|loss| loss.is_finite());
     let tiles = [
         ("steps", units::grouped(job.step)),
         ("examples", units::grouped(examples)),
-        ("final loss", curve.last().map_or_else(|| "–".into(), |point| format!("{:.3}", point.loss))),
+        ("final loss", final_loss.map_or_else(|| "–".into(), |loss| format!("{loss:.3}"))),
         ("images/s", if speed.is_finite() { format!("{speed:.0}") } else { "–".into() }),
         ("wall time", units::seconds(wall)),
         ("workers", curve.last().map_or(0, |point| point.world_size).to_string()),

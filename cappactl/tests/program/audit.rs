@@ -38,6 +38,7 @@ fn contents(data: &Path, digest: &str, step: u64, previous: Option<&CheckpointMa
                 generation: Generation(1),
                 sha256: Some(manifest.digest().to_owned()),
             }),
+            rewinds: Vec::new(),
             groups: vec![GroupSteps { generation: Generation(1), world_size: 2, first, end: Step(step) }],
         }),
     }

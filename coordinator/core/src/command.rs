@@ -316,6 +316,19 @@ pub enum Report {
         /// What it wrote.
         parts: RankParts,
     },
+    /// The update of a step was not made, by any rank.
+    UpdateRefused {
+        /// The job.
+        job: JobId,
+        /// The group.
+        generation: Generation,
+        /// Completed steps after it.
+        step: Step,
+        /// Why.
+        reason: String,
+        /// The step whose state the job went back to, if it did.
+        rewound_to: Option<Step>,
+    },
     /// A rank could not write its parts.
     CheckpointFailed {
         /// The job.

@@ -23,6 +23,9 @@ pub struct Timings {
 /// this: five reported errors, or twenty losses of workers, or a mixture.
 pub(crate) const FRUITLESS_LIMIT: u32 = 20;
 
+/// Skipped updates of a job that are logged; the curve has all of them.
+pub(crate) const SKIPS_LOGGED: u32 = 500;
+
 /// Weight of a group that ended by a reported error: the next one will likely meet it again.
 pub(crate) const FRUITLESS_FAILURE: u32 = 4;
 

@@ -73,6 +73,26 @@ pub struct Job {
     pub rolled_back: Option<Branch>,
     /// A branch that was given up, as long as what it committed is still to be moved aside.
     pub abandoned: Option<Branch>,
+    /// The newest update that was not made, as its group and step.
+    #[serde(default)]
+    pub refused: Option<(Generation, Step)>,
+    /// Updates that were skipped, as far as they are logged.
+    #[serde(default)]
+    pub skipped: u32,
+    /// Bad updates with which the network went back, for the account that its checkpoints keep.
+    #[serde(default)]
+    pub rewinds: Vec<Rewind>,
+}
+
+/// A bad update with which the network went back to an earlier state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rewind {
+    /// Completed steps after it.
+    pub step: Step,
+    /// The step of that state.
+    pub to: Step,
+    /// The group that did.
+    pub generation: Generation,
 }
 
 /// A branch of a run that someone gave up: the job went back to a checkpoint and goes on from there.

@@ -31,7 +31,7 @@ pub use ids::{Generation, Incarnation, JobId, Link, Pace, Rank, Step, Time, Work
 pub use invariants::{Violation, violations};
 pub use job::{
     Attempt, Backoff, Branch, Checkpoint, Ending, Group, GroupStart, Job, Member, Outcome, Part, Phase, Quarantined,
-    RankParts, Stage,
+    RankParts, Rewind, Stage,
 };
 pub use log_invariants::log_violations;
 pub use policy::{

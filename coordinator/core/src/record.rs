@@ -196,6 +196,26 @@ pub enum Change {
         /// Why.
         reason: String,
     },
+    /// The update of a step was not made; its samples are spent.
+    UpdateSkipped {
+        /// Completed steps after it.
+        step: Step,
+        /// The group.
+        generation: Generation,
+        /// Why.
+        reason: String,
+    },
+    /// With a bad update the network went back to an earlier state. The samples since then are spent, and the cursor is where it was.
+    Rewound {
+        /// Completed steps after it.
+        step: Step,
+        /// The step of that state.
+        to: Step,
+        /// The group.
+        generation: Generation,
+        /// Why.
+        reason: String,
+    },
     /// Someone gave up what came after a checkpoint: the job goes on from there, and from nothing that workers hold.
     RolledBack {
         /// The checkpoint's step.
@@ -263,6 +283,8 @@ impl Change {
             | Self::CheckpointDeleted { .. }
             | Self::CheckpointPinned { .. }
             | Self::CheckpointUnpinned { .. }
+            | Self::UpdateSkipped { .. }
+            | Self::Rewound { .. }
             | Self::RolledBack { .. }
             | Self::BranchAbandoned { .. }
             | Self::WorkerQuarantined { .. }

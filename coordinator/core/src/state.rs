@@ -11,7 +11,7 @@ use crate::command::{Indexed, Submission};
 use crate::config::{FRUITLESS_FAILURE, FRUITLESS_LOSS};
 use crate::flapping::{Flaps, Quarantine};
 use crate::ids::{Generation, JobId, Step, Time, WorkerId};
-use crate::job::{Attempt, Backoff, Branch, Checkpoint, Ending, Group, GroupStart, Job, Phase, Stage};
+use crate::job::{Attempt, Backoff, Branch, Checkpoint, Ending, Group, GroupStart, Job, Phase, Rewind, Stage};
 use crate::record::{BreakCause, Change, Record};
 use crate::usage::{Load, Usage};
 
@@ -247,6 +247,9 @@ impl Job {
             swept: Generation(0),
             rolled_back: None,
             abandoned: None,
+            refused: None,
+            skipped: 0,
+            rewinds: Vec::new(),
         }
     }
 
@@ -326,6 +329,14 @@ impl Job {
             | Change::CheckpointDeleted { .. } => self.apply_checkpoint(at, change),
             Change::CheckpointPinned { step, generation, reason } => self.pin(*step, *generation, Some(reason.clone())),
             Change::CheckpointUnpinned { step, generation, .. } => self.pin(*step, *generation, None),
+            Change::UpdateSkipped { step, generation, .. } => {
+                self.refused = Some((*generation, *step));
+                self.skipped += 1;
+            }
+            Change::Rewound { step, to, generation, .. } => {
+                self.refused = Some((*generation, *step));
+                self.rewinds.push(Rewind { step: *step, to: *to, generation: *generation });
+            }
             Change::RolledBack { step, generation, .. } => self.roll_back(*step, *generation),
             Change::BranchAbandoned { .. } => self.abandoned = None,
         }
@@ -474,6 +485,7 @@ impl Job {
 
     fn roll_back(&mut self, step: Step, generation: Generation) {
         self.checkpoints.retain(|checkpoint| checkpoint.step <= step);
+        self.rewinds.retain(|rewind| rewind.step <= step);
         self.discarded = generation;
         let branch = Some(Branch { after: step, through: generation });
         (self.rolled_back, self.abandoned) = (branch, branch);

@@ -36,7 +36,10 @@ pub(super) fn detail(view: &View, curves: &Curves, facts: &Facts, id: &JobId) ->
     let points = curves.points(id, 0);
     let stride = points.len().div_ceil(POINTS).max(1);
     let last = points.len().saturating_sub(1);
-    let thinned = points.iter().enumerate().filter(|(place, _)| place % stride == 0 || *place == last);
+    let is_shown = |place: usize, point: &proto::StepMetrics| {
+        place.is_multiple_of(stride) || place == last || point.update() != proto::Update::Made
+    };
+    let thinned = points.iter().enumerate().filter(|(place, point)| is_shown(*place, point));
     let checkpoints = views::checkpoints(job).into_iter().rev().filter(|checkpoint| !checkpoint.retired);
     Some(json!({
         "now_unix_ms": view.now().0,
@@ -92,6 +95,7 @@ fn point_json(point: &proto::StepMetrics) -> Value {
         "seconds": point.seconds,
         "world_size": point.world_size,
         "unix_ms": point.unix_ms,
+        "update": point.update().as_str_name().trim_start_matches("UPDATE_").to_ascii_lowercase(),
     })
 }
 

@@ -71,7 +71,7 @@ impl Snapshot {
             labels
         };
         let latest = summary.latest.unwrap_or_default();
-        self.counter(names::STEPS, labels.clone(), latest.step as f64);
+        self.counter(names::STEPS, labels.clone(), summary.step as f64);
         self.counter(names::EXAMPLES, labels.clone(), summary.examples as f64);
         self.counter(names::RECOVERIES, labels.clone(), job.recoveries as f64);
         if summary.latest.is_some() {

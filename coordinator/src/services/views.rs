@@ -76,8 +76,7 @@ fn current_step(view: &View, job: &Job, summary: &Summary) -> u64 {
         let presence = view.core.presence().worker(&member.worker)?;
         Some(presence.holding_of(&job.id)?.step.0)
     });
-    let reported = summary.latest.map_or(0, |point| point.step);
-    held.max().unwrap_or(0).max(reported).max(job.restore_step().0)
+    held.max().unwrap_or(0).max(summary.step).max(job.restore_step().0)
 }
 
 /// Seconds by bucket; they sum to the wall time since submission.

@@ -55,6 +55,13 @@ pub fn report_of(message: FromWorker) -> Option<Report> {
             rank: Rank(failed.rank),
             error: failed.error,
         },
+        FromWorker::UpdateRefused(refused) => Report::UpdateRefused {
+            job: JobId(refused.job_id),
+            generation: Generation(refused.generation),
+            step: Step(refused.step),
+            reason: refused.reason,
+            rewound_to: refused.rewound_to.map(Step),
+        },
         FromWorker::EvaluationStarted(started) => {
             Report::EvaluationStarted { job: JobId(started.job_id), generation: Generation(started.generation) }
         }

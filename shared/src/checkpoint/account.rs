@@ -17,6 +17,22 @@ pub struct Account {
     pub previous: Option<Previous>,
     /// The groups that computed the steps from the previous checkpoint to this one, in the order of the steps.
     pub groups: Vec<GroupSteps>,
+    /// Updates since the previous checkpoint that took others back, in the order of the steps.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rewinds: Vec<Rewind>,
+}
+
+/// A bad update with which a run went back: the state after it is that of an earlier step, and the samples of the steps in between
+/// are spent. Neither the order nor the cursor goes back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rewind {
+    /// Completed updates after it, this one among them.
+    pub step: Step,
+    /// The step whose state it went back to.
+    pub to: Step,
+    /// The group that did.
+    pub generation: Generation,
 }
 
 /// Everything that the sample order is a function of, besides the content of the data manifests.
@@ -142,6 +158,15 @@ pub fn lineage(groups: &[FormedGroup], generation: Generation, first: Step, end:
     steps.filter(|steps| steps.first < steps.end).collect()
 }
 
+/// Those of a run's rewinds that belong to the work of `groups`, which [`lineage`] gave: what others did was lost and done again.
+pub fn kept_rewinds(rewinds: &[Rewind], groups: &[GroupSteps]) -> Vec<Rewind> {
+    let is_kept = |rewind: &&Rewind| {
+        let mut of = groups.iter().filter(|steps| steps.generation == rewind.generation);
+        of.any(|steps| steps.first < rewind.step && rewind.step <= steps.end)
+    };
+    rewinds.iter().filter(is_kept).copied().collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -166,6 +191,14 @@ mod tests {
         assert_eq!(line(&run, 3, 0, 100), [(1, 0, 57), (2, 57, 80), (3, 80, 100)]);
         assert_eq!(line(&run, 3, 60, 100), [(2, 60, 80), (3, 80, 100)]);
         assert_eq!(line(&run, 1, 0, 50), [(1, 0, 50)], "an attempt of an old group knows no later ones");
+    }
+
+    #[test]
+    fn a_rewind_whose_work_was_lost_is_not_of_the_run() {
+        let rewind = |generation, step, to| Rewind { step: Step(step), to: Step(to), generation: Generation(generation) };
+        let rewinds = [rewind(1, 30, 20), rewind(1, 60, 50), rewind(2, 58, 50), rewind(2, 90, 80)];
+        let groups = lineage(&formed(&[(1, 2, 0), (2, 1, 55)]), Generation(2), Step(50), Step(80));
+        assert_eq!(kept_rewinds(&rewinds, &groups), [rewind(2, 58, 50)]);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde::Serialize;
 
-use super::account::{Account, GroupSteps};
+use super::account::{Account, GroupSteps, Rewind};
 use super::{CheckpointManifest, Quarantined};
 use crate::ids::{Rank, Step};
 use crate::order::{EpochOrder, JobOrder, lanes_of_rank};
@@ -24,6 +24,8 @@ pub struct Audit {
     pub groups: Vec<GroupSteps>,
     /// Every epoch of every source that was begun.
     pub epochs: Vec<EpochUse>,
+    /// Updates that took others back: the samples of those, too, were used, and to no effect.
+    pub rewinds: Vec<Rewind>,
     /// Samples that were left out, each once.
     pub quarantined: Vec<Quarantined>,
     /// What refutes the run, or keeps it from being proven. Empty: every sample of every epoch was used exactly once.
@@ -33,8 +35,8 @@ pub struct Audit {
 impl Audit {
     /// The audit of a run whose steps can't be gone through.
     pub fn unfounded(findings: Vec<String>) -> Self {
-        let (checkpoints, groups, epochs, quarantined) = Default::default();
-        Self { step: Step(0), checkpoints, groups, epochs, quarantined, findings }
+        let (checkpoints, groups, epochs, rewinds, quarantined) = Default::default();
+        Self { step: Step(0), checkpoints, groups, epochs, rewinds, quarantined, findings }
     }
 
     /// Whether every sample was used exactly once.
@@ -115,12 +117,15 @@ fn differences(before: &CheckpointManifest, after: &CheckpointManifest) -> Vec<S
 pub fn audit(chain: &[&CheckpointManifest], order: &JobOrder, mut findings: Vec<String>) -> Audit {
     let mut marks = Marks::new(order);
     let mut groups: Vec<GroupSteps> = Vec::new();
+    let mut rewinds: Vec<Rewind> = Vec::new();
     let mut quarantined = BTreeSet::new();
     for manifest in chain {
         let contents = manifest.contents();
         quarantined.extend(contents.quarantined.iter().cloned());
         let Some(account) = &contents.account else { continue };
         findings.extend(step_problems(account, contents.step, order.lanes()));
+        findings.extend(rewind_problems(account, contents.step, chain));
+        rewinds.extend(&account.rewinds);
         for &steps in &account.groups {
             marks.take(&steps);
             groups.push(steps);
@@ -145,6 +150,7 @@ pub fn audit(chain: &[&CheckpointManifest], order: &JobOrder, mut findings: Vec<
         checkpoints: chain.iter().map(|manifest| manifest.contents().step).collect(),
         groups,
         epochs,
+        rewinds,
         quarantined: quarantined.into_iter().collect(),
         findings,
     }
@@ -177,6 +183,22 @@ fn step_problems(account: &Account, step: Step, lanes: u32) -> Vec<String> {
     }
     if at != step {
         problems.push(format!("steps {at} to {step} were computed by nobody, up to the manifest of step {step}"));
+    }
+    problems
+}
+
+/// A rewind belongs to the steps since the checkpoint before, and goes back to the state of a checkpoint, or of the beginning.
+fn rewind_problems(account: &Account, step: Step, chain: &[&CheckpointManifest]) -> Vec<String> {
+    let first = account.previous.as_ref().map_or(Step(0), |previous| previous.step);
+    let mut problems = Vec::new();
+    for Rewind { step: at, to, .. } in &account.rewinds {
+        if *at <= first || *at > step {
+            problems.push(format!("the manifest of step {step} tells of a rewind at step {at}, which is none of its steps"));
+        }
+        let is_checkpoint = chain.iter().any(|manifest| manifest.contents().step == *to);
+        if to >= at || *to != Step(0) && !is_checkpoint {
+            problems.push(format!("step {at} went back to the state of step {to}, of which there is no checkpoint"));
+        }
     }
     problems
 }

@@ -19,7 +19,9 @@ mod store;
 
 use crate::ids::{Generation, Rank, Step};
 
-pub use account::{Account, FormedGroup, GroupSteps, OrderRecord, Previous, SourceRecord, lineage};
+pub use account::{
+    Account, FormedGroup, GroupSteps, OrderRecord, Previous, Rewind, SourceRecord, kept_rewinds, lineage,
+};
 pub use audit::{Audit, EpochUse, audit, chain};
 pub use manifest::{CheckpointManifest, Contents, ManifestProblems, Part, Quarantined, data_digest};
 pub use shapes::shapes;

@@ -326,11 +326,12 @@ pub(super) struct RawDuration {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawOnBadLoss {
-    /// stop: the job fails; skip: the update is not made, and its samples are listed. Default: stop.
+    /// stop: the job fails; skip: the update is not made, and its samples are listed; rewind: the network goes back to the newest
+    /// checkpoint, and the samples since then are skipped. Default: stop.
     pub(super) action: Option<BadLossAction>,
     /// A loss is also bad when it is so many times the mean of the recent ones, e.g. 3. Default: no such limit.
     pub(super) spike: Option<f64>,
-    /// skip: more bad ones in a row stop the job. Default: 10.
+    /// skip: more bad ones in a row stop the job; rewind: more rewinds do. Default: 10.
     pub(super) most: Option<u32>,
 }
 

@@ -14,6 +14,8 @@ const POINTS: usize = 8192;
 const LINES: usize = 2000;
 /// Quarantined samples that are named; the others are counted.
 const QUARANTINED: usize = 1000;
+/// Newest updates that were not made, likewise.
+const REFUSED: usize = 1000;
 
 /// The reports of this process.
 #[derive(Debug, Default)]
@@ -24,6 +26,7 @@ pub struct Book {
     /// Of the group that is held: its generation, and this rank's pace in it.
     pace: Option<(u64, u32)>,
     points: VecDeque<wire::StepMetrics>,
+    refused: VecDeque<wire::UpdateRefused>,
     quarantined: Vec<wire::Quarantined>,
     quarantined_total: u64,
     /// By (step, generation): what became of this rank's part of a checkpoint.
@@ -42,6 +45,8 @@ pub struct Cursor {
     job: String,
     /// Generation and step of the newest point that was told: a job that went back repeats steps in a later generation.
     points_to: (u64, u64),
+    /// Likewise of the newest update that was not made.
+    refused_to: (u64, u64),
     quarantined: usize,
     quarantined_total: u64,
     checkpoints: Vec<(u64, u64)>,
@@ -110,6 +115,14 @@ impl Book {
         self.points.push_back(point);
     }
 
+    /// An update that was not made. Every rank keeps them, as points.
+    pub fn refuse(&mut self, refused: wire::UpdateRefused) {
+        if self.refused.len() == REFUSED {
+            self.refused.pop_front();
+        }
+        self.refused.push_back(refused);
+    }
+
     /// Samples that can't be used, as this rank met them, and how many the whole group has met.
     pub fn quarantine(&mut self, samples: Vec<wire::Quarantined>, total: u64) {
         let room = QUARANTINED.saturating_sub(self.quarantined.len());
@@ -171,6 +184,14 @@ impl Book {
         }
         // Progress goes before Completed, so that the curve is whole when the job ends.
         due.extend(self.progress(cursor, &job_id));
+        // And what an account must say goes before the checkpoint that has it.
+        let place = |refused: &wire::UpdateRefused| (refused.generation, refused.step);
+        for refused in self.refused.iter().filter(|_| self.speaks) {
+            if place(refused) > cursor.refused_to {
+                cursor.refused_to = place(refused);
+                due.push(Message::UpdateRefused(refused.clone()));
+            }
+        }
         for (key, message) in &self.checkpoints {
             if !cursor.checkpoints.contains(key) {
                 cursor.checkpoints.push(*key);
@@ -281,6 +302,21 @@ mod tests {
         assert!(book.due(&mut cursor).is_empty());
         book.speak(true);
         assert_eq!(steps(&book.due(&mut cursor)), [1]);
+    }
+
+    #[test]
+    fn updates_that_were_not_made_are_told_before_the_checkpoint_after_them_by_whoever_speaks() {
+        let mut book = Book::default();
+        book.hold(&job(), Generation(1), Step(0), true);
+        let (_, mut cursor) = book.connected();
+        let refused = wire::UpdateRefused { generation: 1, step: 7, rewound_to: Some(4), ..Default::default() };
+        let written = Message::PartsWritten(wire::PartsWritten { step: 7, generation: 1, ..Default::default() });
+        book.refuse(refused.clone());
+        assert!(book.due(&mut cursor).is_empty(), "rank 0 tells it");
+        book.speak(true);
+        book.checkpoint(Step(7), Generation(1), written.clone());
+        assert_eq!(book.due(&mut cursor), [Message::UpdateRefused(refused), written]);
+        assert!(book.due(&mut cursor).is_empty(), "once a connection");
     }
 
     #[test]

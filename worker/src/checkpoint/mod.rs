@@ -49,6 +49,9 @@ pub(crate) enum CheckpointError {
     /// The tensors are not those of the job's model.
     #[error("the checkpoint belongs to another model")]
     Model(#[from] ModelError),
+    /// It is of a branch that the job has given up.
+    #[error("the checkpoint is of a branch that the job went back beyond")]
+    GivenUp,
     /// Every manifest was tried.
     #[error("none of the {tried} committed checkpoints can be read by every member; see the workers' logs for each")]
     NoneUsable {

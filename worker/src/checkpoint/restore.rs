@@ -23,11 +23,16 @@ pub(crate) struct Restore<'a> {
 impl Restore<'_> {
     /// Overwrites the state with the checkpoint's; on an error the state is as it was.
     pub(crate) async fn read(&self, state: &mut TrainState) -> Result<(), CheckpointError> {
-        let folder = storage::open(self.folder)?;
-        let manifest = CheckpointManifest::from_json(&folder.get(self.manifest).await?)?;
-        let tensors = tensors(&folder, &manifest).await?;
+        let (tensors, manifest) = self.tensors().await?;
         state.load(&tensors, manifest.contents().step)?;
         Ok(())
+    }
+
+    /// The checkpoint's tensors, by name.
+    pub(crate) async fn tensors(&self) -> Result<(Vec<(String, Tensor)>, CheckpointManifest), CheckpointError> {
+        let folder = storage::open(self.folder)?;
+        let manifest = CheckpointManifest::from_json(&folder.get(self.manifest).await?)?;
+        Ok((tensors(&folder, &manifest).await?, manifest))
     }
 }
 

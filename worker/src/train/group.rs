@@ -113,7 +113,7 @@ impl Place {
     }
 
     /// The state that nobody has trained yet: the seed's, or with the spec's `init` a checkpoint's, which every member reads.
-    fn begin(
+    pub(super) fn begin(
         &self,
         assignment: &Assignment,
         mut state: TrainState,
@@ -184,7 +184,7 @@ impl Place {
     }
 
     /// A number of every rank.
-    fn gather(&self, mine: i64) -> Result<Vec<i64>, Departure> {
+    pub(super) fn gather(&self, mine: i64) -> Result<Vec<i64>, Departure> {
         let gathered = self.group.all_gather(&Tensor::from_slice(&[mine]))?;
         Ok(gathered.iter().map(|tensor| tensor.int64_value(&[0])).collect())
     }

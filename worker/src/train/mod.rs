@@ -11,6 +11,7 @@ pub(crate) mod outcome;
 mod page;
 mod record;
 mod replicas;
+mod rewind;
 pub(crate) mod state;
 pub(crate) mod stats;
 pub(crate) mod verdict;

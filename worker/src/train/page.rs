@@ -21,7 +21,7 @@ use super::outcome::{Departure, Ending};
 use super::record::{Clock, Phase, Recorder};
 use super::state::TrainState;
 use super::stats::{StepStats, vote};
-use super::verdict::{Verdict, judge};
+use super::verdict::{Verdict, anchor, judge};
 use crate::batches::{Batches, RankBatch};
 use crate::checkpoint::Writer;
 use crate::context::Context;
@@ -68,9 +68,31 @@ impl Turn<'_> {
         }
     }
 
+    /// After a bad update: goes back to the newest checkpoint of the schedule, and tells its step.
+    fn rewind(&self, state: &mut TrainState, all: &StepStats) -> Result<Step, Departure> {
+        let to = anchor(&self.assignment.spec, state);
+        let earlier = self.place.earlier(self.assignment, self.context, to)?;
+        state.rewind(&earlier.tensors, all)?;
+        Ok(earlier.step)
+    }
+
+    /// Tells that the update of a step was not made: before the checkpoint after it, whose account has that.
+    fn tell_refused(&self, state: &TrainState, why: &str, rewound_to: Option<Step>) {
+        let (step, to) = (state.step, rewound_to.map(|to| to.0));
+        tracing::warn!(%step, why, rewound_to = to, "an update is not made");
+        self.context.ledger.urgent(|book| {
+            book.refuse(wire::UpdateRefused {
+                job_id: self.assignment.job.to_string(),
+                generation: self.assignment.generation.0,
+                step: step.0,
+                reason: why.to_owned(),
+                rewound_to: to,
+            });
+        });
+    }
+
     /// The samples of this rank whose update was not made: listed as bad ones are.
     fn spent(&self, batch: RankBatch, step: Step, why: &str) -> Vec<wire::Quarantined> {
-        tracing::warn!(%step, why, "an update is skipped");
         let reason = format!("update_skipped: the update of step {step} was not made, {why}");
         let spent = batch.good.into_iter().map(|(sample, key)| wire::Quarantined {
             shard: self.corpus.shard_name(sample.shard),
@@ -145,11 +167,22 @@ pub(super) fn train(turn: &Turn<'_>, recorder: &mut Recorder, state: &mut TrainS
 
         let verdict = judge(spec, state, &all)?;
         let update = state.update(&verdict, &all, spec.batch_size)?;
+        let rewound_to = match verdict {
+            Verdict::Rewind(_) => Some(turn.rewind(state, &all)?),
+            _ => None,
+        };
+        let listed = match verdict.fault() {
+            None => batch.quarantined,
+            Some(why) => {
+                turn.tell_refused(state, why, rewound_to);
+                turn.spent(batch, state.step, why)
+            }
+        };
         clock.lap(Phase::Optimizer);
 
         let ending = all.ending();
-        let saves =
-            state.step.0.is_multiple_of(spec.checkpoint.every) || state.step == *total_steps || ending.is_some();
+        let is_due = state.step.0.is_multiple_of(spec.checkpoint.every) || state.step == *total_steps;
+        let saves = is_due || ending.is_some() || rewound_to.is_some();
         let verified = turn.verify(state, saves); // no checkpoint is made of replicas that have come apart
         clock.lap(Phase::Comm);
         if saves && verified.is_ok() {
@@ -157,11 +190,7 @@ pub(super) fn train(turn: &Turn<'_>, recorder: &mut Recorder, state: &mut TrainS
             saved = state.step;
             clock.lap(Phase::Checkpoint);
         }
-        match (update, &verdict) {
-            (Some(update), _) => recorder.record(clock, &all, &update, state, batch.quarantined),
-            (None, Verdict::Skip(why)) => recorder.skipped(&clock, &all, state, turn.spent(batch, state.step, why)),
-            (None, Verdict::Update) => unreachable!("an update was made"),
-        }
+        recorder.record(clock, &all, update.as_ref(), verdict.told(), state, listed);
         verified?;
         if let Some(ending) = ending.filter(|_| state.step < *total_steps) {
             return Ok(ending);

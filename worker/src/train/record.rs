@@ -161,30 +161,34 @@ impl Recorder {
         Ok(())
     }
 
-    /// The state has advanced by one update.
+    /// The state has advanced by one step, with an update or, for what is `told` of it, without. `quarantined` are this rank's samples
+    /// that are to be listed.
     pub(super) fn record(
         &mut self,
         clock: Clock,
         all: &StepStats,
-        update: &Update,
+        update: Option<&Update>,
+        told: wire::Update,
         state: &TrainState,
         quarantined: Vec<wire::Quarantined>,
     ) {
         let point = wire::StepMetrics {
             step: state.step.0,
             loss: all.mean_loss(),
-            learning_rate: update.learning_rate,
-            grad_norm: update.grad_norm.double_value(&[]),
-            examples: all.weight as u64,
+            learning_rate: update.map_or(0.0, |update| update.learning_rate),
+            grad_norm: update.map_or(0.0, |update| update.grad_norm.double_value(&[])),
+            examples: update.map_or(0, |_| all.weight as u64),
             seconds: clock.begun.elapsed().as_secs_f64(),
             data_wait_seconds: clock.of(Phase::Data).as_secs_f64(),
             checkpoint_stall_seconds: clock.of(Phase::Checkpoint).as_secs_f64(),
             generation: self.generation,
             world_size: self.world_size,
             unix_ms: unix_ms(),
+            update: told.into(),
         };
         self.metrics.step(&point, Phase::ALL.map(|phase| (phase.as_str(), clock.of(phase))), &quarantined);
-        for sample in &quarantined {
+        // Samples of an update that was not made are no fault of theirs.
+        for sample in quarantined.iter().filter(|_| update.is_some()) {
             let wire::Quarantined { shard, key, reason, .. } = sample;
             tracing::warn!(shard, key, reason, "a sample is quarantined: it weighs nothing");
         }
@@ -198,19 +202,6 @@ impl Recorder {
             entered.first_step_seconds = seconds;
             self.ledger.notice(Tell::Entered(entered));
         }
-    }
-
-    /// The state has advanced by one step without an update: its samples, this rank's, are listed as if they were bad. The curve has
-    /// no point of it.
-    pub(super) fn skipped(
-        &mut self,
-        clock: &Clock,
-        all: &StepStats,
-        state: &TrainState,
-        listed: Vec<wire::Quarantined>,
-    ) {
-        self.ledger.book().quarantine(listed, state.tally().bad as u64);
-        self.utilisation(clock.busy(), all, clock.begun.elapsed().as_secs_f64());
     }
 
     /// This rank's own time beside the mean of all, and the use made of the device.

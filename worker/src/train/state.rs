@@ -87,7 +87,7 @@ impl TrainState {
     }
 
     /// Makes the update that the gradients ask for, the sum over `batch_size` slots as a share of them; or with another verdict
-    /// none. The gradients are 0 after it.
+    /// none. After one that [rewinds](Self::rewind) the step is still to be counted. The gradients are 0 after it.
     pub(crate) fn update(
         &mut self,
         verdict: &Verdict,
@@ -100,6 +100,7 @@ impl TrainState {
                 self.skip(all);
                 None
             }
+            Verdict::Rewind(_) => None, // what it goes back to is still to be read
             Verdict::Update => {
                 // Slots without a good sample weigh nothing: the mean is over those that have one.
                 let scale = f64::from(batch_size) / all.weight;
@@ -146,6 +147,17 @@ impl TrainState {
         let done = work();
         swap()?;
         done
+    }
+
+    /// Goes back to an earlier state, as a checkpoint has it. The samples that all ranks brought are spent, as those since then are:
+    /// step and tally go on.
+    pub(crate) fn rewind(&mut self, named: &[(String, Tensor)], all: &StepStats) -> Result<(), ModelError> {
+        let (step, tally, (rewinds, _)) = (self.step, self.tally.copy(), self.losses.rewinds());
+        self.load(named, step)?;
+        self.tally.copy_(&tally);
+        self.skip(all);
+        self.losses.rewound(rewinds + 1, self.step);
+        Ok(())
     }
 
     /// Overwrites the state in place with a checkpoint's tensors, as it was after `step` updates.

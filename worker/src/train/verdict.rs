@@ -1,7 +1,13 @@
 //! Whether an update may be made: its loss is a number, no spike beside the losses before it, and rests on samples. All ranks judge
 //! by sums and by a state that they share, so all judge alike, and a job that goes on from a checkpoint judges as it would have.
+//!
+//! Where a bad update *rewinds*, the parameters, moments and averages become those of the newest checkpoint of the schedule, and the
+//! step counts all the same: order, cursor and learning rate go on, and the samples since that checkpoint are spent. What a
+//! rewind goes back to is a function of the step ([`anchor`]), so that neither the number of ranks nor how fast a store is changes the run.
 
 use cappa_model::ModelError;
+use cappa_proto as wire;
+use cappa_shared::ids::Step;
 use cappa_shared::spec::{BadLossAction, JobSpec, OnBadLoss};
 use tch::{Kind, Tensor};
 
@@ -13,6 +19,8 @@ use super::stats::StepStats;
 const NAME: &str = "run/losses";
 /// Weight of the newest loss in the mean of the recent ones.
 const NEWEST: f64 = 0.05;
+/// How many numbers there are.
+const NUMBERS: i64 = 5;
 /// Losses before which nothing is a spike.
 const SETTLED: f64 = 20.0;
 
@@ -23,6 +31,27 @@ pub(crate) enum Verdict {
     Update,
     /// It is not: the parameters stay as they are, and its samples are spent.
     Skip(String),
+    /// It is not, and those since the newest checkpoint are taken back.
+    Rewind(String),
+}
+
+impl Verdict {
+    /// As a point of the curve tells it.
+    pub(crate) fn told(&self) -> wire::Update {
+        match self {
+            Self::Update => wire::Update::Made,
+            Self::Skip(_) => wire::Update::Skipped,
+            Self::Rewind(_) => wire::Update::Rewound,
+        }
+    }
+
+    /// Why the update is not made.
+    pub(crate) fn fault(&self) -> Option<&str> {
+        match self {
+            Self::Update => None,
+            Self::Skip(why) | Self::Rewind(why) => Some(why),
+        }
+    }
 }
 
 /// The losses so far, as far as later ones are judged by them.
@@ -31,7 +60,7 @@ pub(super) struct Losses(Tensor);
 
 impl Losses {
     pub(super) fn new() -> Self {
-        Self(Tensor::zeros([3], (Kind::Double, tch::Device::Cpu)))
+        Self(Tensor::zeros([NUMBERS], (Kind::Double, tch::Device::Cpu)))
     }
 
     /// Sharing memory.
@@ -39,26 +68,39 @@ impl Losses {
         (NAME.into(), self.0.shallow_clone())
     }
 
-    /// A checkpoint's; one of an older version has none.
+    /// A checkpoint's; one of an older version has none, or not all.
     pub(super) fn load(&mut self, named: &[(String, Tensor)]) {
         match named.iter().find(|(name, _)| name == NAME) {
-            Some((_, losses)) => self.0.copy_(losses),
+            Some((_, losses)) => self.0.copy_(&losses.constant_pad_nd([0, NUMBERS - losses.size()[0]])),
             None => drop(self.0.zero_()),
         }
     }
 
-    /// Mean of the recent good losses, how many there were, and bad ones since the last.
-    fn numbers(&self) -> [f64; 3] {
-        [0, 1, 2].map(|place| self.0.double_value(&[place]))
+    /// Mean of the recent good losses, how many there were, bad ones since the last; rewinds so far, and the step after the last of
+    /// them.
+    fn numbers(&self) -> [f64; NUMBERS as usize] {
+        [0, 1, 2, 3, 4].map(|place| self.0.double_value(&[place]))
     }
 
-    fn set(&self, numbers: [f64; 3]) {
+    /// How often the run went back, and the step after the last time.
+    pub(super) fn rewinds(&self) -> (u64, Step) {
+        let [.., rewinds, last] = self.numbers();
+        (rewinds as u64, Step(last as u64))
+    }
+
+    /// The run went back so often, the last time with this step.
+    pub(super) fn rewound(&self, rewinds: u64, step: Step) {
+        let [mean, count, bad, ..] = self.numbers();
+        self.set([mean, count, bad, rewinds as f64, step.0 as f64]);
+    }
+
+    fn set(&self, numbers: [f64; NUMBERS as usize]) {
         self.0.shallow_clone().copy_(&Tensor::from_slice(&numbers));
     }
 
     /// What is wrong with a loss.
     fn fault(&self, loss: f64, spike: Option<f64>) -> Option<String> {
-        let [mean, count, _] = self.numbers();
+        let [mean, count, ..] = self.numbers();
         match spike {
             _ if !loss.is_finite() => Some(format!("is {loss}")),
             Some(factor) if count >= SETTLED && loss > factor * mean => {
@@ -69,23 +111,31 @@ impl Losses {
     }
 
     fn good(&self, loss: f64) {
-        let [mean, count, _] = self.numbers();
+        let [mean, count, _, rewinds, last] = self.numbers();
         let weight = NEWEST.max(1.0 / (count + 1.0));
-        self.set([mean + weight * (loss - mean), count + 1.0, 0.0]);
+        self.set([mean + weight * (loss - mean), count + 1.0, 0.0, rewinds, last]);
     }
 
     /// How many bad ones there are in a row now.
     fn bad(&self) -> f64 {
-        let [mean, count, bad] = self.numbers();
-        self.set([mean, count, bad + 1.0]);
+        let [mean, count, bad, rewinds, last] = self.numbers();
+        self.set([mean, count, bad + 1.0, rewinds, last]);
         bad + 1.0
     }
+}
+
+/// The step whose state a bad update after `state` goes back to: that of the newest checkpoint which the schedule has by then, or
+/// which the last rewind made.
+pub(crate) fn anchor(spec: &JobSpec, state: &TrainState) -> Step {
+    let every = spec.checkpoint.every;
+    let (_, rewound) = state.losses().rewinds();
+    rewound.max(Step(state.step.0 / every * every))
 }
 
 /// Judges a step whose gradients all ranks have.
 ///
 /// # Errors
-/// [`Departure::Diverged`] where the spec says to stop, or too many updates in a row were skipped.
+/// [`Departure::Diverged`] where the spec says to stop, or too many updates in a row were skipped, or the run went back too often.
 pub(crate) fn judge(spec: &JobSpec, state: &TrainState, all: &StepStats) -> Result<Verdict, Departure> {
     if all.weight == 0.0 {
         return Ok(Verdict::Skip("no sample of it can be used".into()));
@@ -95,7 +145,7 @@ pub(crate) fn judge(spec: &JobSpec, state: &TrainState, all: &StepStats) -> Resu
     let fault = match state.losses().fault(loss, spike) {
         Some(fault) => format!("its loss {fault}"),
         // A loss may be a number whose gradient is none. They are looked at where that changes anything: it waits for the device.
-        None if action == BadLossAction::Skip && !has_finite_gradients(state)? => "its gradients are no numbers".into(),
+        None if action != BadLossAction::Stop && !has_finite_gradients(state)? => "its gradients are no numbers".into(),
         None => {
             state.losses().good(loss);
             return Ok(Verdict::Update);
@@ -109,6 +159,11 @@ pub(crate) fn judge(spec: &JobSpec, state: &TrainState, all: &StepStats) -> Resu
             fault: format!("{fault}, after {most} updates in a row that were skipped"),
         }),
         BadLossAction::Skip => Ok(Verdict::Skip(fault)),
+        BadLossAction::Rewind if state.losses().rewinds().0 >= u64::from(most) => Err(Departure::Diverged {
+            step,
+            fault: format!("{fault}, after {most} rewinds, which are as many as on_bad_loss.most allows"),
+        }),
+        BadLossAction::Rewind => Ok(Verdict::Rewind(fault)),
     }
 }
 
@@ -143,6 +198,7 @@ mod tests {
             match judge(&spec, &state, &all) {
                 Ok(Verdict::Update) => '-',
                 Ok(Verdict::Skip(_)) => 's',
+                Ok(Verdict::Rewind(_)) => 'r',
                 Err(_) => '!',
             }
         });
@@ -155,6 +211,7 @@ mod tests {
         assert_eq!(verdicts("", &[3.0, nan]), "-!");
         let skip = "on_bad_loss: {action: skip, most: 2}";
         assert_eq!(verdicts(skip, &[3.0, nan, f64::INFINITY, 3.0, nan, nan, nan]), "-ss-ss!");
+        assert_eq!(verdicts("on_bad_loss: rewind", &[3.0, nan, 3.0]), "-r-");
         assert_eq!(verdicts("on_bad_loss: skip", &[3.0, 1e30]), "--", "no spikes unless asked for");
     }
 
@@ -190,6 +247,42 @@ mod tests {
         assert!(matches!(judge(&spec, &again, &all(5.0)).unwrap(), Verdict::Skip(_)));
         let old: Vec<_> = state.named().into_iter().filter(|(name, _)| name != NAME).collect();
         again.load(&old, Step(20)).unwrap();
-        assert_eq!(again.losses().numbers(), [0.0; 3]);
+        assert_eq!(again.losses().numbers(), [0.0; 5]);
+    }
+
+    #[test]
+    fn a_rewind_takes_back_the_updates_since_the_checkpoint_and_spends_their_samples() {
+        let (spec, mut state) = job("on_bad_loss: {action: rewind, most: 2}\ncheckpoint: {every: 4}");
+        let all = |loss| StepStats { loss, weight: 1.0, seen: 1.0, ..StepStats::default() };
+        let mut update = |state: &mut TrainState| {
+            let parameters: Vec<Tensor> = state.model.params().tensors().map(Tensor::shallow_clone).collect();
+            parameters.iter().map(|parameter| parameter.square().sum(Kind::Float)).sum::<Tensor>().backward();
+            let verdict = judge(&spec, state, &all(3.0)).unwrap();
+            state.update(&verdict, &all(3.0), spec.batch_size).unwrap().expect("a good update");
+        };
+        (0..5).for_each(|_| update(&mut state));
+        let copy = |state: &TrainState| -> Vec<_> { state.named().into_iter().map(|(name, t)| (name, t.copy())).collect() };
+        // As if a checkpoint had been made of this state at step 4.
+        let kept = copy(&state);
+        (0..2).for_each(|_| update(&mut state));
+
+        let bad = all(f64::NAN);
+        let verdict = judge(&spec, &state, &bad).unwrap();
+        assert!(matches!(verdict, Verdict::Rewind(_)), "{verdict:?}");
+        assert_eq!(anchor(&spec, &state), Step(4));
+        assert!(state.update(&verdict, &bad, spec.batch_size).unwrap().is_none());
+        assert_eq!(state.step, Step(7), "the step is the rewind's to count");
+        state.rewind(&kept, &bad).unwrap();
+
+        assert_eq!((state.step, state.tally().seen), (Step(8), 8), "the cursor and the account go on");
+        let is_run = |name: &str| name.starts_with("run/");
+        for ((name, was), (_, is)) in kept.iter().zip(state.named()).filter(|((name, _), _)| !is_run(name)) {
+            assert!(was.equal(&is), "{name}");
+        }
+        assert_eq!(state.losses().rewinds(), (1, Step(8)));
+        assert_eq!(anchor(&spec, &state), Step(8), "the state after a rewind is checkpointed at once");
+        state.rewind(&kept, &bad).unwrap();
+        let error = judge(&spec, &state, &bad).unwrap_err().to_string();
+        assert!(error.contains("step 10 was not made: its loss is NaN, after 2 rewinds, which are as many"), "{error}");
     }
 }

@@ -2,6 +2,7 @@
 
 use super::{At, checkpoint, limits};
 use crate::command::{Failure, Report, WorkerReport};
+use crate::config::SKIPS_LOGGED;
 use crate::core::{Core, Refusal};
 use crate::ids::{Generation, JobId, Link, Step, WorkerId};
 use crate::job::{Group, Stage};
@@ -65,6 +66,7 @@ pub(super) fn report(core: &Core, at: At, said: &WorkerReport) -> Decision {
         Report::Completed { .. } => Ok(completed(core, at, worker, &said.report)),
         Report::PartsWritten { .. } => Ok(checkpoint::parts_written(core, at, worker, &said.report)),
         Report::CheckpointFailed { .. } => Ok(checkpoint::failed(core, at, worker, &said.report)),
+        Report::UpdateRefused { .. } => Ok(update_refused(core, at, worker, &said.report)),
         Report::Goodbye { reason } => {
             Ok(vec![at.seen(Seen::Leaving { worker: worker.clone(), reason: reason.clone() })])
         }
@@ -131,6 +133,28 @@ fn failure_change(
         },
         step: step.max(super::group::heard_step(core, job, group)),
     })
+}
+
+/// An update was not made. It is told once, also where another member repeats it after the group is over; of many skipped ones the
+/// first.
+fn update_refused(core: &Core, at: At, worker: &WorkerId, report: &Report) -> Vec<Event> {
+    let Report::UpdateRefused { job, generation, step, reason, rewound_to } = report else {
+        return Vec::new();
+    };
+    let (generation, step, reason) = (*generation, *step, reason.clone());
+    let mut events = vec![at.heard(worker)];
+    let known = core.state().job(job).filter(|job| {
+        let is_of_group = job.groups.iter().any(|group| group.generation == generation);
+        let is_news = job.refused.is_none_or(|told| (generation, step) > told);
+        is_of_group && is_news && !job.has_ended() && !job.gave_up(generation)
+    });
+    let change = match (known, *rewound_to) {
+        (Some(_), Some(to)) => Change::Rewound { step, to, generation, reason },
+        (Some(known), None) if known.skipped < SKIPS_LOGGED => Change::UpdateSkipped { step, generation, reason },
+        _ => return events,
+    };
+    events.push(at.record(job, change));
+    events
 }
 
 fn evaluation_started(core: &Core, at: At, worker: &WorkerId, job: &JobId, generation: Generation) -> Vec<Event> {

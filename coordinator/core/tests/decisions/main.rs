@@ -4,6 +4,7 @@
 
 mod bench;
 mod flapping;
+mod refused;
 mod replicas;
 mod rollback;
 

@@ -41,6 +41,7 @@ fn contents(step: u64, previous: Option<&CheckpointManifest>, groups: &[(u64, u3
                 sha256: Some(manifest.digest().to_owned()),
             }),
             groups: groups.iter().map(group).collect(),
+            rewinds: Vec::new(),
         }),
     }
 }
@@ -99,7 +100,7 @@ fn a_run_over_losses_and_joins_used_every_sample_once() {
 fn a_mixture_uses_every_sample_once_in_the_epochs_of_its_source() {
     let contents = Contents { account: None, ..contents(300, None, &[]) };
     let groups = vec![GroupSteps { generation: Generation(1), world_size: 3, first: Step(0), end: Step(300) }];
-    let account = Account { order: record(2), previous: None, groups };
+    let account = Account { order: record(2), previous: None, groups, rewinds: Vec::new() };
     let manifest = manifest(Contents { account: Some(account), ..contents });
     let order = record(2).order(vec![vec![50, 0, 51], vec![7, 20]]).unwrap();
     let audit = audit(&[&manifest], &order, Vec::new());
@@ -132,6 +133,23 @@ fn a_step_that_is_missing_or_done_twice_is_named() {
     refuted(&twice, "steps 14 to 15 were computed twice, the second time by generation 2");
     refuted(&twice, "epoch 1 of source 0 used 8 samples a second time");
     refuted(&gap, "epoch 1 of source 0 left out 16 of 100 samples");
+}
+
+#[test]
+fn a_rewind_spends_its_samples_and_goes_back_to_a_checkpoint_of_the_run() {
+    let rewound = |at, to| {
+        changed(2, |contents| {
+            let rewind = Rewind { step: Step(at), to: Step(to), generation: Generation(2) };
+            contents.account.as_mut().unwrap().rewinds = vec![rewind];
+        })
+    };
+    let audit = audit_of(&rewound(27, 20));
+    assert!(audit.is_proven(), "{:?}", audit.findings);
+    assert_eq!((audit.rewinds[0].step, audit.rewinds[0].to), (Step(27), Step(20)));
+    assert!(audit_of(&rewound(27, 0)).is_proven(), "to the beginning");
+    refuted(&rewound(27, 15), "step 27 went back to the state of step 15, of which there is no checkpoint");
+    refuted(&rewound(27, 40), "of which there is no checkpoint");
+    refuted(&rewound(12, 10), "a rewind at step 12, which is none of its steps");
 }
 
 #[test]

@@ -40,6 +40,7 @@ fn a_policy_for_bad_losses_has_a_short_form_and_sensible_bounds() {
     let skip = OnBadLoss { action: BadLossAction::Skip, spike: Some(3.0), most: 5 };
     assert_eq!(spec("on_bad_loss: {action: skip, spike: 3, most: 5}").on_bad_loss, skip);
     assert_eq!(spec("on_bad_loss: skip").on_bad_loss.action, BadLossAction::Skip);
+    assert_eq!(spec("on_bad_loss: rewind").on_bad_loss.action, BadLossAction::Rewind);
     check("on_bad_loss: {spike: 1}", &["1:22: on_bad_loss.spike: 1 is not above 1"]);
     check("on_bad_loss: {action: skip, most: 0}", &["1:35: on_bad_loss.most: 0 is below 1, the least"]);
 }
