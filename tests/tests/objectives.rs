@@ -68,7 +68,7 @@ async fn micro_batches_give_the_update_of_the_whole_batch() -> Result<()> {
     let corpus = Corpus::new(400)?;
     let cluster = Cluster::start(Options { workers: 2, ..Options::default() })?;
     cluster.wait_idle(2).await?;
-    for objective in ["{ type: cappa, parallel_fraction: 0.5, label_smoothing: 0.1 }", "clip"] {
+    for objective in ["{ type: cappa, parallel_fraction: 0.5, masking_ratio: 0.6, label_smoothing: 0.1 }", "clip"] {
         let mut curves = Vec::new();
         for more in ["", "micro_batch_size: 5\nema_decay: 0.9"] {
             let spec = JobSpec { steps: 10, more: more.to_owned(), ..contrastive(objective, (2, 2)) };

@@ -130,6 +130,15 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
+/// The share that is everything.
+fn all() -> f64 {
+    1.0
+}
+
+fn is_all(share: &f64) -> bool {
+    *share == all()
+}
+
 /// What the model learns: from pairs of image and text to write the text (paper section 3), or to tell which text belongs to which
 /// image (the paper's baselines); from labels to tell classes (the paper's transfers).
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -145,6 +154,10 @@ pub enum Objective {
     Cappa {
         /// Share of examples whose text is predicted in parallel from mask tokens (0.75 in the paper).
         parallel_fraction: f64,
+        /// Share of the text's places that parallel prediction hides, drawn for each example; the others show the true token (1, all of
+        /// them, in the paper).
+        #[serde(default = "all", skip_serializing_if = "is_all")]
+        masking_ratio: f64,
         /// Probability that a label gives away, evenly to all other tokens.
         #[serde(default, skip_serializing_if = "is_default")]
         label_smoothing: f64,
@@ -180,6 +193,14 @@ impl Objective {
         match self {
             Objective::Cappa { parallel_fraction, .. } => *parallel_fraction,
             _ => 0.0,
+        }
+    }
+
+    /// The share of the text's places that parallel prediction hides.
+    pub fn masking_ratio(&self) -> f64 {
+        match self {
+            Objective::Cappa { masking_ratio, .. } => *masking_ratio,
+            _ => all(),
         }
     }
 

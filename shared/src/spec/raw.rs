@@ -131,6 +131,8 @@ pub(super) struct RawObjective {
     pub(super) name: Option<ObjectiveName>,
     /// Share of examples whose text is predicted in parallel (cappa only). Default: 0.75.
     pub(super) parallel_fraction: Option<f64>,
+    /// Share of the text's places that parallel prediction hides, drawn for each example (cappa only). Default: 1, all of them.
+    pub(super) masking_ratio: Option<f64>,
     /// Probability that a label gives away, evenly to all other tokens or classes (cap, cappa and classify). Default: 0.
     pub(super) label_smoothing: Option<f64>,
     /// How the patches of an image become what the last layer sees (classify only). Default: map.

@@ -37,7 +37,7 @@ fn check(lines: &str, expected: &[&str]) {
 #[test]
 fn defaults_are_the_papers() {
     let spec = spec("duration: {examples: 9000000000}");
-    assert_eq!(spec.objective, Objective::Cappa { parallel_fraction: 0.75, label_smoothing: 0.0 });
+    assert_eq!(spec.objective, Objective::Cappa { parallel_fraction: 0.75, masking_ratio: 1.0, label_smoothing: 0.0 });
     assert_eq!((spec.model.preset.as_str(), spec.model.width, spec.model.vocabulary), ("B/16", 768, 32_000));
     assert_eq!((spec.data.image_size, spec.data.text_length.longest(), spec.data.lanes), (224, 64, 64));
     assert_eq!((spec.batch_size, spec.optimizer.name), (8192, OptimizerName::Adafactor));
@@ -188,6 +188,14 @@ fn mistakes_of_meaning_are_named() {
     check(
         "objective: {type: cappa, parallel_fraction: 1.5}",
         &["1:45: objective.parallel_fraction: 1.5 is not within 0 to 1"],
+    );
+    check(
+        "objective: {type: cappa, masking_ratio: 0}",
+        &["1:41: objective.masking_ratio: 0 is not above 0 and at most 1"],
+    );
+    check(
+        "objective: {type: clip, masking_ratio: 0.5}",
+        &["1:40: objective.masking_ratio: is for `cappa` only; `clip` predicts nothing in parallel"],
     );
     check(
         "objective: {type: cap, parallel_fraction: 0.5}",

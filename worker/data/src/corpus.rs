@@ -122,6 +122,7 @@ impl Corpus {
             captions: spec.data.captions.clone(),
             target,
             parallel_fraction: spec.objective.parallel_fraction(),
+            masking_ratio: spec.objective.masking_ratio(),
             cache_folder: cache_folder.to_owned(),
             cache_bytes: CACHE_BYTES,
             decode_threads: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),

@@ -38,6 +38,9 @@ pub struct SlotReplay {
     pub prefix: Option<String>,
     /// Whether it is decoded in parallel.
     pub parallel: bool,
+    /// Which places of the text are hidden from it, where it is decoded in parallel and sees some.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub hidden: Vec<usize>,
     /// Weight in the loss: 0 in null slots and for bad samples.
     pub weight: f32,
     /// Why the sample is bad, if it is.
@@ -74,6 +77,7 @@ fn slots(batch: &Batch, sources: &Sources) -> Vec<SlotReplay> {
                 captions: origin.as_ref().map(|origin| origin.captions),
                 prefix: origin.as_ref().and_then(|origin| origin.prefix.clone()),
                 parallel: row.parallel,
+                hidden: row.hidden_places().collect(),
                 weight: row.weight,
                 bad: bad.map(|bad| format!("{}: {}", bad.reason.as_str(), bad.message)),
                 tokens: row.tokens.to_vec(),
@@ -87,18 +91,29 @@ fn slots(batch: &Batch, sources: &Sources) -> Vec<SlotReplay> {
 struct Row<'a> {
     slot: Slot,
     parallel: bool,
+    /// `[L]`, or nothing where all places are.
+    hidden: &'a [bool],
     prefix: u64,
     weight: f32,
     tokens: &'a [i64],
     image: &'a [u8],
 }
 
+impl Row<'_> {
+    /// The places that are hidden from an example which sees others.
+    fn hidden_places(&self) -> impl Iterator<Item = usize> {
+        let places = self.hidden.iter().enumerate().filter(|_| self.parallel);
+        places.filter(|(_, hidden)| **hidden).map(|(place, _)| place)
+    }
+}
+
 fn rows(batch: &Batch) -> impl Iterator<Item = Row<'_>> {
     let count = batch.slots.len().max(1);
-    let (tokens, pixels) = (batch.tokens.len() / count, batch.images.len() / count);
+    let [tokens, pixels, hidden] = [batch.tokens.len(), batch.images.len(), batch.hidden.len()].map(|all| all / count);
     batch.slots.iter().enumerate().map(move |(row, slot)| Row {
         slot: *slot,
         parallel: batch.parallel[row],
+        hidden: &batch.hidden[row * hidden..][..hidden],
         prefix: batch.prefix[row].unsigned_abs(),
         weight: batch.weight[row],
         tokens: &batch.tokens[row * tokens..][..tokens],
@@ -111,7 +126,7 @@ fn rows(batch: &Batch) -> impl Iterator<Item = Row<'_>> {
 ///
 /// A row is, all numbers as little-endian 64 bits: epoch, lane, number, whether there is a sample, its shard and index or
 /// zeros, whether it is decoded in parallel plus twice the tokens of its prefix, whether it counts, the number of tokens without padding, the tokens, the number of pixel bytes,
-/// the pixels.
+/// the pixels; and where an example that is decoded in parallel sees some of its text, the places that it does not see.
 #[derive(Default)]
 pub struct BatchDigest(Sha256);
 
@@ -137,6 +152,7 @@ impl BatchDigest {
         tokens.iter().for_each(|token| self.0.update(token.to_le_bytes()));
         self.number(row.image.len() as u64);
         self.0.update(row.image);
+        row.hidden_places().for_each(|place| self.number(place as u64));
     }
 
     fn number(&mut self, value: u64) {

@@ -172,6 +172,7 @@ mod tests {
                 captions: Captions::default(),
                 target: Target::default(),
                 parallel_fraction: 0.75,
+                masking_ratio: 1.0,
                 cache_folder: self.folder.path().join("cache"),
                 cache_bytes: 1 << 30,
                 decode_threads: 2,

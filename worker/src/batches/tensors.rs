@@ -37,7 +37,8 @@ impl RankBatch {
                 causal_length: batch.causal_length as i64,
                 weights: Tensor::from_slice(&batch.weight),
                 parallel: batch.parallel,
-                mask_locations: None,
+                mask_locations: (!batch.hidden.is_empty())
+                    .then(|| Tensor::from_slice(&batch.hidden).view([-1, length])),
             },
             good,
             quarantined: batch

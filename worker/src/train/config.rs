@@ -152,7 +152,7 @@ fn model(spec: &JobSpec) -> ModelConfig {
         text_length: spec.data.text_length.longest().into(),
         position: position(spec),
         masked_pred_prob: spec.objective.parallel_fraction(),
-        masking_ratio: 1.0,
+        masking_ratio: spec.objective.masking_ratio(),
     }
 }
 

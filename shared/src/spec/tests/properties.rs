@@ -95,8 +95,8 @@ prop_compose! {
                 Objective::Classify { pooling, loss, label_smoothing }
             }),
             (0.0..1.0f64).prop_map(|label_smoothing| Objective::Cap { label_smoothing }),
-            (0.0..=1.0f64, 0.0..1.0f64).prop_map(|(parallel_fraction, label_smoothing)| {
-                Objective::Cappa { parallel_fraction, label_smoothing }
+            (0.0..=1.0f64, 0.01..=1.0f64, 0.0..1.0f64).prop_map(|(parallel_fraction, masking_ratio, label_smoothing)| {
+                Objective::Cappa { parallel_fraction, masking_ratio, label_smoothing }
             }),
         ],
         (lanes, slots, seed) in (1..200u32, 1..50u32, any::<u64>()),

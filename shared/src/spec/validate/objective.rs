@@ -8,6 +8,8 @@ use crate::spec::raw::{ObjectiveName, RawObjective, RawSpec, Short, TaskName};
 
 /// Share of examples predicted in parallel (paper, section 3.2).
 const PARALLEL_FRACTION: f64 = 0.75;
+/// Share of their places that are hidden (likewise).
+const MASKING_RATIO: f64 = 1.0;
 
 pub(super) fn objective(raw: Option<Short<ObjectiveName, RawObjective>>, checker: &mut Checker<'_>) -> Objective {
     let raw = match raw {
@@ -16,13 +18,14 @@ pub(super) fn objective(raw: Option<Short<ObjectiveName, RawObjective>>, checker
         Some(Short::Map(raw)) => raw,
     };
     let parallel_fraction = raw.parallel_fraction.unwrap_or(PARALLEL_FRACTION);
+    let masking_ratio = raw.masking_ratio.unwrap_or(MASKING_RATIO);
     let label_smoothing = raw.label_smoothing.unwrap_or_default();
     let text_pooling = raw.text_pooling.unwrap_or_default();
     let at = "objective.label_smoothing";
     checker.require((0.0..1.0).contains(&label_smoothing), at, label_smoothing, "is not from 0 to below 1");
     let objective = match raw.name.unwrap_or(ObjectiveName::Cappa) {
         ObjectiveName::Cap => Objective::Cap { label_smoothing },
-        ObjectiveName::Cappa => Objective::Cappa { parallel_fraction, label_smoothing },
+        ObjectiveName::Cappa => Objective::Cappa { parallel_fraction, masking_ratio, label_smoothing },
         ObjectiveName::Clip => Objective::Clip { text_pooling },
         ObjectiveName::Siglip => Objective::Siglip { text_pooling },
         ObjectiveName::Classify => Objective::Classify {
@@ -31,13 +34,17 @@ pub(super) fn objective(raw: Option<Short<ObjectiveName, RawObjective>>, checker
             label_smoothing,
         },
     };
-    match objective {
-        Objective::Cappa { .. } => checker.fraction("objective.parallel_fraction", parallel_fraction),
-        other if raw.parallel_fraction.is_some() => {
-            let message = format!("is for `cappa` only; `{}` predicts nothing in parallel", other.name());
-            checker.report(&["objective.parallel_fraction"], Mistake::Inconsistent, message);
+    if let Objective::Cappa { .. } = objective {
+        checker.fraction("objective.parallel_fraction", parallel_fraction);
+        let hides_some = masking_ratio > 0.0 && masking_ratio <= 1.0;
+        checker.require(hides_some, "objective.masking_ratio", masking_ratio, "is not above 0 and at most 1");
+    }
+    let parallel = [("parallel_fraction", raw.parallel_fraction), ("masking_ratio", raw.masking_ratio)];
+    for (key, _) in parallel.into_iter().filter(|(_, given)| given.is_some()) {
+        if !matches!(objective, Objective::Cappa { .. }) {
+            let message = format!("is for `cappa` only; `{}` predicts nothing in parallel", objective.name());
+            checker.report(&[&child("objective", key)], Mistake::Inconsistent, message);
         }
-        _ => {}
     }
     if objective.is_contrastive() && raw.label_smoothing.is_some() {
         let message = format!("is for `cap`, `cappa` and `classify` only; `{}` predicts no labels", objective.name());

@@ -51,6 +51,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         captions: Captions::default(),
         target: Target::default(),
         parallel_fraction: 0.75,
+        masking_ratio: 1.0,
         cache_folder: cache.path().to_owned(),
         cache_bytes: 1 << 30,
         decode_threads: threads,

@@ -82,8 +82,9 @@ impl Assembler {
     fn begin(&mut self, step: Step, slots: Vec<Slot>) {
         let image_bytes = self.maker.preparation.size.pow(2) * 3;
         let parallel = slots.iter().map(|slot| self.maker.parallel(slot)).collect();
+        let hidden = slots.iter().filter_map(|slot| self.maker.hidden(slot)).flatten().collect();
         let missing = slots.len();
-        let batch = Batch::new(step, slots, parallel, image_bytes, self.maker.text_lengths.longest());
+        let batch = Batch::new(step, slots, parallel, hidden, image_bytes, self.maker.text_lengths.longest());
         self.under_way.insert(step, UnderWay { batch, missing, failed: None });
     }
 

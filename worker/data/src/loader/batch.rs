@@ -30,6 +30,8 @@ pub struct Batch {
     pub causal_length: usize,
     /// Whether the example is decoded in parallel rather than autoregressively, `[B]`.
     pub parallel: Vec<bool>,
+    /// Whether a place is hidden from an example that is decoded in parallel, `[B, L]`; empty where all are.
+    pub hidden: Vec<bool>,
     /// Weight of the example in the loss, `[B]`: 1, or 0 in null slots and for bad samples.
     pub weight: Vec<f32>,
     /// The slots, `[B]`: lane after lane.
@@ -91,6 +93,7 @@ impl Batch {
         step: Step,
         slots: Vec<Slot>,
         parallel: Vec<bool>,
+        hidden: Vec<bool>,
         image_bytes: usize,
         text_length: usize,
     ) -> Self {
@@ -106,6 +109,7 @@ impl Batch {
             prefix: vec![0; slots.len()],
             causal_length: text_length,
             parallel,
+            hidden,
             weight: vec![0.0; slots.len()],
             origins: vec![None; slots.len()],
             slots,
@@ -131,6 +135,7 @@ impl Batch {
         self.causal_length = lengths.holding(causal, PAD).min(self.text_length);
         if !self.parallel.contains(&true) {
             self.text_length = lengths.trim(&mut self.tokens, self.text_length, PAD);
+            self.hidden.clear(); // nobody is there to hide them from
         }
     }
 

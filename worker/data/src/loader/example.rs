@@ -25,6 +25,7 @@ pub(super) struct ExampleMaker {
     pub(super) captions: Captions,
     pub(super) target: Target,
     pub(super) parallel_fraction: f64,
+    pub(super) masking_ratio: f64,
     pub(super) stats: Arc<PipelineStats>,
 }
 
@@ -50,6 +51,22 @@ impl ExampleMaker {
     /// Whether a slot is decoded in parallel.
     pub(super) fn parallel(&self, slot: &Slot) -> bool {
         self.draws.unit(slot.epoch, slot.number, Purpose::Mode) < self.parallel_fraction
+    }
+
+    /// Which places of a text, `[L]`, a slot that is decoded in parallel does not see, where it is not all of them: L times the masking
+    /// ratio, rounded down, as the authors' `_add_random_masks`.
+    pub(super) fn hidden(&self, slot: &Slot) -> Option<Vec<bool>> {
+        let length = self.text_lengths.longest();
+        if self.masking_ratio >= 1.0 {
+            return None;
+        }
+        let count = (self.masking_ratio * length as f64) as usize;
+        let mut stream = self.draws.stream(slot.epoch, slot.number, Purpose::Mask);
+        let mut hidden: Vec<bool> = (0..length).map(|place| place < count).collect();
+        for last in (1..length).rev() {
+            hidden.swap(last, stream.below(last as u64 + 1) as usize);
+        }
+        Some(hidden)
     }
 
     /// The example of a slot that holds `sample`.

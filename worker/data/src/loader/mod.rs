@@ -72,6 +72,8 @@ pub struct LoaderConfig {
     pub target: Target,
     /// Share of the examples that are decoded in parallel, from 0 to 1.
     pub parallel_fraction: f64,
+    /// Share of the places of a text that are hidden from an example decoded in parallel, above 0 and at most 1.
+    pub masking_ratio: f64,
     /// Folder for downloaded shards; local shards are read in place.
     pub cache_folder: PathBuf,
     /// How much the folder may hold.
@@ -123,6 +125,7 @@ impl Loader {
             captions: config.captions.clone(),
             target: config.target.clone(),
             parallel_fraction: config.parallel_fraction,
+            masking_ratio: config.masking_ratio,
             stats: Arc::clone(&config.stats),
         };
         let decode_threads = config.decode_threads.max(1);
@@ -237,6 +240,9 @@ fn check(config: &LoaderConfig) -> Result<(), DataError> {
     }
     if !(0.0..=1.0).contains(&config.parallel_fraction) {
         return wrong("the parallel fraction", &config.parallel_fraction, "from 0 to 1");
+    }
+    if !(config.masking_ratio > 0.0 && config.masking_ratio <= 1.0) {
+        return wrong("the masking ratio", &config.masking_ratio, "above 0 and at most 1");
     }
     if config.preparation.size == 0 {
         return wrong("the image size", &config.preparation.size, "at least 1 pixel");

@@ -117,6 +117,7 @@ pub(crate) fn config(sources: Sources, weights: &Weights, folder: &Path) -> Load
         captions: Captions::default(),
         target: Target::default(),
         parallel_fraction: 0.75,
+        masking_ratio: 1.0,
         cache_folder: folder.join("cache"),
         cache_bytes: 1 << 30,
         decode_threads: 3,

@@ -149,6 +149,7 @@ fn settings_that_contradict_each_other_are_refused() {
     for (config, word) in [
         (LoaderConfig { lanes: 2..5, ..corpus.config() }, "lanes"),
         (LoaderConfig { parallel_fraction: 1.5, ..corpus.config() }, "fraction"),
+        (LoaderConfig { masking_ratio: 0.0, ..corpus.config() }, "ratio"),
         (LoaderConfig { order: Corpus::of(&[3]).config().order, ..corpus.config() }, "manifests"),
     ] {
         let message = refused(config).expect("the configuration was accepted");

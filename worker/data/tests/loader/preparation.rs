@@ -78,6 +78,38 @@ fn parallel_texts_keep_their_padding_and_autoregressive_ones_say_how_much_they_n
 }
 
 #[test]
+fn a_share_of_the_places_is_hidden_from_parallel_examples_and_the_same_whoever_makes_the_batch() {
+    let corpus = corpus();
+    let order = JobOrder::new(vec![corpus.manifest.sample_counts()], &Weights::alone(), 7, LANES, 2, 4).unwrap();
+    let config = LoaderConfig {
+        parallel_fraction: 0.5,
+        masking_ratio: 0.6,
+        order: Arc::new(order),
+        lanes: 0..2,
+        ..corpus.config()
+    };
+    let first_lane = take(LoaderConfig { lanes: 0..1, ..config.clone() }, 30);
+    let mut counts = vec![0; TEXT_LENGTH];
+    for (batch, alone) in take(config, 30).iter().zip(&first_lane) {
+        if !batch.parallel.contains(&true) {
+            assert!(batch.hidden.is_empty());
+            continue;
+        }
+        let rows: Vec<_> = batch.hidden.chunks(TEXT_LENGTH).collect();
+        assert_eq!(rows.len(), batch.slots.len());
+        for row in &rows {
+            let hidden = row.iter().filter(|hidden| **hidden).count();
+            assert_eq!(hidden, (0.6 * TEXT_LENGTH as f64) as usize);
+            counts.iter_mut().zip(*row).for_each(|(count, hidden)| *count += usize::from(*hidden));
+        }
+        if !alone.hidden.is_empty() {
+            assert_eq!(alone.hidden, rows[0]);
+        }
+    }
+    assert!(counts.iter().all(|&count| count > 0), "every place is hidden at times: {counts:?}");
+}
+
+#[test]
 fn a_batch_is_as_long_as_its_longest_text() {
     let corpus = corpus();
     let order = JobOrder::new(vec![corpus.manifest.sample_counts()], &Weights::alone(), 7, LANES, 2, 4).unwrap();
