@@ -108,7 +108,7 @@ fn updates(
         let RankBatch { examples, weight, seen, quarantined, .. } = batch.sent_to(device)?;
         let mut passes = plan.passes(&state.model, &examples, None)?;
         while passes.remaining() > 0 {
-            (passes.forward()? * batch_size.recip()).f_backward()?;
+            passes.forward()?.backward(batch_size.recip())?;
         }
         let all = StepStats { loss: passes.sum(), weight, seen, bad: quarantined.len() as f64, ..StepStats::default() };
         let verdict = judge(spec, &state, &all)?;

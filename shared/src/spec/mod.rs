@@ -61,6 +61,9 @@ pub struct JobSpec {
     /// Examples that a worker takes through the network at once; all of its share when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub micro_batch_size: Option<u32>,
+    /// Whether the activations inside blocks are computed again in the backward pass rather than kept.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub gradient_checkpointing: bool,
     /// The update rule.
     pub optimizer: Optimizer,
     /// Decay of an average of the parameters, which evaluations use; none is kept when absent.

@@ -8,6 +8,7 @@ use crate::decoder::{Decoder, Memory};
 use crate::encoder::Encoder;
 use crate::layers::{Mask, Precision, Scope};
 use crate::loss::{Targets, predicted};
+use crate::recompute::Tape;
 use crate::tap::{NoTap, Tap};
 use crate::{ModelConfig, ModelError, ParamTable, spec};
 
@@ -150,7 +151,7 @@ impl Captioner {
         self.encode_tapped(images, &mut NoTap)
     }
 
-    pub(crate) fn encode_tapped(&self, images: &Tensor, tap: &mut impl Tap) -> Result<Tensor, ModelError> {
+    pub(crate) fn encode_tapped<'a>(&'a self, images: &Tensor, tap: &mut impl Tap<'a>) -> Result<Tensor, ModelError> {
         let images = images.to_device_(self.device, images.kind(), true, false);
         self.encoder.forward(&images, self.precision, tap)
     }
@@ -171,7 +172,7 @@ impl Captioner {
         Ok(self.decode(encoded, &input, &mut NoTap))
     }
 
-    pub(crate) fn decode(&self, encoded: &Tensor, input: &DecoderInput, tap: &mut impl Tap) -> Tensor {
+    pub(crate) fn decode<'a>(&self, encoded: &Tensor, input: &DecoderInput, tap: &mut impl Tap<'a>) -> Tensor {
         let memory = self.decoder.memory(encoded, self.precision);
         let x = self.decoder.forward(&input.tokens, &memory, &input.mask, self.precision, tap);
         self.decoder.logits(&x, self.precision)
@@ -192,20 +193,44 @@ impl Captioner {
     /// # Errors
     /// As [`Captioner::loss`].
     pub fn loss_smoothed(&self, batch: &Batch, label_smoothing: f64) -> Result<LossOutput, ModelError> {
+        self.loss_taped(batch, label_smoothing, &mut Tape::off())
+    }
+
+    /// The loss whose blocks are recomputed in the backward pass of the tape, where that is on.
+    ///
+    /// # Errors
+    /// As [`Captioner::loss`].
+    pub fn loss_taped<'a>(
+        &'a self,
+        batch: &Batch,
+        label_smoothing: f64,
+        tape: &mut Tape<'a>,
+    ) -> Result<LossOutput, ModelError> {
         let targets = Targets::new(&batch.tokens, batch.prefix.as_ref()).to_device(self.device);
         let input = self.decoder_input(batch)?;
-        let encoded = self.encode(&batch.images)?;
-        let memory = self.decoder.memory(&encoded, self.precision);
-        let x = match input.mask {
-            Mask::Additive(_) if batch.causal_length < input.tokens.size()[1] => {
-                self.decode_apart(batch, &input, &memory)
-            }
-            _ => self.decoder.forward(&input.tokens, &memory, &input.mask, self.precision, &mut NoTap),
+        let encoded = self.encode_tapped(&batch.images, tape)?;
+        let x = if tape.is_on() {
+            let encoded = tape.cut(encoded);
+            // Both modes at once, at the full length: a block's parameters get their gradients in one piece.
+            self.decoder.forward_taped(&input.tokens, &encoded, input.mask, self.precision, tape)
+        } else {
+            self.decode_batch(batch, &input, &encoded)
         };
         let logits = self.decoder.logits(&targets.rows(&x), self.precision);
         let per_example = targets.loss_per_example(&logits, batch.tokens.size()[0], label_smoothing);
         let weights = batch.weights.to_device_(self.device, Kind::Float, true, false);
         Ok(LossOutput { sum: per_example.dot(&weights), per_example: per_example.detach(), tokens: targets.count() })
+    }
+
+    /// What training sees of a batch behind the decoder's blocks, `[B, L, E]`.
+    fn decode_batch(&self, batch: &Batch, input: &DecoderInput, encoded: &Tensor) -> Tensor {
+        let memory = self.decoder.memory(encoded, self.precision);
+        match input.mask {
+            Mask::Additive(_) if batch.causal_length < input.tokens.size()[1] => {
+                self.decode_apart(batch, input, &memory)
+            }
+            _ => self.decoder.forward(&input.tokens, &memory, &input.mask, self.precision, &mut NoTap),
+        }
     }
 
     /// Each mode by itself: parallel examples at the full length L, because there every position sees all others, mask tokens in the

@@ -11,7 +11,8 @@ use crate::contrastive::Head;
 use crate::encoder::Encoder;
 use crate::layers::{Precision, Scope};
 use crate::loss::token_losses;
-use crate::tap::NoTap;
+use crate::recompute::Tape;
+use crate::tap::{NoTap, Tap};
 use crate::{Batch, ModelError, ParamTable, Pooling, TowerConfig, spec};
 
 /// The shape of a classifier; sizes are in elements.
@@ -115,8 +116,12 @@ impl Classifier {
     /// # Errors
     /// The images are not of the model's size.
     pub fn encode(&self, images: &Tensor) -> Result<Tensor, ModelError> {
+        self.encode_tapped(images, &mut NoTap)
+    }
+
+    fn encode_tapped<'a>(&'a self, images: &Tensor, tap: &mut impl Tap<'a>) -> Result<Tensor, ModelError> {
         let images = images.to_device_(self.device, images.kind(), true, false);
-        self.encoder.forward(&images, self.precision, &mut NoTap)
+        self.encoder.forward(&images, self.precision, tap)
     }
 
     /// What encoded images `[B, P, E]` are pooled to: `[B, E]`.
@@ -129,7 +134,11 @@ impl Classifier {
     /// # Errors
     /// The images are not of the model's size.
     pub fn logits(&self, images: &Tensor) -> Result<Tensor, ModelError> {
-        Ok(self.head.project(&self.head.pool(&self.encode(images)?, self.precision), self.precision))
+        Ok(self.head_logits(&self.encode(images)?))
+    }
+
+    fn head_logits(&self, encoded: &Tensor) -> Tensor {
+        self.head.project(&self.head.pool(encoded, self.precision), self.precision)
     }
 
     /// The sum over examples of weight × loss, a scalar; the batch's tokens are the classes, `[B, 1]`. With label smoothing s
@@ -138,12 +147,26 @@ impl Classifier {
     /// # Errors
     /// A tensor of the batch does not fit the model.
     pub fn loss(&self, batch: &Batch, loss: ClassLoss, label_smoothing: f64) -> Result<Tensor, ModelError> {
+        self.loss_taped(batch, loss, label_smoothing, &mut Tape::off())
+    }
+
+    /// The same, its blocks recomputed in the backward pass of the tape, where that is on.
+    ///
+    /// # Errors
+    /// A tensor of the batch does not fit the model.
+    pub fn loss_taped<'a>(
+        &'a self,
+        batch: &Batch,
+        loss: ClassLoss,
+        label_smoothing: f64,
+        tape: &mut Tape<'a>,
+    ) -> Result<Tensor, ModelError> {
         if batch.tokens.size()[1..] != [1] {
             return Err(ModelError::shape("tokens", &batch.tokens, ["B", "1"]));
         }
         let classes = batch.tokens.to_device_(self.device, Kind::Int64, true, false).squeeze_dim(1);
         let weights = batch.weights.to_device_(self.device, Kind::Float, true, false);
-        let logits = self.logits(&batch.images)?;
+        let logits = self.head_logits(&self.encode_tapped(&batch.images, tape)?);
         let losses = match loss {
             ClassLoss::Softmax => token_losses(&logits, &classes, label_smoothing),
             ClassLoss::Sigmoid => sigmoid_losses(&logits, &classes, label_smoothing),

@@ -3,10 +3,13 @@
 //! B images, R rows of text (B, or B × candidates of an image), L text length, E width,
 //! V vocabulary.
 
+use std::rc::Rc;
+
 use tch::{Device, Kind, Tensor};
 
 use crate::config::{ModelConfig, PositionEmbedding};
 use crate::layers::{Attention, Dense, KeyValue, LayerNorm, Mask, Mlp, Precision, Scope};
+use crate::recompute::Tape;
 use crate::tap::{NoTap, Tap};
 use crate::{ModelError, ParamTable, position};
 
@@ -79,15 +82,39 @@ impl Decoder {
 
     /// Tokens `[R, L]` as they are embedded → `[R, L, E]` after the final layer norm. Where R is
     /// larger than B, consecutive rows share an image.
-    pub(crate) fn forward(
+    pub(crate) fn forward<'a>(
         &self,
         tokens: &Tensor,
         memory: &Memory,
         mask: &Mask,
         precision: Precision,
-        tap: &mut impl Tap,
+        tap: &mut impl Tap<'a>,
     ) -> Tensor {
         self.blocks(tokens, &self.positions.narrow(1, 0, tokens.size()[1]), memory, mask, precision, tap)
+    }
+
+    /// The same with a tape, from the encoded images `[B, P, encoder width]` themselves: all blocks share them, each makes its keys
+    /// and values again.
+    pub(crate) fn forward_taped<'a>(
+        &'a self,
+        tokens: &Tensor,
+        encoded: &Tensor,
+        mask: Mask,
+        precision: Precision,
+        tape: &mut Tape<'a>,
+    ) -> Tensor {
+        let mask = Rc::new(mask);
+        let embedded = Tensor::embedding(&self.embedding, tokens, -1, false, false);
+        let mut x = tape.cut(embedded + self.positions.narrow(1, 0, tokens.size()[1]));
+        for (i, block) in self.blocks.iter().enumerate() {
+            let (input, images, mask) = (x.shallow_clone(), encoded.shallow_clone(), Rc::clone(&mask));
+            x = tape.block(&[&x, encoded], move || {
+                let memory = block.cross_attention.memory(&precision.cast(&images), precision);
+                let attended = block.attend_self(&input, &mask, precision);
+                block.rest(&input, &attended, &memory, i, precision, &mut NoTap)
+            });
+        }
+        self.norm.forward(&x)
     }
 
     /// The same for tokens that are not one after the other: each at its own place `[L]`.
@@ -102,14 +129,14 @@ impl Decoder {
         self.blocks(tokens, &self.positions.index_select(1, places), memory, mask, precision, &mut NoTap)
     }
 
-    fn blocks(
+    fn blocks<'a>(
         &self,
         tokens: &Tensor,
         positions: &Tensor,
         memory: &Memory,
         mask: &Mask,
         precision: Precision,
-        tap: &mut impl Tap,
+        tap: &mut impl Tap<'a>,
     ) -> Tensor {
         let embedded = Tensor::embedding(&self.embedding, tokens, -1, false, false);
         tap.see(|| "EmbedTargets".to_owned(), &embedded);
@@ -186,14 +213,14 @@ impl Block {
 
     /// What follows self-attention. Cross-attention has no mask, so all rows of an image are one
     /// sequence of queries to it, and its keys and values need not be repeated.
-    fn rest(
+    fn rest<'a>(
         &self,
         x: &Tensor,
         attended: &Tensor,
         memory: &KeyValue,
         index: usize,
         precision: Precision,
-        tap: &mut impl Tap,
+        tap: &mut impl Tap<'a>,
     ) -> Tensor {
         tap.see(|| format!("EncDecBlock{index}/SelfAttn"), attended);
         let x = x + attended;

@@ -37,11 +37,11 @@ impl Encoder {
     }
 
     /// Images `[B, height, width, 3]`, u8 or f32 in [-1, 1], → `[B, P, E]`.
-    pub(crate) fn forward(
-        &self,
+    pub(crate) fn forward<'a>(
+        &'a self,
         images: &Tensor,
         precision: Precision,
-        tap: &mut impl Tap,
+        tap: &mut impl Tap<'a>,
     ) -> Result<Tensor, ModelError> {
         let patches = self.patchify(images)?;
         let stem = self.embedding.forward(&patches, precision);

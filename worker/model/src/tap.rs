@@ -2,15 +2,22 @@
 
 use tch::Tensor;
 
+use crate::recompute::Tape;
+
 /// Sees activations as the forward pass makes them.
-pub(crate) trait Tap {
+pub(crate) trait Tap<'a> {
     fn see(&mut self, name: impl FnOnce() -> String, activation: &Tensor);
+
+    /// Where it is one that blocks are recomputed from: they are written down there, and seen by nobody.
+    fn tape(&mut self) -> Option<&mut Tape<'a>> {
+        None
+    }
 }
 
 /// Looks at nothing.
 pub(crate) struct NoTap;
 
-impl Tap for NoTap {
+impl Tap<'_> for NoTap {
     fn see(&mut self, _: impl FnOnce() -> String, _: &Tensor) {}
 }
 
@@ -18,7 +25,7 @@ impl Tap for NoTap {
 #[derive(Default)]
 pub(crate) struct Recorder(pub(crate) Vec<(String, Tensor)>);
 
-impl Tap for Recorder {
+impl Tap<'_> for Recorder {
     fn see(&mut self, name: impl FnOnce() -> String, activation: &Tensor) {
         self.0.push((name(), activation.shallow_clone()));
     }

@@ -6,7 +6,7 @@ use tch::Tensor;
 
 use crate::ModelError;
 use crate::layers::{Attention, LayerNorm, Mask, Mlp, Precision, Scope};
-use crate::tap::Tap;
+use crate::tap::{NoTap, Tap};
 
 /// Pre-norm blocks of full attention and MLP, biases everywhere, and a final layer norm.
 #[derive(Debug)]
@@ -25,8 +25,18 @@ impl Transformer {
     }
 
     /// `[R, T, E]` → `[R, T, E]`, f32.
-    pub(crate) fn forward(&self, x: Tensor, precision: Precision, tap: &mut impl Tap) -> Tensor {
-        let last = self.blocks.iter().enumerate().fold(x, |x, (i, block)| block.forward(&x, i, precision, tap));
+    pub(crate) fn forward<'a>(&'a self, x: Tensor, precision: Precision, tap: &mut impl Tap<'a>) -> Tensor {
+        let blocks = self.blocks.iter().enumerate();
+        let last = match tap.tape() {
+            None => blocks.fold(x, |x, (i, block)| block.forward(&x, i, precision, tap)),
+            Some(tape) => {
+                let first = tape.cut(x);
+                blocks.fold(first, |x, (i, block)| {
+                    let input = x.shallow_clone();
+                    tape.block(&[&x], move || block.forward(&input, i, precision, &mut NoTap))
+                })
+            }
+        };
         self.norm.forward(&last)
     }
 }
@@ -47,7 +57,7 @@ impl Block {
         })
     }
 
-    fn forward(&self, x: &Tensor, index: usize, precision: Precision, tap: &mut impl Tap) -> Tensor {
+    fn forward<'a>(&self, x: &Tensor, index: usize, precision: Precision, tap: &mut impl Tap<'a>) -> Tensor {
         let attended = self.attention.to_self(&self.norms[0].forward(x), &Mask::Full, precision);
         tap.see(|| format!("block{index:02}/sa"), &attended);
         let x = x + attended;

@@ -8,9 +8,9 @@
 use std::time::{Duration, Instant};
 
 use cappa_collective::{Group, Op};
-use cappa_model::{Batch, Captioner, ClassLoss, Classifier, Contrast, ContrastiveLoss, Embeddings, TwoTower};
+use cappa_model::{Batch, Captioner, ClassLoss, Classifier, Contrast, ContrastiveLoss, Embeddings, Tape, TwoTower};
 use cappa_shared::spec::JobSpec;
-use tch::{Kind, Tensor};
+use tch::{Kind, TchError, Tensor};
 
 use super::network::Network;
 use super::outcome::Departure;
@@ -22,6 +22,8 @@ pub(crate) struct Plan {
     micro_batch: i64,
     /// Examples of the rank that has most.
     most_rows: i64,
+    /// Whether blocks are computed again in the backward pass.
+    recompute: bool,
 }
 
 impl Plan {
@@ -33,6 +35,7 @@ impl Plan {
             label_smoothing: spec.objective.label_smoothing(),
             micro_batch: spec.micro_batch_size.unwrap_or(spec.batch_size).into(),
             most_rows: i64::from(most_lanes) * i64::from(spec.batch_size / lanes),
+            recompute: spec.gradient_checkpointing,
         }
     }
 
@@ -60,7 +63,7 @@ impl Plan {
                 waited: Duration::ZERO,
             }),
         };
-        let mut passes = Passes { work, micro_batches, sum: Tensor::from(0f32) };
+        let mut passes = Passes { work, micro_batches, sum: Tensor::from(0f32), recompute: self.recompute };
         passes.prepare()?;
         Ok(passes)
     }
@@ -73,6 +76,25 @@ pub(crate) struct Passes<'a> {
     /// Those to come, the next one last.
     micro_batches: Vec<Batch>,
     sum: Tensor,
+    recompute: bool,
+}
+
+/// A forward pass that was made.
+pub(crate) struct Pass<'a> {
+    scalar: Tensor,
+    tape: Tape<'a>,
+}
+
+impl Pass<'_> {
+    /// What it came to: a scalar.
+    pub(crate) fn scalar(&self) -> &Tensor {
+        &self.scalar
+    }
+
+    /// Adds the gradients of so many times the scalar to those of the parameters.
+    pub(crate) fn backward(self, share: f64) -> Result<(), TchError> {
+        self.tape.backward(&(self.scalar * share))
+    }
 }
 
 enum Work<'a> {
@@ -81,7 +103,7 @@ enum Work<'a> {
     Contrast(Pairs<'a>),
 }
 
-impl Passes<'_> {
+impl<'a> Passes<'a> {
     /// Passes to come.
     pub(crate) fn remaining(&self) -> usize {
         self.micro_batches.len()
@@ -113,22 +135,29 @@ impl Passes<'_> {
         }
     }
 
-    /// The next pass: a scalar to be differentiated.
-    pub(crate) fn forward(&mut self) -> Result<Tensor, Departure> {
+    /// The next pass.
+    pub(crate) fn forward(&mut self) -> Result<Pass<'a>, Departure> {
+        let mut tape = Tape::new(self.recompute);
+        let scalar = self.scalar(&mut tape)?;
+        Ok(Pass { scalar, tape })
+    }
+
+    /// The scalar of the next pass, which is to be differentiated.
+    fn scalar(&mut self, tape: &mut Tape<'a>) -> Result<Tensor, Departure> {
         let batch = self.micro_batches.pop().expect("a pass is left");
         match &mut self.work {
             Work::Caption(captioner, label_smoothing) => {
-                let loss = captioner.loss_smoothed(&batch, *label_smoothing)?.sum;
+                let loss = captioner.loss_taped(&batch, *label_smoothing, tape)?.sum;
                 self.sum = self.sum.to_device(loss.device()) + loss.detach();
                 Ok(loss)
             }
             Work::Classify(classifier, loss, label_smoothing) => {
-                let loss = classifier.loss(&batch, *loss, *label_smoothing)?;
+                let loss = classifier.loss_taped(&batch, *loss, *label_smoothing, tape)?;
                 self.sum = self.sum.to_device(loss.device()) + loss.detach();
                 Ok(loss)
             }
             Work::Contrast(pairs) => {
-                let (scalar, sum) = pairs.forward(&batch, self.micro_batches.is_empty())?;
+                let (scalar, sum) = pairs.forward(&batch, self.micro_batches.is_empty(), tape)?;
                 self.sum = sum;
                 Ok(scalar)
             }
@@ -154,10 +183,15 @@ struct Asked {
     gradients: Tensor,
 }
 
-impl Pairs<'_> {
+impl<'a> Pairs<'a> {
     /// The scalar to be differentiated, and the sum of this rank's losses.
-    fn forward(&mut self, batch: &Batch, is_last: bool) -> Result<(Tensor, Tensor), Departure> {
-        let embedded = self.towers.embed(batch)?;
+    fn forward(
+        &mut self,
+        batch: &Batch,
+        is_last: bool,
+        tape: &mut Tape<'a>,
+    ) -> Result<(Tensor, Tensor), Departure> {
+        let embedded = self.towers.embed_taped(batch, tape)?;
         if self.asked.is_none() {
             self.ask(&embedded.joint().detach(), &batch.weights)?;
         }

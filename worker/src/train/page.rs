@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use cappa_collective::{Reducer, ReducerOptions};
 use cappa_data::corpus::Corpus;
+use cappa_model::ModelError;
 use cappa_proto as wire;
 use cappa_session::Assignment;
 use cappa_shared::ids::Step;
@@ -145,14 +146,14 @@ pub(super) fn train(turn: &Turn<'_>, recorder: &mut Recorder, state: &mut TrainS
 
         let mut passes = plan.passes(&state.model, &batch.examples, Some(group))?;
         while passes.remaining() > 1 {
-            (passes.forward()? * share).backward(); // adds to this rank's gradients
+            passes.forward()?.backward(share).map_err(ModelError::Torch)?; // adds to this rank's gradients
         }
         reducer.prepare_forward()?;
-        let loss = passes.forward()?;
+        let pass = passes.forward()?;
         clock.lap(Phase::Forward);
 
-        reducer.prepare_backward(&[&loss])?;
-        let backward = (&loss * share).f_backward();
+        reducer.prepare_backward(&[pass.scalar()])?;
+        let backward = pass.backward(share);
         reducer.finish(backward)?; // gradients are averaged while backward runs
         clock.lap(Phase::Backward);
 

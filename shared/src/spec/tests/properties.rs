@@ -145,6 +145,7 @@ prop_compose! {
         spec.schedule.cooldown_steps = steps.map_or(cooldown, |steps| cooldown.min(steps - spec.warmup_steps(steps)));
         (spec.optimizer.learning_rate, spec.optimizer.beta1, spec.priority) = (learning_rate, beta1, priority);
         let (action, most) = if ema.is_some() { (BadLossAction::Skip, lanes) } else { (BadLossAction::Stop, 10) };
+        spec.gradient_checkpointing = ema.is_some();
         spec.on_bad_loss = OnBadLoss { action, spike: ema.map(|ema| 1.5 + ema), most };
         spec.precision = if bf16 { Precision::Bf16 } else { Precision::Fp32 };
         spec.workers = Workers { min: 1, max: lanes };

@@ -86,6 +86,7 @@ pub(super) fn validate(
         data,
         batch_size,
         micro_batch_size: raw.micro_batch_size,
+        gradient_checkpointing: raw.gradient_checkpointing.unwrap_or_default(),
         optimizer: training::optimizer(raw.optimizer, &mut checker),
         ema_decay,
         schedule: training::schedule(raw.schedule, duration.steps(batch_size), &mut checker),

@@ -21,6 +21,7 @@ pub(crate) use tower::Head;
 use tower::{ImageTower, TextTower};
 
 use crate::layers::Precision;
+use crate::recompute::Tape;
 use crate::tap::{NoTap, Tap};
 use crate::{Batch, ModelError, ParamTable, spec};
 
@@ -109,7 +110,11 @@ impl TwoTower {
         self.embed_images_tapped(images, &mut NoTap)
     }
 
-    pub(crate) fn embed_images_tapped(&self, images: &Tensor, tap: &mut impl Tap) -> Result<Tensor, ModelError> {
+    pub(crate) fn embed_images_tapped<'a>(
+        &'a self,
+        images: &Tensor,
+        tap: &mut impl Tap<'a>,
+    ) -> Result<Tensor, ModelError> {
         let images = images.to_device_(self.device, images.kind(), true, false);
         self.image.embed(&images, self.precision, tap)
     }
@@ -132,7 +137,11 @@ impl TwoTower {
         self.embed_texts_tapped(tokens, &mut NoTap)
     }
 
-    pub(crate) fn embed_texts_tapped(&self, tokens: &Tensor, tap: &mut impl Tap) -> Result<Tensor, ModelError> {
+    pub(crate) fn embed_texts_tapped<'a>(
+        &'a self,
+        tokens: &Tensor,
+        tap: &mut impl Tap<'a>,
+    ) -> Result<Tensor, ModelError> {
         match tokens.size()[..] {
             // The last position and the mean look at all of them.
             [_, length] if length == self.config.text_length => {}
@@ -149,7 +158,16 @@ impl TwoTower {
     /// # Errors
     /// A tensor of the batch does not fit the model.
     pub fn embed(&self, batch: &Batch) -> Result<Embeddings, ModelError> {
-        Ok(Embeddings { image: self.embed_images(&batch.images)?, text: self.embed_texts(&batch.tokens)? })
+        self.embed_taped(batch, &mut Tape::off())
+    }
+
+    /// The same, its blocks recomputed in the backward pass of the tape, where that is on.
+    ///
+    /// # Errors
+    /// A tensor of the batch does not fit the model.
+    pub fn embed_taped<'a>(&'a self, batch: &Batch, tape: &mut Tape<'a>) -> Result<Embeddings, ModelError> {
+        let image = self.embed_images_tapped(&batch.images, tape)?;
+        Ok(Embeddings { image, text: self.embed_texts_tapped(&batch.tokens, tape)? })
     }
 
     /// The losses of some of the pairs among all: their sum, and its gradients.

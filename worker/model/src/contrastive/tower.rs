@@ -28,11 +28,11 @@ impl ImageTower {
     }
 
     /// Images `[B, height, width, 3]` → `[B, D]`.
-    pub(super) fn embed(
-        &self,
+    pub(super) fn embed<'a>(
+        &'a self,
         images: &Tensor,
         precision: Precision,
-        tap: &mut impl Tap,
+        tap: &mut impl Tap<'a>,
     ) -> Result<Tensor, ModelError> {
         let encoded = self.encoder.forward(images, precision, tap)?;
         tap.see(|| "encoded".to_owned(), &encoded);
@@ -71,7 +71,7 @@ impl TextTower {
     }
 
     /// Texts `[B, L]`, i64, → `[B, D]`.
-    pub(super) fn embed(&self, tokens: &Tensor, precision: Precision, tap: &mut impl Tap) -> Tensor {
+    pub(super) fn embed<'a>(&'a self, tokens: &Tensor, precision: Precision, tap: &mut impl Tap<'a>) -> Tensor {
         let x = Tensor::embedding(&self.embedding, tokens, -1, false, false) + &self.positions;
         let encoded = self.transformer.forward(x, precision, tap);
         tap.see(|| "transformed".to_owned(), &encoded);
@@ -104,7 +104,7 @@ impl Head {
     }
 
     /// `[B, T, E]` → `[B, D]`, f32, of length 1.
-    fn forward(&self, encoded: &Tensor, precision: Precision, tap: &mut impl Tap) -> Tensor {
+    fn forward<'a>(&self, encoded: &Tensor, precision: Precision, tap: &mut impl Tap<'a>) -> Tensor {
         let pooled = self.pool(encoded, precision);
         tap.see(|| "pre_logits".to_owned(), &pooled.squeeze_dim(1));
         let projected = self.project(&pooled, precision);

@@ -5,6 +5,7 @@ use cappa_model::{Batch, END_OF_TEXT, ModelConfig, PAD, initial_value};
 use tch::{Device, Kind, Tensor};
 
 /// A network that is quick on the CPU.
+#[allow(dead_code, reason = "only some test files want a small one")]
 pub(crate) fn config() -> ModelConfig {
     ModelConfig { layers: 2, width: 64, mlp: 128, decoder_width: 64, decoder_mlp: 128, ..ModelConfig::tiny() }
 }

@@ -78,12 +78,12 @@ fn step(spec: &JobSpec, parallel: bool, size: usize) -> (f64, Vec<Option<Tensor>
         let mut passes = Plan::new(spec, size).passes(&network, &own, Some(&group)).unwrap();
         let share = size as f64;
         while passes.remaining() > 1 {
-            (passes.forward().unwrap() * share).backward();
+            passes.forward().unwrap().backward(share).unwrap();
         }
         reducer.prepare_forward().unwrap();
-        let loss = passes.forward().unwrap();
-        reducer.prepare_backward(&[&loss]).unwrap();
-        let backward = (&loss * share).f_backward();
+        let pass = passes.forward().unwrap();
+        reducer.prepare_backward(&[pass.scalar()]).unwrap();
+        let backward = pass.backward(share);
         reducer.finish(backward).unwrap();
         let sum = Tensor::from_slice(&[passes.sum()]);
         group.all_reduce(&sum, Op::Sum).unwrap();
@@ -126,6 +126,27 @@ fn a_step_does_not_depend_on_ranks_or_micro_batches() {
         assert!(wanted.1.iter().all(Option::is_some));
         // Three ranks have 6, 6 and 4 rows.
         for size in [1, 2, 3] {
+            assert_same(&format!("{objective} on {size}"), &step(&whole, parallel, size), &wanted);
+            assert_same(&format!("{objective} on {size}, a few at a time"), &step(&micro, parallel, size), &wanted);
+        }
+    }
+}
+
+#[test]
+fn gradient_checkpointing_changes_no_step_on_any_number_of_ranks() {
+    for objective in [
+        "siglip",
+        "{ type: cappa, parallel_fraction: 0.5 }",
+        "{ type: classify, pooling: mean, loss: sigmoid }",
+        "siglip\nfreeze: [encoder]",
+        "{ type: cappa, parallel_fraction: 0.5 }\nfreeze: [encoder]",
+        "{ type: cappa, parallel_fraction: 0.5 }\nfreeze: [decoder]",
+    ] {
+        let spec = |more: &str| spec(&format!("objective: {objective}\n{more}"));
+        let parallel = spec("").objective.is_captioning();
+        let wanted = step(&spec(""), parallel, 1);
+        let (whole, micro) = (spec("gradient_checkpointing: true"), spec("gradient_checkpointing: true\nmicro_batch_size: 3"));
+        for size in [1, 2] {
             assert_same(&format!("{objective} on {size}"), &step(&whole, parallel, size), &wanted);
             assert_same(&format!("{objective} on {size}, a few at a time"), &step(&micro, parallel, size), &wanted);
         }
