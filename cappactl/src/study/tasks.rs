@@ -6,13 +6,15 @@ use serde::{Deserialize, Serialize};
 use super::plan::System;
 
 /// Of frozen features, and of captions that are true or false: all systems alike.
-pub(super) const EVERYWHERE: [&str; 7] = [
+pub(super) const EVERYWHERE: [&str; 9] = [
     "{ name: few-shot-objects, data: corpus/heldout.json, task: { type: fewshot, label: class, train: corpus/train.json } }",
     "{ name: few-shot-words, data: corpus/heldout.json, task: { type: fewshot, label: word, train: corpus/train.json } }",
     OBJECTS,
     "{ name: words, data: corpus/heldout.json, task: { type: classify, label: word, template: 'the word {}' } }",
     "{ name: attributes, data: corpus/heldout.json, task: { type: choose, negative: negatives.attribute } }",
     "{ name: relations, data: corpus/heldout.json, task: { type: choose, negative: negatives.relation } }",
+    "{ name: replaced, data: corpus/heldout.json, task: { type: choose, negative: negatives.replace } }",
+    "{ name: added, data: corpus/heldout.json, task: { type: choose, negative: negatives.add } }",
     "{ name: order, data: corpus/heldout.json, task: { type: choose, shuffle: true } }",
 ];
 pub(super) const OBJECTS: &str =

@@ -173,7 +173,8 @@ impl Sample {
         let index = shard * config.samples_per_shard + within;
         let rng = |stream: Stream| Rng::new(config.seed, split, index, stream);
         let scene = Scene::draw(rules, split, index, &mut rng(Stream::Scene));
-        let said = grammar::describe(&scene, rules, &mut rng(Stream::Captions));
+        let (mut captions, mut changes) = (rng(Stream::Captions), rng(Stream::Negatives));
+        let said = grammar::describe(&scene, rules, split, &mut captions, &mut changes);
         let asked = questions::ask(&scene, &mut rng(Stream::Questions));
         let pixels = render::render(&scene, rules, config.image_size, &mut rng(Stream::Pixels));
         let key = sample_key(config.samples_per_shard, shard, within);

@@ -80,7 +80,8 @@ pub struct TextFacts {
 }
 
 /// False captions, in the words and the grammar of the first true one. One is absent where the change would not make
-/// the caption false, or would not change it.
+/// the caption false, or would not change it. The kinds are those of SugarCrepe (Hsieh et al., arXiv 2306.14610): swap (of attributes),
+/// replace, add; and the relation of ARO (Yuksekgonul et al., arXiv 2210.01936).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Negatives {
     /// The colours of the first two items exchanged.
@@ -89,6 +90,13 @@ pub struct Negatives {
     /// The relation of the first two items reversed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub relation: Option<String>,
+    /// A colour, a shape or a word replaced by one that is not in the picture.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replace: Option<String>,
+    /// An object added that is not in the picture: to a lone one, or at the levels that have three items, to a pair. It is longer than the true one, so
+    /// a blind decoder tells them apart: report its number beside.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub add: Option<String>,
 }
 
 /// `classes.json`: what zero-shot classification scores. The n-th prompt is the caption of the n-th label.
@@ -144,7 +152,7 @@ impl Facts {
             third_relation: scene.third.map(|relation| relation.name().to_owned()),
             question: asked.question,
             answer: asked.answer,
-            negatives: Negatives { attribute: said.wrong_attribute, relation: said.wrong_relation },
+            negatives: said.negatives,
         }
     }
 }

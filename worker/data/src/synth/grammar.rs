@@ -1,5 +1,7 @@
 //! What is said about a scene: captions, their paraphrases, and captions that are false.
 
+use super::Split;
+use super::facts::Negatives;
 use super::rng::{Rng, fold, mix};
 use super::rules::Rules;
 use super::scene::{Content, Item, Scene};
@@ -46,14 +48,12 @@ struct Phrasing {
 pub(super) struct Said {
     /// True captions, all different, at least one.
     pub(super) captions: Vec<String>,
-    /// The first caption with the attributes of the two objects exchanged.
-    pub(super) wrong_attribute: Option<String>,
-    /// The first caption with the relation reversed.
-    pub(super) wrong_relation: Option<String>,
+    /// The first caption, made false.
+    pub(super) negatives: Negatives,
 }
 
-/// Captions a scene as its level does.
-pub(super) fn describe(scene: &Scene, rules: &Rules, rng: &mut Rng) -> Said {
+/// Captions a scene as its level does. What makes captions false is drawn by itself, and is of the same split.
+pub(super) fn describe(scene: &Scene, rules: &Rules, split: Split, rng: &mut Rng, changes: &mut Rng) -> Said {
     let wanted = 1 + rng.below(rules.max_captions);
     let first = Phrasing::draw(scene, rules, rng);
     let mut captions = vec![first.caption(scene)];
@@ -68,9 +68,14 @@ pub(super) fn describe(scene: &Scene, rules: &Rules, rng: &mut Rng) -> Said {
         }
     }
     let differing = |other: Scene| Some(first.caption(&other)).filter(|caption| *caption != captions[0]);
-    let wrong_attribute = scene.with_attributes_exchanged().and_then(differing);
-    let wrong_relation = scene.with_relation_reversed().and_then(differing);
-    Said { captions, wrong_attribute, wrong_relation }
+    let negatives = Negatives {
+        attribute: scene.with_attributes_exchanged().and_then(differing),
+        relation: scene.with_relation_reversed().and_then(differing),
+        // What is not said can be replaced without a difference.
+        replace: scene.with_one_replaced(rules, split, changes).into_iter().find_map(differing),
+        add: scene.with_one_added(rules, split, changes).and_then(differing),
+    };
+    Said { captions, negatives }
 }
 
 /// The caption of a class of single objects, as training captions without a size say it.

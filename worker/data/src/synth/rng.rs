@@ -27,6 +27,7 @@ pub(super) enum Stream {
     Captions = 2,
     Pixels = 3,
     Questions = 4,
+    Negatives = 5,
 }
 
 /// One sequence of draws of one sample.

@@ -129,6 +129,11 @@ impl Rules {
         }
     }
 
+    /// Whether there are scenes of the kind.
+    pub(super) fn has(&self, kind: Kind) -> bool {
+        self.kinds.iter().any(|(of, _)| *of == kind)
+    }
+
     /// The kind of the scene at `index` of a split, and how many scenes of this kind come before it.
     ///
     /// Kinds follow a fixed cycle and classes follow the ordinal, so that every prefix of a split has the same mixture

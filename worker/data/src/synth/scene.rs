@@ -9,6 +9,8 @@ use super::words::Typeface;
 
 /// One in this many compositions is held out.
 const HELDOUT_SHARE: u64 = 8;
+/// Draws of an object that is to be added: one in eight makes a combination that is held out.
+const ADDITIONS: usize = 100;
 
 /// What an item is, apart from its colour.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -97,6 +99,63 @@ impl Scene {
     pub(super) fn with_relation_reversed(&self) -> Option<Self> {
         let relation = self.relation?;
         Some(Self { relation: Some(relation.reversed()), ..self.clone() })
+    }
+
+    /// The scenes, as something to say, in which one noun or one colour of this one is another that nothing in it has; in a drawn
+    /// order, and of combinations of the same split, so that no false caption is better known than the true one.
+    pub(super) fn with_one_replaced(&self, rules: &Rules, split: Split, rng: &mut Rng) -> Vec<Self> {
+        let mut changed = Vec::new();
+        for (place, item) in self.items.iter().enumerate() {
+            let nouns = match item.content {
+                Content::Object { size, texture, .. } => {
+                    let shapes = rules.shapes.iter();
+                    shapes.map(|&shape| Content::Object { shape, size, texture }).collect::<Vec<_>>()
+                }
+                Content::Word { typeface, .. } => {
+                    (0..rules.words).map(|word| Content::Word { word, typeface }).collect()
+                }
+            };
+            let nouns = nouns.into_iter().filter(|content| self.items.iter().all(|i| i.content.noun() != content.noun()));
+            let colours = rules.colours.iter().filter(|colour| self.items.iter().all(|i| i.colour != **colour));
+            let items = nouns.map(|content| Item { content, ..item.clone() });
+            let items = items.chain(colours.map(|&colour| Item { colour, ..item.clone() }));
+            changed.extend(items.map(|item| {
+                let mut scene = self.clone();
+                scene.items[place] = item;
+                scene
+            }));
+        }
+        changed.retain(|scene| !self.kind.is_composed() || split_of(&scene.items) == split);
+        for last in (1..changed.len()).rev() {
+            changed.swap(last, rng.below(last + 1));
+        }
+        changed
+    }
+
+    /// The same scene with one object more, which is of another shape than all in it, as something to say: a lone object becomes
+    /// a pair, and where the level has them, a pair a triple. Of a combination of the split, as scenes of that kind are.
+    pub(super) fn with_one_added(&self, rules: &Rules, split: Split, rng: &mut Rng) -> Option<Self> {
+        let makes_triple = match self.kind {
+            Kind::Single => false,
+            Kind::Pair if rules.has(Kind::Triple) => true,
+            _ => return None,
+        };
+        (0..ADDITIONS).find_map(|_| {
+            let (item, is_first) = (any_object(rules, rng), rng.chance(0.5));
+            let is_new = self.items.iter().all(|other| other.content.noun() != item.content.noun());
+            let mut scene = self.clone();
+            match (makes_triple, self.relation) {
+                (true, Some(relation)) => {
+                    scene.items.push(item);
+                    scene.third = Some(rng.pick(&relation.across()));
+                }
+                _ => {
+                    scene.items.insert(usize::from(!is_first), item);
+                    scene.relation = Some(rng.pick(Relation::ALL));
+                }
+            }
+            (is_new && split_of(&scene.items) == split).then_some(scene)
+        })
     }
 }
 

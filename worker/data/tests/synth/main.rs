@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use cappa_data::synth::{Classes, CorpusCard, Facts, Level, SynthConfig, SynthError, generate};
+use cappa_data::synth::{Classes, CorpusCard, Facts, Level, Negatives, SynthConfig, SynthError, generate};
 use reader::{Corpus, Sample, config, corpus, read_split, shards};
 use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
@@ -160,6 +160,30 @@ fn captions_are_true_and_negatives_are_false() {
             }
         }
         assert!(negatives > 1_000, "{level}: {negatives}");
+    }
+}
+
+#[test]
+fn something_replaced_or_added_makes_a_caption_false_in_nearly_every_scene_that_can_have_it() {
+    for (level, corpus) in all_levels() {
+        let (mut replaced, mut added, mut may_add, mut all) = (0, 0, 0, 0);
+        for Sample { key, facts, .. } in samples(&corpus) {
+            let Negatives { replace, add, .. } = &facts.negatives;
+            for negative in [replace, add].into_iter().flatten() {
+                assert!(!checker::is_true(negative, facts), "{level} {key}: {negative} / {facts:?}");
+            }
+            if let Some(add) = add {
+                assert!(add.len() > facts.captions[0].len(), "{level} {key}: {add}");
+            }
+            let may = facts.kind == "single" || facts.kind == "pair" && level != Level::Easy;
+            assert!(may || add.is_none(), "{level} {key}: {add:?} of a {}", facts.kind);
+            all += 1;
+            may_add += u32::from(may);
+            replaced += u32::from(replace.is_some());
+            added += u32::from(add.is_some());
+        }
+        assert!(f64::from(replaced) > 0.9 * f64::from(all), "{level}: {replaced} of {all}");
+        assert!(f64::from(added) > 0.95 * f64::from(may_add), "{level}: {added} of {may_add}");
     }
 }
 
