@@ -223,8 +223,12 @@ fn describe(change: &Change) -> Option<(&'static str, String)> {
             ("update_skipped", format!("step {step}: the update was not made, {reason}"))
         }
         Change::Rewound { step, to, reason, .. } => {
-            let (first, state) = (to.next(), if to.0 == 0 { "the beginning".into() } else { format!("the checkpoint of step {to}") });
-            ("rewound", format!("step {step}: back to {state}, the samples of steps {first} to {step} are skipped: {reason}"))
+            let (first, state) =
+                (to.next(), if to.0 == 0 { "the beginning".into() } else { format!("the checkpoint of step {to}") });
+            (
+                "rewound",
+                format!("step {step}: back to {state}, the samples of steps {first} to {step} are skipped: {reason}"),
+            )
         }
         Change::RolledBack { step, generation, reason } => (
             "rolled_back",

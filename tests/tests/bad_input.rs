@@ -34,6 +34,46 @@ async fn a_bad_spec_is_refused_with_every_mistake_and_its_place() -> Result<()> 
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn words_of_another_vocabulary_and_classes_that_samples_lack_are_refused_on_submission() -> Result<()> {
+    let corpus = Corpus::new(200)?;
+    let cluster = Cluster::start(Options { workers: 1, ..Options::default() })?;
+    cluster.wait_idle(1).await?;
+    let first = JobSpec { steps: 2, workers: (1, 1), ..JobSpec::default() };
+    let job = cluster.submit(&first, &corpus).await?;
+    cluster.finish(&job).await?;
+    let request = cappa_proto::GetRequest { job_id: job };
+    let newest = cluster.jobs().await?.checkpoints(request).await?.into_inner().checkpoints.remove(0).manifest;
+
+    // As large, and of other words.
+    let file = corpus.path("other.json");
+    let mut other: serde_json::Value = serde_json::from_slice(&std::fs::read(corpus.path("tokenizer.json"))?)?;
+    let vocabulary = other["model"]["vocab"].as_object_mut().context("a vocabulary")?;
+    let (a, b) = (vocabulary["a"].clone(), vocabulary["b"].clone());
+    (vocabulary["a"], vocabulary["b"]) = (b, a);
+    std::fs::write(&file, other.to_string())?;
+    let with = |more: &str| JobSpec {
+        tokenizer: Some(file.display().to_string()),
+        more: format!("init: {more}"),
+        ..first.clone()
+    };
+    let places = refused(&cluster, &with(&newest).document(&corpus)).await?;
+    assert_eq!(places.len(), 1, "{places:?}");
+    assert!(places[0].0 == "init" && places[0].1.contains("another vocabulary (sha256 "), "{places:?}");
+    // The encoder knows no words, and the same words in another file are the same words.
+    let encoder = with(&format!("{{ from: '{newest}', parts: [encoder] }}"));
+    cluster.submit(&encoder, &corpus).await?;
+    let pretty: serde_json::Value = serde_json::from_slice(&std::fs::read(corpus.path("tokenizer.json"))?)?;
+    std::fs::write(&file, serde_json::to_vec_pretty(&pretty)?)?;
+    cluster.submit(&with(&newest), &corpus).await?;
+
+    let objective = "{ type: classify }".to_owned();
+    let data = ", label: { field: klass, classes: 48 }".to_owned();
+    let places = refused(&cluster, &JobSpec { objective, data, ..first }.document(&corpus)).await?;
+    assert!(places[0].0 == "data.label" && places[0].1.contains("`klass`"), "{places:?}");
+    Ok(())
+}
+
 async fn refused(cluster: &Cluster, document: &str) -> Result<Vec<(String, String)>> {
     let request = SubmitRequest { spec: document.into(), ..Default::default() };
     let status = cluster.jobs().await?.submit(request).await.err().context("it must be refused")?;

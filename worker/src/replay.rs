@@ -75,7 +75,7 @@ async fn restore(args: &ReplayArgs, spec: &JobSpec, mut state: TrainState) -> Re
     if let Some(init) = &spec.init {
         let weights =
             read_weights(&init.from).await.with_context(|| format!("init.from {} can't be read", init.from))?;
-        state.start_from(spec, init, &weights)?;
+        state.start_from(spec, init, &weights.tensors)?;
     }
     Ok(state)
 }
@@ -143,7 +143,9 @@ impl Kept {
 
     fn at(&self, step: Step) -> Result<&[(String, Tensor)]> {
         if self.step != Some(step) {
-            bail!("the run went back to the state of step {step}, whose checkpoint is gone; replay a step before that, or one after the next checkpoint");
+            bail!(
+                "the run went back to the state of step {step}, whose checkpoint is gone; replay a step before that, or one after the next checkpoint"
+            );
         }
         Ok(&self.tensors)
     }

@@ -32,7 +32,10 @@ impl Trained {
         let weights = runtime
             .block_on(read_weights(&args.checkpoint))
             .with_context(|| format!("--checkpoint {} can't be read", args.checkpoint))?;
-        network.params_mut().load_named(&weights).context("the checkpoint does not belong to the spec's model")?;
+        network
+            .params_mut()
+            .load_named(&weights.tensors)
+            .context("the checkpoint does not belong to the spec's model")?;
         Ok(Self { spec, network, runtime })
     }
 }

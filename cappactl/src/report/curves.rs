@@ -70,7 +70,8 @@ mod tests {
         let mut points: Vec<_> = (0..200).map(|step| (f64::from(step), 3.0)).collect();
         points[70].1 = f64::NAN;
         assert!(smoothed(&points).iter().all(|(_, y)| *y == 3.0));
-        let point = |update| Point { update, ..Point::from(cappa_proto::StepMetrics { loss: 9.0, ..Default::default() }) };
+        let point =
+            |update| Point { update, ..Point::from(cappa_proto::StepMetrics { loss: 9.0, ..Default::default() }) };
         assert_eq!(point(Update::Made).loss_made(), 9.0);
         assert!(point(Update::Rewound).loss_made().is_nan());
     }

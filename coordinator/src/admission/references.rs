@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use cappa_data::index;
+use cappa_data::text::Tokenizer;
 use cappa_shared::causes::with_causes;
-use cappa_shared::checkpoint::{self, CheckpointManifest};
+use cappa_shared::checkpoint::{self, CheckpointManifest, Headers, vocabulary_difference};
 use cappa_shared::manifest::{DataManifest, Format, ManifestError, Shard};
 use cappa_shared::spec::{Captions, Evaluation, JobKind, JobSpec, Task, is_manifest};
 use cappa_shared::storage::{self, AllowList, Location};
@@ -40,6 +41,8 @@ pub(super) struct References {
     lanes: Option<u32>,
     captions: Captions,
     vocabulary: Option<u32>,
+    /// The field of the samples' `.json` that has their classes.
+    label: Option<String>,
 }
 
 /// A set that an evaluation reads.
@@ -88,6 +91,7 @@ impl References {
             lanes: (spec.kind == JobKind::Pretrain).then_some(spec.data.lanes),
             captions: spec.data.captions.clone(),
             vocabulary: Some(spec.model.vocabulary),
+            label: spec.data.label.as_ref().map(|label| label.field.clone()),
         }
     }
 
@@ -114,6 +118,7 @@ impl References {
             lanes: None,
             captions: Captions::default(),
             vocabulary: None,
+            label: None,
         }
     }
 
@@ -122,10 +127,11 @@ impl References {
         let train =
             self.train.iter().map(|(path, url)| check_source(path, url, allowed, self.lanes, &self.captions).boxed());
         let train = stream::iter(train.collect::<Vec<_>>()).buffered(4).collect::<Vec<_>>();
+        let knows_words = self.spec.as_ref().is_some_and(JobSpec::init_knows_words);
         let tokenizer = async {
             match &self.tokenizer {
-                Some(url) => check_tokenizer(url, allowed, self.vocabulary).await,
-                None => Vec::new(),
+                Some(url) => check_tokenizer(url, allowed, self.vocabulary, knows_words).await,
+                None => Default::default(),
             }
         };
         let evaluations = self.evaluations.iter().map(|set| check_evaluation(set, allowed).boxed());
@@ -133,19 +139,47 @@ impl References {
         let init = async {
             match &self.init {
                 Some(url) => check_init(url, self.spec.as_ref(), allowed).await,
-                None => Vec::new(),
+                None => Default::default(),
             }
         };
-        let (train, tokenizer, init, evaluations) = tokio::join!(train, tokenizer, init, evaluations);
+        let labels = self.check_label(allowed);
+        let (train, tokenizer, init, evaluations, labels) = tokio::join!(train, tokenizer, init, evaluations, labels);
+        let ((tokenizer, of_job), (init, of_checkpoint)) = (tokenizer, init);
         let mut found = Found::default();
         for (mistakes, manifest) in train {
             found.mistakes.extend(mistakes);
             found.train.extend(manifest);
         }
         found.mistakes.extend(tokenizer);
-        found.mistakes.extend(init);
+        let differs = of_job.and_then(|of_job| vocabulary_difference(of_checkpoint.as_deref(), &of_job));
+        let of_init = |message| Mistake { path: self.init_path().to_owned(), message };
+        found.mistakes.extend(init.into_iter().chain(differs).map(of_init));
+        found.mistakes.extend(labels);
         found.mistakes.extend(evaluations.into_iter().flatten());
         found
+    }
+
+    /// The field of the classes is one that training samples have, of sources that are manifests.
+    async fn check_label(&self, allowed: &AllowList) -> Vec<Mistake> {
+        let Some(field) = &self.label else { return Vec::new() };
+        let wanted = [vec![field.clone()]];
+        let sources = self.train.iter().filter(|(_, source)| is_manifest(source));
+        let looks = sources.map(|(_, source)| {
+            let wanted = &wanted;
+            // Whether the shards are there at all is found by others; a slow store is the workers' to wait for.
+            async move {
+                tokio::time::timeout(LIMIT, fields::missing(source, wanted, allowed)).await.unwrap_or_default()
+            }
+            .boxed()
+        });
+        let looks = stream::iter(looks.collect::<Vec<_>>()).buffered(4).collect::<Vec<_>>().await;
+        let mistake = |message| Mistake { path: "data.label".to_owned(), message };
+        looks.into_iter().flatten().map(mistake).collect()
+    }
+
+    /// Where the document names the checkpoint that the job starts from.
+    fn init_path(&self) -> &'static str {
+        if self.spec.as_ref().is_some_and(|spec| spec.kind == JobKind::Evaluate) { "from" } else { "init" }
     }
 }
 
@@ -286,43 +320,56 @@ async fn check_shard(manifest_at: &Location, shard: &Shard, allowed: &AllowList)
     }
 }
 
-async fn check_tokenizer(url: &str, allowed: &AllowList, vocabulary: Option<u32>) -> Vec<Mistake> {
+/// The mistakes, and the digest of the vocabulary where that is wanted.
+async fn check_tokenizer(
+    url: &str,
+    allowed: &AllowList,
+    vocabulary: Option<u32>,
+    wants_digest: bool,
+) -> (Vec<Mistake>, Option<String>) {
     let mistake = |message: String| Mistake { path: "data.tokenizer".to_owned(), message };
     let read = async {
         let location = allowed_location(url, allowed)?;
         let content = read_bounded(&location).await?;
-        tokens_of(&content).map_err(|message| vec![message])
+        let tokens = tokens_of(&content).map_err(|message| vec![message])?;
+        if !wants_digest {
+            return Ok((tokens, None));
+        }
+        let tokenizer = Tokenizer::from_bytes(&content).map_err(|error| vec![with_causes(&error)])?;
+        Ok((tokens, Some(tokenizer.vocabulary_digest())))
     };
-    let tokens = match within_limit(url, read).await {
-        Ok(tokens) => tokens,
-        Err(messages) => return messages.into_iter().map(mistake).collect(),
+    let (tokens, digest) = match within_limit(url, read).await {
+        Ok(found) => found,
+        Err(messages) => return (messages.into_iter().map(mistake).collect(), None),
     };
-    match vocabulary {
+    let mistakes = match vocabulary {
         Some(vocabulary) if tokens > u64::from(vocabulary) => vec![mistake(format!(
             "has {tokens} tokens, the model's vocabulary {vocabulary}; raise model.vocabulary or train a smaller tokenizer"
         ))],
         _ => Vec::new(),
-    }
+    };
+    (mistakes, digest)
 }
 
-/// The checkpoint is there, and its network is that of the job as far as the job starts from it.
-async fn check_init(url: &str, spec: Option<&JobSpec>, allowed: &AllowList) -> Vec<Mistake> {
+/// The checkpoint is there, and its network is that of the job as far as the job starts from it; and the digest of its vocabulary.
+async fn check_init(url: &str, spec: Option<&JobSpec>, allowed: &AllowList) -> (Vec<String>, Option<String>) {
     let read = async {
         let location = allowed_location(url, allowed)?;
         let content = read_bounded(&location).await?;
         let manifest = CheckpointManifest::from_json(&content).map_err(|error| vec![with_causes(&error)])?;
-        let Some(spec) = spec else { return Ok(()) };
+        let Some(spec) = spec else { return Ok(None) };
         // <job>/checkpoints/<step>/MANIFEST.json: parts are named from the job's folder.
         let folder = location.parent().parent().parent();
-        let shapes = checkpoint::shapes(&folder, &manifest).await.map_err(|error| vec![with_causes(&error)])?;
+        let Headers { shapes, vocabulary } =
+            checkpoint::headers(&folder, &manifest).await.map_err(|error| vec![with_causes(&error)])?;
         let of_param = |(name, shape): (String, _)| Some((name.strip_prefix("params/")?.to_owned(), shape));
         let differences = spec.init_differences(&shapes.into_iter().filter_map(of_param).collect());
-        if differences.is_empty() { Ok(()) } else { Err(differences) }
+        if differences.is_empty() { Ok(vocabulary) } else { Err(differences) }
     };
-    let messages = within_limit(url, read).await.err().unwrap_or_default();
-    let is_evaluated = spec.is_some_and(|spec| spec.kind == JobKind::Evaluate);
-    let path = if is_evaluated { "from" } else { "init" };
-    messages.into_iter().map(|message| Mistake { path: path.to_owned(), message }).collect()
+    match within_limit(url, read).await {
+        Ok(vocabulary) => (Vec::new(), vocabulary),
+        Err(messages) => (messages, None),
+    }
 }
 
 /// How many ids a tokenizer's file uses; its content says of which format it is.

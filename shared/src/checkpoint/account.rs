@@ -195,7 +195,8 @@ mod tests {
 
     #[test]
     fn a_rewind_whose_work_was_lost_is_not_of_the_run() {
-        let rewind = |generation, step, to| Rewind { step: Step(step), to: Step(to), generation: Generation(generation) };
+        let rewind =
+            |generation, step, to| Rewind { step: Step(step), to: Step(to), generation: Generation(generation) };
         let rewinds = [rewind(1, 30, 20), rewind(1, 60, 50), rewind(2, 58, 50), rewind(2, 90, 80)];
         let groups = lineage(&formed(&[(1, 2, 0), (2, 1, 55)]), Generation(2), Step(50), Step(80));
         assert_eq!(kept_rewinds(&rewinds, &groups), [rewind(2, 58, 50)]);

@@ -193,7 +193,9 @@ fn rewind_problems(account: &Account, step: Step, chain: &[&CheckpointManifest])
     let mut problems = Vec::new();
     for Rewind { step: at, to, .. } in &account.rewinds {
         if *at <= first || *at > step {
-            problems.push(format!("the manifest of step {step} tells of a rewind at step {at}, which is none of its steps"));
+            problems.push(format!(
+                "the manifest of step {step} tells of a rewind at step {at}, which is none of its steps"
+            ));
         }
         let is_checkpoint = chain.iter().any(|manifest| manifest.contents().step == *to);
         if to >= at || *to != Step(0) && !is_checkpoint {

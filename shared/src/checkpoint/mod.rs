@@ -13,8 +13,8 @@
 
 mod account;
 mod audit;
+mod headers;
 mod manifest;
-mod shapes;
 mod store;
 
 use crate::ids::{Generation, Rank, Step};
@@ -23,8 +23,8 @@ pub use account::{
     Account, FormedGroup, GroupSteps, OrderRecord, Previous, Rewind, SourceRecord, kept_rewinds, lineage,
 };
 pub use audit::{Audit, EpochUse, audit, chain};
+pub use headers::{Headers, VOCABULARY, headers, vocabulary_difference};
 pub use manifest::{CheckpointManifest, Contents, ManifestProblems, Part, Quarantined, data_digest};
-pub use shapes::shapes;
 pub use store::{
     CheckpointError, abandon, commit, committed, examine, history, load, load_any, newest, read_part, retire,
 };

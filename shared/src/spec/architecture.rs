@@ -11,13 +11,22 @@ impl JobSpec {
     /// What of a checkpoint's network differs from that of the job, in the parts that [`JobSpec::init`] takes: a sentence for
     /// each field of the spec. Another resolution is no difference where the positions can be resampled.
     pub fn init_differences(&self, shapes: &Shapes) -> Vec<String> {
-        let Some(init) = &self.init else { return Vec::new() };
-        let all = [Part::Encoder, Part::Head, Part::Text, Part::Decoder];
-        let wanted = all.into_iter().filter(|part| part.is_of(&self.objective));
-        let wanted = wanted.filter(|part| init.parts.is_empty() || init.parts.contains(part));
         let mut comparison = Comparison { spec: self, shapes, differences: Vec::new() };
-        wanted.for_each(|part| comparison.part(part));
+        self.init_parts().for_each(|part| comparison.part(part));
         comparison.differences
+    }
+
+    /// Whether parts that know words are taken from a checkpoint, so that its vocabulary must be the job's.
+    pub fn init_knows_words(&self) -> bool {
+        self.init_parts().any(|part| matches!(part, Part::Text | Part::Decoder))
+    }
+
+    /// The parts that [`JobSpec::init`] takes.
+    fn init_parts(&self) -> impl Iterator<Item = Part> {
+        let takes =
+            |part: &Part| self.init.as_ref().is_some_and(|init| init.parts.is_empty() || init.parts.contains(part));
+        let all = [Part::Encoder, Part::Head, Part::Text, Part::Decoder].into_iter();
+        all.filter(|part| part.is_of(&self.objective)).filter(takes)
     }
 }
 

@@ -57,6 +57,7 @@ pub struct Corpus {
     sources: Arc<Sources>,
     order: Arc<JobOrder>,
     tokenizer: Tokenizer,
+    vocabulary: String,
 }
 
 impl Corpus {
@@ -78,7 +79,8 @@ impl Corpus {
         let (window, batch_size) = (data.shuffle_window, spec.batch_size.into());
         let order = JobOrder::new(counts, &weights, data.seed, data.lanes, window, batch_size)?;
         let tokenizer = tokenizer(spec, patience, stats).await?;
-        Ok(Self { sources: Arc::new(sources), order: Arc::new(order), tokenizer })
+        let vocabulary = tokenizer.vocabulary_digest();
+        Ok(Self { sources: Arc::new(sources), order: Arc::new(order), tokenizer, vocabulary })
     }
 
     /// Samples of an epoch of every source, together; each caption one where all are taken.
@@ -89,6 +91,11 @@ impl Corpus {
     /// Path of a shard in its manifest; where there are several manifests, its URL.
     pub fn shard_name(&self, shard: u32) -> String {
         self.sources.name(shard)
+    }
+
+    /// [`Tokenizer::vocabulary_digest`] of its tokenizer, as checkpoints keep it.
+    pub fn vocabulary(&self) -> &str {
+        &self.vocabulary
     }
 
     /// The identity of the data, as checkpoints keep it.

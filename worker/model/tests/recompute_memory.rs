@@ -26,7 +26,8 @@ fn peak(captioner: &Captioner, recompute: bool) -> u64 {
 
 #[test]
 fn recomputation_takes_less_than_half_the_memory_of_a_deep_network() {
-    let config = ModelConfig { layers: 10, decoder_layers: 6, width: 128, mlp: 512, decoder_width: 128, ..ModelConfig::tiny() };
+    let config =
+        ModelConfig { layers: 10, decoder_layers: 6, width: 128, mlp: 512, decoder_width: 128, ..ModelConfig::tiny() };
     let captioner = Captioner::new(&config, 3, Device::Cpu).expect("a network");
     // The gradients themselves, and what libtorch keeps, are there before anything is compared.
     peak(&captioner, true);

@@ -11,7 +11,7 @@ use cappa_shared::storage::StorageError;
 use thiserror::Error;
 
 pub(crate) use parts::{deserialise, serialise};
-pub(crate) use restore::{Restore, read_weights};
+pub(crate) use restore::{Restore, Weights, read_weights};
 pub(crate) use writer::Writer;
 
 /// Why a checkpoint can't be written or read.
@@ -49,6 +49,9 @@ pub(crate) enum CheckpointError {
     /// The tensors are not those of the job's model.
     #[error("the checkpoint belongs to another model")]
     Model(#[from] ModelError),
+    /// Its words are not the job's.
+    #[error("{0}")]
+    Vocabulary(String),
     /// It is of a branch that the job has given up.
     #[error("the checkpoint is of a branch that the job went back beyond")]
     GivenUp,

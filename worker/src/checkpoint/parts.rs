@@ -1,5 +1,8 @@
 //! Tensors to bytes and back, and who writes which.
 
+use std::collections::HashMap;
+
+use cappa_shared::checkpoint::VOCABULARY;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use tch::{Kind, Tensor};
@@ -26,8 +29,8 @@ pub(super) fn bytes_of(tensor: &Tensor) -> usize {
     tensor.numel() * tensor.kind().elt_size_in_bytes()
 }
 
-/// A safetensors file of host tensors.
-pub(crate) fn serialise(tensors: &[(String, Tensor)]) -> Result<Vec<u8>, CheckpointError> {
+/// A safetensors file of host tensors, of a network that was trained with the vocabulary of this digest, if that is known.
+pub(crate) fn serialise(tensors: &[(String, Tensor)], vocabulary: Option<&str>) -> Result<Vec<u8>, CheckpointError> {
     let mut raw = Vec::with_capacity(tensors.len());
     for (name, tensor) in tensors {
         let tensor = tensor.contiguous();
@@ -42,7 +45,14 @@ pub(crate) fn serialise(tensors: &[(String, Tensor)]) -> Result<Vec<u8>, Checkpo
         .map(|(name, dtype, shape, data)| Ok((name.as_str(), TensorView::new(*dtype, shape.clone(), data)?)))
         .collect::<Result<Vec<_>, safetensors::SafeTensorError>>()
         .map_err(CheckpointError::Format)?;
-    safetensors::serialize(views, None).map_err(CheckpointError::Format)
+    let metadata = vocabulary.map(|digest| HashMap::from([(VOCABULARY.to_owned(), digest.to_owned())]));
+    safetensors::serialize(views, metadata).map_err(CheckpointError::Format)
+}
+
+/// The digest of the vocabulary of a safetensors file's network, where it says so.
+pub(super) fn vocabulary(file: &[u8]) -> Result<Option<String>, CheckpointError> {
+    let (_, header) = SafeTensors::read_metadata(file).map_err(CheckpointError::Format)?;
+    Ok(header.metadata().as_ref().and_then(|metadata| metadata.get(VOCABULARY)).cloned())
 }
 
 /// The tensors of a safetensors file.
@@ -97,18 +107,19 @@ mod tests {
             ("opt/m".to_owned(), Tensor::from_slice(&[1.0f32, 2.0]).to_kind(Kind::BFloat16)),
             ("run/tally".to_owned(), Tensor::from_slice(&[7i64, i64::MAX])),
         ];
-        let mut back = deserialise(&serialise(&tensors).unwrap()).unwrap();
+        let mut back = deserialise(&serialise(&tensors, None).unwrap()).unwrap();
         back.sort_by_key(|(name, _)| tensors.iter().position(|(n, _)| n == name));
         for ((name, before), (same, after)) in tensors.iter().zip(&back) {
             assert_eq!((name, before.size(), before.kind()), (same, after.size(), after.kind()));
-            let bits = |t: &Tensor| serialise(&[("x".to_owned(), t.shallow_clone())]).unwrap();
+            let bits = |t: &Tensor| serialise(&[("x".to_owned(), t.shallow_clone())], None).unwrap();
             assert_eq!(bits(before), bits(after), "{name}");
         }
     }
 
     #[test]
     fn a_damaged_file_is_an_error() {
-        let file = serialise(&[("a".to_owned(), Tensor::from_slice(&[1f32]))]).unwrap();
+        let file = serialise(&[("a".to_owned(), Tensor::from_slice(&[1f32]))], Some("abc")).unwrap();
+        assert_eq!(vocabulary(&file).unwrap().as_deref(), Some("abc"));
         assert!(deserialise(&file[..file.len() - 1]).is_err());
         assert!(deserialise(b"not a file").is_err());
     }

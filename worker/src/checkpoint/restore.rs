@@ -32,23 +32,40 @@ impl Restore<'_> {
     pub(crate) async fn tensors(&self) -> Result<(Vec<(String, Tensor)>, CheckpointManifest), CheckpointError> {
         let folder = storage::open(self.folder)?;
         let manifest = CheckpointManifest::from_json(&folder.get(self.manifest).await?)?;
-        Ok((tensors(&folder, &manifest).await?, manifest))
+        let (tensors, _) = tensors(&folder, &manifest).await?;
+        Ok((tensors, manifest))
     }
 }
 
-/// The weights (`params/…`) that a manifest commits, averaged where it has averages, given by the URL of the manifest.
-pub(crate) async fn read_weights(manifest: &str) -> Result<Vec<(String, Tensor)>, CheckpointError> {
+/// A network to start from.
+pub(crate) struct Weights {
+    /// Its parameters (`params/…`), averaged where the checkpoint has averages.
+    pub tensors: Vec<(String, Tensor)>,
+    /// The digest of its vocabulary, where it is known.
+    pub vocabulary: Option<String>,
+}
+
+/// The weights that a manifest commits, given by the URL of the manifest.
+pub(crate) async fn read_weights(manifest: &str) -> Result<Weights, CheckpointError> {
     let at = storage::open(manifest)?;
     let name = at.prefix.filename().unwrap_or_default().to_owned();
     let committed = CheckpointManifest::from_json(&at.parent().get(&name).await?)?;
     // <job>/checkpoints/<step>/MANIFEST.json: parts are named from the job's folder.
     let folder = at.parent().parent().parent();
-    Ok(averaged(tensors(&folder, &committed).await?))
+    let (tensors, vocabulary) = tensors(&folder, &committed).await?;
+    Ok(Weights { tensors: averaged(tensors), vocabulary })
 }
 
-async fn tensors(folder: &Location, manifest: &CheckpointManifest) -> Result<Vec<(String, Tensor)>, CheckpointError> {
-    let parts = futures::stream::iter(&manifest.contents().parts)
-        .map(|part| async move { parts::deserialise(&read_part(folder, manifest, part).await?) });
-    let lists: Vec<_> = parts.buffer_unordered(CONCURRENT).try_collect().await?;
-    Ok(lists.into_iter().flatten().collect())
+/// All tensors, and the digest of the vocabulary.
+async fn tensors(
+    folder: &Location,
+    manifest: &CheckpointManifest,
+) -> Result<(Vec<(String, Tensor)>, Option<String>), CheckpointError> {
+    let parts = futures::stream::iter(&manifest.contents().parts).map(|part| async move {
+        let file = read_part(folder, manifest, part).await?;
+        Ok::<_, CheckpointError>((parts::deserialise(&file)?, parts::vocabulary(&file)?))
+    });
+    let read: Vec<_> = parts.buffer_unordered(CONCURRENT).try_collect().await?;
+    let (lists, digests): (Vec<_>, Vec<_>) = read.into_iter().unzip();
+    Ok((lists.into_iter().flatten().collect(), digests.into_iter().flatten().next()))
 }

@@ -35,6 +35,8 @@ struct Snapshot {
     rank: Rank,
     world_size: u32,
     tensors: Vec<(String, Tensor)>,
+    /// Digest of the vocabulary that its network was trained with.
+    vocabulary: String,
     stall: Duration,
 }
 
@@ -66,7 +68,7 @@ impl Writer {
 
     /// Copies this rank's share of the state and hands it to the thread. Returns how long training
     /// stood still.
-    pub(crate) fn save(&self, assignment: &Assignment, state: &TrainState) -> Duration {
+    pub(crate) fn save(&self, assignment: &Assignment, state: &TrainState, vocabulary: &str) -> Duration {
         let begun = Instant::now();
         let named = state.named();
         let bytes: Vec<usize> = named.iter().map(|(_, tensor)| parts::bytes_of(tensor)).collect();
@@ -85,6 +87,7 @@ impl Writer {
             rank: assignment.rank,
             world_size: u32::try_from(assignment.world_size()).expect("a world size is small"),
             tensors,
+            vocabulary: vocabulary.to_owned(),
             stall: begun.elapsed(),
         };
         self.give(Task::Write(Box::new(snapshot)));
@@ -150,7 +153,7 @@ fn write_all(tasks: &Receiver<Task>, ledger: &Ledger, metrics: &Metrics, runtime
 
 /// Writes the part, several times if the store fails.
 fn write(snapshot: &Snapshot, runtime: &tokio::runtime::Handle) -> Result<wire::Part, CheckpointError> {
-    let file = bytes::Bytes::from(parts::serialise(&snapshot.tensors)?);
+    let file = bytes::Bytes::from(parts::serialise(&snapshot.tensors, Some(&snapshot.vocabulary))?);
     let sha256 = hex::encode(Sha256::digest(&file));
     let name = part_name(snapshot.rank, snapshot.world_size);
     let path = format!("{}/{name}", attempt_folder(snapshot.step, snapshot.generation));

@@ -54,7 +54,7 @@ pub(crate) fn import(args: &ImportArgs) -> Result<()> {
 /// places of the digests of spec and data stands that of the file.
 async fn write(folder: &Location, params: &[(String, Tensor)], digest: &str) -> Result<()> {
     let (step, generation) = (Step(0), Generation(0));
-    let content = serialise(params)?;
+    let content = serialise(params, None)?;
     let part = Part {
         name: part_name(Rank(0), 1),
         bytes: content.len() as u64,

@@ -5,15 +5,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cappa_collective::{Group, Member, Op, Store, Timeouts};
+use cappa_data::corpus;
 use cappa_session::{Agreement, Assignment, agree};
 use cappa_shared::causes::with_causes;
+use cappa_shared::checkpoint::vocabulary_difference;
 use cappa_shared::ids::Step;
 use cappa_shared::{checkpoint, storage};
 use tch::{Device, Tensor};
 
 use super::outcome::Departure;
 use super::state::TrainState;
-use crate::checkpoint::{CheckpointError, Restore, read_weights};
+use crate::checkpoint::{CheckpointError, Restore, Weights, read_weights};
 use crate::context::Context;
 
 /// How often members that wait for one's store hear of each other.
@@ -125,8 +127,15 @@ impl Place {
             Some(job) => self.newest_of(assignment, context, job)?,
             None => init.from.clone(),
         };
-        let weights = self.wait(assignment, context, read_weights(&from))?.map_err(refused)?;
-        state.start_from(&assignment.spec, init, &weights).map_err(|error| refused(error.into()))?;
+        let Weights { tensors, vocabulary } = self.wait(assignment, context, read_weights(&from))?.map_err(refused)?;
+        if assignment.spec.init_knows_words() {
+            let (patience, stats) = (context.fetch.patience, context.metrics.data());
+            let tokenizer = corpus::tokenizer(&assignment.spec, patience, &stats);
+            let of_job = self.wait(assignment, context, tokenizer)??.vocabulary_digest();
+            let differs = vocabulary_difference(vocabulary.as_deref(), &of_job);
+            differs.map_or(Ok(()), |what| Err(refused(CheckpointError::Vocabulary(what))))?;
+        }
+        state.start_from(&assignment.spec, init, &tensors).map_err(|error| refused(error.into()))?;
         tracing::info!(from, "starting from a checkpoint");
         Ok(state)
     }

@@ -185,12 +185,7 @@ struct Asked {
 
 impl<'a> Pairs<'a> {
     /// The scalar to be differentiated, and the sum of this rank's losses.
-    fn forward(
-        &mut self,
-        batch: &Batch,
-        is_last: bool,
-        tape: &mut Tape<'a>,
-    ) -> Result<(Tensor, Tensor), Departure> {
+    fn forward(&mut self, batch: &Batch, is_last: bool, tape: &mut Tape<'a>) -> Result<(Tensor, Tensor), Departure> {
         let embedded = self.towers.embed_taped(batch, tape)?;
         if self.asked.is_none() {
             self.ask(&embedded.joint().detach(), &batch.weights)?;

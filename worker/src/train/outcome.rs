@@ -140,7 +140,9 @@ impl Departure {
             Self::ReplicaDiverged(_) => (Code::ReplicaDiverged, false),
             Self::Checkpoint(CheckpointError::Storage(source))
             | Self::Init { source: CheckpointError::Storage(source), .. } => (source.code(), true),
-            Self::Init { source: CheckpointError::Model(_), .. } => (Code::InvalidSpec, true),
+            Self::Init { source: CheckpointError::Model(_) | CheckpointError::Vocabulary(_), .. } => {
+                (Code::InvalidSpec, true)
+            }
             Self::Checkpoint(_) | Self::Init { .. } => (Code::CheckpointDamaged, true),
             Self::Evaluation { source, .. } => {
                 let inner = source.failure()?;

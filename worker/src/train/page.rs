@@ -104,6 +104,11 @@ impl Turn<'_> {
         batch.quarantined.into_iter().chain(spent).collect()
     }
 
+    /// Hands this rank's share of the state over to be written.
+    fn save(&self, state: &TrainState) {
+        self.writer.save(self.assignment, state, self.corpus.vocabulary());
+    }
+
     /// Compares the replicas, where the job asks for that after this step.
     fn verify(&self, state: &TrainState, saves: bool) -> Result<(), Departure> {
         match self.assignment.spec.verify_replicas {
@@ -137,7 +142,7 @@ pub(super) fn train(turn: &Turn<'_>, recorder: &mut Recorder, state: &mut TrainS
         if somebody_is_late && let Some(ending) = turn.await_data(&mut batches, &mut clock)? {
             if state.step > saved {
                 turn.verify(state, true)?;
-                turn.writer.save(turn.assignment, state);
+                turn.save(state);
             }
             return Ok(ending);
         }
@@ -187,7 +192,7 @@ pub(super) fn train(turn: &Turn<'_>, recorder: &mut Recorder, state: &mut TrainS
         let verified = turn.verify(state, saves); // no checkpoint is made of replicas that have come apart
         clock.lap(Phase::Comm);
         if saves && verified.is_ok() {
-            turn.writer.save(turn.assignment, state);
+            turn.save(state);
             saved = state.step;
             clock.lap(Phase::Checkpoint);
         }

@@ -32,12 +32,7 @@ pub(super) struct Earlier {
 impl Place {
     /// The state of a step, whose checkpoint was begun; where that came to nothing, of the one before that every member can read, and
     /// at last what the job began with.
-    pub(super) fn earlier(
-        &self,
-        assignment: &Assignment,
-        context: &Context,
-        step: Step,
-    ) -> Result<Earlier, Departure> {
+    pub(super) fn earlier(&self, assignment: &Assignment, context: &Context, step: Step) -> Result<Earlier, Departure> {
         let folder = storage::open(&assignment.folder).map_err(CheckpointError::from)?;
         if step > Step(0) {
             self.wait(assignment, context, until_committed(&folder, step))?.map_err(CheckpointError::from)?;

@@ -254,14 +254,15 @@ mod tests {
     fn a_rewind_takes_back_the_updates_since_the_checkpoint_and_spends_their_samples() {
         let (spec, mut state) = job("on_bad_loss: {action: rewind, most: 2}\ncheckpoint: {every: 4}");
         let all = |loss| StepStats { loss, weight: 1.0, seen: 1.0, ..StepStats::default() };
-        let mut update = |state: &mut TrainState| {
+        let update = |state: &mut TrainState| {
             let parameters: Vec<Tensor> = state.model.params().tensors().map(Tensor::shallow_clone).collect();
             parameters.iter().map(|parameter| parameter.square().sum(Kind::Float)).sum::<Tensor>().backward();
             let verdict = judge(&spec, state, &all(3.0)).unwrap();
             state.update(&verdict, &all(3.0), spec.batch_size).unwrap().expect("a good update");
         };
         (0..5).for_each(|_| update(&mut state));
-        let copy = |state: &TrainState| -> Vec<_> { state.named().into_iter().map(|(name, t)| (name, t.copy())).collect() };
+        let copy =
+            |state: &TrainState| -> Vec<_> { state.named().into_iter().map(|(name, t)| (name, t.copy())).collect() };
         // As if a checkpoint had been made of this state at step 4.
         let kept = copy(&state);
         (0..2).for_each(|_| update(&mut state));

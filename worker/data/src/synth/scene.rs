@@ -115,7 +115,8 @@ impl Scene {
                     (0..rules.words).map(|word| Content::Word { word, typeface }).collect()
                 }
             };
-            let nouns = nouns.into_iter().filter(|content| self.items.iter().all(|i| i.content.noun() != content.noun()));
+            let nouns =
+                nouns.into_iter().filter(|content| self.items.iter().all(|i| i.content.noun() != content.noun()));
             let colours = rules.colours.iter().filter(|colour| self.items.iter().all(|i| i.colour != **colour));
             let items = nouns.map(|content| Item { content, ..item.clone() });
             let items = items.chain(colours.map(|&colour| Item { colour, ..item.clone() }));

@@ -118,6 +118,24 @@ impl Tokenizer {
         &self.digest
     }
 
+    /// SHA-256 of the vocabulary alone, whatever the file around it: every token in the order of the ids, each behind its id and its
+    /// length as little-endian 64 bits. Equal ids then mean equal texts to a network.
+    pub fn vocabulary_digest(&self) -> String {
+        let mut digest = Sha256::new();
+        for id in 0..=self.largest_id() {
+            let token = match &self.inner {
+                Inner::HuggingFace(inner) => inner.id_to_token(id),
+                Inner::SentencePiece(inner) => Some(inner.token(id)),
+            };
+            if let Some(token) = token {
+                digest.update(u64::from(id).to_le_bytes());
+                digest.update((token.len() as u64).to_le_bytes());
+                digest.update(token);
+            }
+        }
+        hex::encode(digest.finalize())
+    }
+
     /// The number of ids, the largest plus one.
     pub fn vocabulary(&self) -> usize {
         self.largest_id() as usize + 1
@@ -238,6 +256,17 @@ mod tests {
     #[test]
     fn training_is_deterministic() {
         assert_eq!(train(CAPTIONS.iter(), 150).unwrap(), train(CAPTIONS.iter().rev(), 150).unwrap());
+    }
+
+    #[test]
+    fn a_vocabulary_has_one_digest_however_its_file_is_written() {
+        let document = train(CAPTIONS.iter(), 200).unwrap();
+        let value: serde_json::Value = serde_json::from_slice(&document).unwrap();
+        let digest = |document: &[u8]| Tokenizer::from_bytes(document).unwrap().vocabulary_digest();
+        let pretty = serde_json::to_vec_pretty(&value).unwrap();
+        assert_eq!(digest(&pretty), digest(&document));
+        let other = train(CAPTIONS[..2].iter(), 200).unwrap();
+        assert_ne!(digest(&other), digest(&document));
     }
 
     #[test]

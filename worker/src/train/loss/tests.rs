@@ -145,7 +145,8 @@ fn gradient_checkpointing_changes_no_step_on_any_number_of_ranks() {
         let spec = |more: &str| spec(&format!("objective: {objective}\n{more}"));
         let parallel = spec("").objective.is_captioning();
         let wanted = step(&spec(""), parallel, 1);
-        let (whole, micro) = (spec("gradient_checkpointing: true"), spec("gradient_checkpointing: true\nmicro_batch_size: 3"));
+        let (whole, micro) =
+            (spec("gradient_checkpointing: true"), spec("gradient_checkpointing: true\nmicro_batch_size: 3"));
         for size in [1, 2] {
             assert_same(&format!("{objective} on {size}"), &step(&whole, parallel, size), &wanted);
             assert_same(&format!("{objective} on {size}, a few at a time"), &step(&micro, parallel, size), &wanted);

@@ -52,6 +52,11 @@ impl SentencePiece {
         self.pieces.len()
     }
 
+    /// The text of an id.
+    pub(super) fn token(&self, id: u32) -> String {
+        name(&self.pieces[self.ids.theirs(id) as usize])
+    }
+
     /// The ids of a text, without an end of text.
     pub(super) fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
         let normal = self.normaliser.normalise(text);
