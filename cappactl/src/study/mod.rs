@@ -202,9 +202,13 @@ impl<'a> Studying<'a> {
         let request = SubmitRequest { spec: spec.to_json(), idempotency_key: name, ..Default::default() };
         let job = submit(&self.client, request, &origin).await?;
         let followed = Box::pin(follow(&self.client, &job.id, Show::Progress)).await?;
-        if followed.exit != Exit::Ok {
-            eprintln!("job {} did not succeed: {}", job.id, followed.job.message);
-            return Ok(Err(followed.exit));
+        match followed.exit {
+            Exit::Ok => {}
+            Exit::Interrupted => return Ok(Err(Exit::Interrupted)),
+            exit => {
+                eprintln!("job {} did not succeed: {}", job.id, followed.job.message);
+                return Ok(Err(exit));
+            }
         }
         let report = report::gather(&self.client, &job.id).await?;
         let after = transfer.map(Transfer::name);

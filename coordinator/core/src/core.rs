@@ -20,6 +20,8 @@ pub struct Core {
     state: State,
     presence: Presence,
     attention: Attention,
+    /// The job with the newest transition: the next look goes on there.
+    looked_at: Option<JobId>,
 }
 
 /// Why a command leads to nothing.
@@ -99,7 +101,8 @@ impl Core {
             state.apply(record);
         }
         let presence = Presence::new(now);
-        Self { timings, policy: Policy::default(), state, presence, attention: Attention::default() }
+        let (policy, attention) = (Policy::default(), Attention::default());
+        Self { timings, policy, state, presence, attention, looked_at: None }
     }
 
     /// The same core under the operator's rules.
@@ -177,17 +180,18 @@ impl Core {
         self.review_up_to(now, usize::MAX).0
     }
 
-    /// The same, but at most about so many transitions, and whether that was all: what is left is for the next call, so
-    /// that others are heard between.
+    /// The same, but at most about so many transitions, and whether that was all: what is left is for the next call, which
+    /// goes on where this one ended, so that others are heard between.
     pub fn review_up_to(&mut self, now: Time, most: usize) -> (Vec<Record>, bool) {
-        let (mut records, mut last) = (Vec::new(), None);
+        let mut records = Vec::new();
         while records.len() < most {
-            let events = decide::review(self, decide::At(now), last.as_ref());
-            if events.is_empty() {
+            let events = decide::review(self, decide::At(now), self.looked_at.as_ref());
+            let is_all = events.iter().all(ends_a_look);
+            self.absorb(events, &mut records);
+            if is_all {
                 return (records, true);
             }
-            self.absorb(events, &mut records);
-            last = records.last().map(|record| record.job.clone());
+            self.looked_at = records.last().map(|record| record.job.clone()).or(self.looked_at.take());
         }
         (records, false)
     }
@@ -204,6 +208,26 @@ impl Core {
     /// What is to be done in the world, derived from the state: doing it twice is the same as once.
     pub fn outstanding(&self, now: Time) -> impl Iterator<Item = Work> {
         work::outstanding(self, now)
+    }
+
+    /// The part of it that is to be done in the store.
+    pub fn outstanding_in_store(&self, now: Time) -> impl Iterator<Item = Work> {
+        work::in_store(self, now)
+    }
+
+    /// The part of it that members of groups are to be told, group by group in a circle from a job on: whoever tells it may
+    /// stop after any group and go on there.
+    pub fn outstanding_in_groups(
+        &self,
+        now: Time,
+        first: Option<&JobId>,
+    ) -> impl Iterator<Item = (&JobId, impl Iterator<Item = Work>)> {
+        work::restless(self, now, first).map(|job| (&job.id, work::of_group(self, job)))
+    }
+
+    /// The part of it that is neither: what workers without a group are to be told, and of reports that have arrived.
+    pub fn outstanding_besides(&self) -> impl Iterator<Item = Work> {
+        work::of_others(self)
     }
 
     /// Who is about to get which workers, and why the others wait.
@@ -245,4 +269,9 @@ impl Core {
     pub(crate) fn grace_ends(&self) -> Time {
         self.presence.watching_since + self.timings.grace
     }
+}
+
+/// Whether an event says no more than that there is nothing to decide.
+fn ends_a_look(event: &Event) -> bool {
+    matches!(event, Event::Observation(Observation { seen: Seen::Reviewed, .. }))
 }

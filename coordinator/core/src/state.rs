@@ -78,18 +78,22 @@ impl State {
 
     /// The jobs with a group, by id.
     pub(crate) fn active_jobs(&self) -> impl Iterator<Item = &Job> {
-        self.active.iter().filter_map(|id| self.live.get(id))
+        self.active_jobs_from(None)
     }
 
     /// The same in a circle: this one, those after it, and then those before it.
-    pub(crate) fn live_jobs_from(&self, first: Option<&JobId>) -> impl Iterator<Item = &Job> {
-        let first = first.map_or(Bound::Unbounded, Bound::Included);
-        let before = match first {
-            Bound::Included(first) => Some(self.live.range::<JobId, _>((Bound::Unbounded, Bound::Excluded(first)))),
-            _ => None,
-        };
-        let circle = self.live.range::<JobId, _>((first, Bound::Unbounded)).chain(before.into_iter().flatten());
-        circle.map(|(_, job)| job)
+    pub(crate) fn active_jobs_from<'a>(&'a self, first: Option<&JobId>) -> impl Iterator<Item = &'a Job> {
+        let (from, before) = circle(first);
+        let before = before.map(|before| self.active.range::<JobId, _>(before));
+        let ids = self.active.range::<JobId, _>(from).chain(before.into_iter().flatten());
+        ids.filter_map(|id| self.live.get(id))
+    }
+
+    /// The jobs about which something is still to be done, in the same circle.
+    pub(crate) fn live_jobs_from<'a>(&'a self, first: Option<&JobId>) -> impl Iterator<Item = &'a Job> {
+        let (from, before) = circle(first);
+        let before = before.map(|before| self.live.range::<JobId, _>(before));
+        self.live.range::<JobId, _>(from).chain(before.into_iter().flatten()).map(|(_, job)| job)
     }
 
     /// A job.
@@ -206,6 +210,14 @@ impl State {
         let job = Job::new(record.job.clone(), submission.clone(), record.at);
         self.file(job);
     }
+}
+
+type Jobs<'a> = (Bound<&'a JobId>, Bound<&'a JobId>);
+
+/// From the first on, and then what comes before it, if there is a first.
+fn circle(first: Option<&JobId>) -> (Jobs<'_>, Option<Jobs<'_>>) {
+    let Some(first) = first else { return ((Bound::Unbounded, Bound::Unbounded), None) };
+    ((Bound::Included(first), Bound::Unbounded), Some((Bound::Unbounded, Bound::Excluded(first))))
 }
 
 pub(crate) fn members_of(job: &Job) -> Vec<WorkerId> {

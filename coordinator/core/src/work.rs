@@ -131,19 +131,32 @@ impl Work {
     }
 }
 
+/// All that is to be done, in the store and by telling workers.
 pub(crate) fn outstanding(core: &Core, now: Time) -> impl Iterator<Item = Work> {
-    let jobs = core.state().live_jobs();
-    let of_jobs = jobs.flat_map(move |job| storage_work(core, now, job));
-    // Of members of a calm group nothing is wanted: they were told what they are to do, and they do it.
-    let active = core.state().active_jobs();
-    let restless = active.filter(move |job| !core.attention().is_calm(now, &job.id));
-    let of_groups = restless.flat_map(|job| of_group(core, job));
+    let of_groups = restless(core, now, None).flat_map(|job| of_group(core, job));
+    in_store(core, now).chain(of_groups).chain(of_others(core))
+}
+
+/// What is to be done in the store.
+pub(crate) fn in_store(core: &Core, now: Time) -> impl Iterator<Item = Work> {
+    core.state().live_jobs().flat_map(move |job| storage_work(core, now, job))
+}
+
+/// Jobs whose members may have to be told something, in a circle from `first` on. Of members of a calm group nothing is
+/// wanted: they were told what they are to do, and they do it.
+pub(crate) fn restless<'a>(core: &'a Core, now: Time, first: Option<&JobId>) -> impl Iterator<Item = &'a Job> {
+    let active = core.state().active_jobs_from(first);
+    active.filter(move |job| !core.attention().is_calm(now, &job.id))
+}
+
+/// What workers are to be told that belong to no group, and what any is to be told of the checkpoints that it reported.
+pub(crate) fn of_others(core: &Core) -> impl Iterator<Item = Work> {
     let of_bystanders = core.attention().bystanders().flat_map(|worker| worker_work(core, worker));
     let reports = core.presence().reporting().flat_map(move |(worker, presence)| {
         let link = presence.link.into_iter();
         link.flat_map(move |link| acknowledgements(core, worker, link, presence))
     });
-    of_jobs.chain(of_groups).chain(of_bystanders).chain(reports)
+    of_bystanders.chain(reports)
 }
 
 /// What the members of a job's group are to be told; nothing of a calm one.

@@ -4,7 +4,8 @@
 use cappa_core::Event;
 use tokio::sync::mpsc;
 
-use super::{BATCH, Mailbox, Request, Rules, View};
+use super::mailbox::{Batch, Mailbox};
+use super::{Rules, View};
 use crate::log::{LogError, News, Recalled, Tail};
 
 /// News that wait for the loop at most.
@@ -43,7 +44,7 @@ impl Follower {
         let (to, mut news) = mpsc::channel(AHEAD);
         let reading = tokio::spawn(tail.read_on(to));
         let mut end = std::pin::pin!(end);
-        let mut batch = Vec::new();
+        let mut batch = Batch::default();
         let ended = loop {
             tokio::select! {
                 biased;
@@ -53,11 +54,11 @@ impl Follower {
                     Some(Err(error)) => break Err(error),
                     None => break Ok(Followed::Stopped),
                 },
-                received = mailbox.requests.recv_many(&mut batch, BATCH) => {
-                    if received == 0 {
+                received = mailbox.receive(&mut batch) => {
+                    if !received {
                         break Ok(Followed::Stopped);
                     }
-                    self.answer(batch.drain(..));
+                    self.answer(&mut batch);
                 }
             }
         };
@@ -85,14 +86,11 @@ impl Follower {
         mailbox.changed.send_replace(last);
     }
 
-    fn answer(&mut self, requests: impl Iterator<Item = Request>) {
+    fn answer(&mut self, batch: &mut Batch) {
         self.view.planned.refresh();
-        for request in requests {
-            match request {
-                Request::Read(read) => read(&self.view),
-                // Requests that need who leads don't come so far; who waits for one hears that it has gone.
-                Request::Perform { .. } => {}
-            }
-        }
+        batch.reads.drain(..).for_each(|read| read(&self.view));
+        // Requests that need who leads don't come so far; who waits for one hears that it has gone.
+        batch.asked.clear();
+        batch.told.clear();
     }
 }

@@ -6,22 +6,24 @@
 mod condenser;
 mod follower;
 mod looks;
+mod mailbox;
 mod planned;
 mod reconciler;
 #[cfg(test)]
 mod restart;
 mod storage_work;
 
+use std::fmt::{self, Write as _};
 use std::time::{Duration, Instant};
 
 use cappa_core::{Command, Core, JobId, Plan, Policy, Reason, Record, Refusal, Report, State, Time, WorkerReport};
-use thiserror::Error;
-use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use condenser::Condenser;
 pub(crate) use follower::{Followed, Follower};
 use looks::Looks;
+use mailbox::{Asked, Batch};
+pub(crate) use mailbox::{Handle, Mailbox, Stopped, mailbox};
 use planned::Planned;
 pub(crate) use reconciler::Reconciler;
 
@@ -32,14 +34,11 @@ use crate::indexing::Indexing;
 use crate::log::{EventLog, LogError, Recalled, SavedJob};
 use crate::metrics::Durations;
 
-/// Requests that wait for the loop at most; senders wait beyond that.
-const BACKLOG: usize = 4096;
+/// How long one turn makes transitions that time and the state call for: between turns others are heard.
+const LONGEST_REVIEW: Duration = Duration::from_millis(5);
 
-/// Requests that share one append at most.
-const BATCH: usize = 512;
-
-/// Transitions that one turn makes at most: between turns others are heard.
-const TRANSITIONS: usize = 32;
+/// Transitions between two looks at the clock.
+const TRANSITIONS: usize = 4;
 
 /// How long an append may take before people are told.
 const SLOW_APPEND: Duration = Duration::from_secs(5);
@@ -75,60 +74,6 @@ impl View {
     }
 }
 
-type Read = Box<dyn FnOnce(&View) + Send>;
-
-enum Request {
-    Perform { command: Box<Command>, reply: Option<oneshot::Sender<Result<(), Refusal>>> },
-    Read(Read),
-}
-
-/// The loop has ended: the process is going down.
-#[derive(Debug, Error)]
-#[error("the coordinator is shutting down; repeat the request with its successor")]
-pub(crate) struct Stopped;
-
-/// The way to the loop. Cheap to clone.
-#[derive(Clone)]
-pub(crate) struct Handle {
-    requests: mpsc::Sender<Request>,
-    changed: watch::Receiver<u64>,
-}
-
-impl Handle {
-    /// Decides a command; returns once what follows from it is durable.
-    pub(crate) async fn perform(&self, command: Command) -> Result<Result<(), Refusal>, Stopped> {
-        let (reply, answer) = oneshot::channel();
-        let request = Request::Perform { command: Box::new(command), reply: Some(reply) };
-        self.requests.send(request).await.map_err(|_| Stopped)?;
-        answer.await.map_err(|_| Stopped)
-    }
-
-    /// Hands a command over without waiting for what it leads to.
-    pub(crate) async fn tell(&self, command: Command) -> Result<(), Stopped> {
-        let request = Request::Perform { command: Box::new(command), reply: None };
-        self.requests.send(request).await.map_err(|_| Stopped)
-    }
-
-    /// Looks at the state.
-    pub(crate) async fn read<T: Send + 'static>(
-        &self,
-        look: impl FnOnce(&View) -> T + Send + 'static,
-    ) -> Result<T, Stopped> {
-        let (reply, answer) = oneshot::channel();
-        let read: Read = Box::new(move |view| {
-            // Whoever asked may have gone away.
-            let _ = reply.send(look(view));
-        });
-        self.requests.send(Request::Read(read)).await.map_err(|_| Stopped)?;
-        answer.await.map_err(|_| Stopped)
-    }
-
-    /// Signals the number of the newest log entry.
-    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
-        self.changed.clone()
-    }
-}
-
 /// The loop's own end.
 pub(crate) struct Driver {
     view: View,
@@ -137,8 +82,7 @@ pub(crate) struct Driver {
     reconciler: Reconciler,
     durations: Durations,
     looks: Looks,
-    requests: mpsc::Receiver<Request>,
-    changed: watch::Sender<u64>,
+    mailbox: Mailbox,
 }
 
 /// The state as the log tells it.
@@ -203,26 +147,12 @@ impl Recovered {
     }
 }
 
-/// The mailbox of a loop that is yet to be built.
-pub(crate) struct Mailbox {
-    requests: mpsc::Receiver<Request>,
-    changed: watch::Sender<u64>,
-}
-
-/// The way to the loop, and its mailbox.
-pub(crate) fn mailbox() -> (Handle, Mailbox) {
-    let (sender, requests) = mpsc::channel(BACKLOG);
-    let (changed, watcher) = watch::channel(0);
-    (Handle { requests: sender, changed: watcher }, Mailbox { requests, changed })
-}
-
 impl Driver {
     /// The loop over a recovered state.
     pub(crate) fn new(recovered: Recovered, mailbox: Mailbox, reconciler: Reconciler, durations: Durations) -> Self {
         let Recovered { view, log, condenser, last } = recovered;
-        let Mailbox { requests, changed } = mailbox;
-        changed.send_replace(last);
-        Self { view, log, condenser, reconciler, durations, looks: Looks::default(), requests, changed }
+        mailbox.changed.send_replace(last);
+        Self { view, log, condenser, reconciler, durations, looks: Looks::default(), mailbox }
     }
 
     /// Runs until it is cancelled or the log fails.
@@ -230,44 +160,39 @@ impl Driver {
     /// # Errors
     /// [`LogError::Fenced`] when another coordinator has taken over, and what else the log met.
     pub(crate) async fn run(mut self, stop: CancellationToken) -> Result<(), LogError> {
-        let mut batch = Vec::new();
+        let mut batch = Batch::default();
         loop {
             let next_look = tokio::time::sleep_until(self.looks.due().into());
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
                 error = self.log.closed() => return Err(error),
-                received = self.requests.recv_many(&mut batch, BATCH) => if received == 0 { break },
+                received = self.mailbox.receive(&mut batch) => if !received { break },
                 () = next_look => {}
             }
-            self.turn(batch.drain(..)).await?;
+            self.turn(&mut batch).await?;
         }
         self.condenser.finish().await;
         self.log.close().await
     }
 
-    async fn turn(&mut self, batch: impl Iterator<Item = Request>) -> Result<(), LogError> {
+    async fn turn(&mut self, batch: &mut Batch) -> Result<(), LogError> {
         self.view.planned.refresh();
-        let mut records: Vec<Record> = Vec::new();
-        let (mut replies, mut performs) = (Vec::new(), Vec::new());
         // All that the last turn decided is durable: who reads need not wait for what this one decides.
-        for request in batch {
-            match request {
-                Request::Read(read) => read(&self.view),
-                Request::Perform { command, reply } => performs.push((command, reply)),
-            }
-        }
-        for (command, reply) in performs {
+        batch.reads.drain(..).for_each(|read| read(&self.view));
+        let mut records: Vec<Record> = Vec::new();
+        let mut replies = Vec::new();
+        for Asked { command, reply } in batch.asked.drain(..) {
             let result = self.perform(&command).map(|decided| records.extend(decided));
-            replies.extend(reply.map(|reply| (reply, result)));
+            replies.push((reply, result));
+        }
+        for command in batch.told.drain(..) {
+            // Who tells does not wait for an answer, and a refusal was noted.
+            records.extend(self.perform(&command).unwrap_or_default());
         }
         let is_due = self.looks.is_due();
         let begun = Instant::now();
-        let (decided, is_all) = match is_due {
-            true => self.view.core.review_up_to(self.view.now(), TRANSITIONS),
-            false => (Vec::new(), true),
-        };
-        records.extend(decided);
+        let is_all = !is_due || self.review(&mut records);
         let reviewed = begun.elapsed();
         self.append(records).await?;
         for (reply, result) in replies {
@@ -298,6 +223,18 @@ impl Driver {
         result
     }
 
+    /// Makes the transitions that time and the state call for; true when that was all.
+    fn review(&mut self, records: &mut Vec<Record>) -> bool {
+        let begun = Instant::now();
+        loop {
+            let (decided, is_all) = self.view.core.review_up_to(self.view.now(), TRANSITIONS);
+            records.extend(decided);
+            if is_all || begun.elapsed() >= LONGEST_REVIEW {
+                return is_all;
+            }
+        }
+    }
+
     /// Does what is outstanding; true when that was all.
     fn reconcile(&mut self) -> bool {
         let now = self.view.now();
@@ -320,7 +257,7 @@ impl Driver {
             self.durations.logged(&entry.record, members, self.view.core.presence());
             self.view.history.apply(&entry);
             self.condenser.appended(&entry);
-            self.changed.send_replace(entry.sequence);
+            self.mailbox.changed.send_replace(entry.sequence);
         }
         self.condense().await
     }
@@ -360,13 +297,36 @@ fn is_heartbeat(command: &Command) -> bool {
     matches!(command, Command::Worker(WorkerReport { report: Report::Heartbeat { .. }, .. }))
 }
 
-/// The name of a change without its content, which may be long.
+/// The name of a change without its content, which may be long: of that nothing is written.
 fn kind(change: &cappa_core::Change) -> String {
-    let debug = format!("{change:?}");
-    debug.split([' ', '{', '(']).next().unwrap_or_default().to_owned()
+    struct FirstWord(String);
+    impl fmt::Write for FirstWord {
+        fn write_str(&mut self, text: &str) -> fmt::Result {
+            let word = text.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default();
+            self.0.push_str(word);
+            if word.len() == text.len() { Ok(()) } else { Err(fmt::Error) }
+        }
+    }
+    let mut name = FirstWord(String::new());
+    // It ends with an error where the word does.
+    let _ = write!(name, "{change:?}");
+    name.0
 }
 
 /// The URL of a job's folder.
 pub(crate) fn job_folder(store: &str, job: &JobId) -> String {
     format!("{}/jobs/{job}", store.trim_end_matches('/'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cappa_core::Change;
+
+    #[test]
+    fn a_change_is_named_without_its_content() {
+        let reason = "a reason".to_owned();
+        assert_eq!(kind(&Change::PauseRequested { reason }), "PauseRequested");
+        assert_eq!(kind(&Change::Swept), "Swept");
+    }
 }

@@ -1,12 +1,13 @@
 //! Does what the state says is outstanding. Messages go out at once, storage work runs beside the
-//! loop; what did not succeed is still outstanding at the next pass.
+//! loop; what did not succeed is still outstanding at the next pass. Where many groups are to be told something, a pass ends
+//! after a while, and the next goes on with the group at which it ended.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use cappa_core::{Command, Time, Work};
+use cappa_core::{Command, JobId, Time, Work};
 use cappa_wire::{Limits, message};
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -21,8 +22,8 @@ use crate::sessions::Sessions;
 /// The longest wait before storage work that failed is tried again.
 const LONGEST_RETRY: Duration = Duration::from_secs(10);
 
-/// Messages that one pass sends at most.
-const MESSAGES: usize = 256;
+/// How long one pass sends messages at most: a large group's orders keep nobody else waiting for longer.
+const LONGEST_PASS: Duration = Duration::from_millis(5);
 
 /// What was tried already, and where messages and files go.
 pub(crate) struct Reconciler {
@@ -32,8 +33,12 @@ pub(crate) struct Reconciler {
     handle: Handle,
     tasks: TaskTracker,
     stop: CancellationToken,
-    /// Messages that are on their streams, as long as they are outstanding.
-    sent: HashSet<Work>,
+    /// Messages to members of groups that are on their streams, as long as they are outstanding.
+    sent: HashMap<JobId, HashSet<Work>>,
+    /// The same to others.
+    sent_besides: HashSet<Work>,
+    /// The group at which the last pass ended before it was through.
+    next: Option<JobId>,
     /// Storage work that runs, has failed, or is done without the state knowing it yet, as long as it is outstanding.
     tried: HashMap<Work, Attempt>,
 }
@@ -67,14 +72,40 @@ impl Reconciler {
         tasks: TaskTracker,
         stop: CancellationToken,
     ) -> Self {
-        Self { sessions, curves, limits, handle, tasks, stop, sent: HashSet::new(), tried: HashMap::new() }
+        let (sent, sent_besides, tried) = Default::default();
+        Self { sessions, curves, limits, handle, tasks, stop, sent, sent_besides, next: None, tried }
     }
 
-    /// Does what is outstanding and was not done yet. Returns what the state must know of it, and whether that was all:
-    /// what is left is for the next pass, so that a large group's orders keep nobody else waiting for long.
+    /// Does what is outstanding and was not done yet. Returns what the state must know of it, and whether that was all.
     pub(crate) fn pass(&mut self, view: &View, now: Time) -> (Vec<Command>, bool) {
-        let outstanding: HashSet<Work> = view.core.outstanding(now).collect();
-        self.sent.retain(|work| outstanding.contains(work));
+        self.work_in_store(view, now);
+        let until = Instant::now() + LONGEST_PASS;
+        let mut told = Vec::new();
+        let besides = std::mem::take(&mut self.sent_besides);
+        let (besides, mut is_all) = self.tell(view, view.core.outstanding_besides(), besides, until, &mut told);
+        self.sent_besides = besides;
+
+        let mut before = std::mem::take(&mut self.sent);
+        let first = self.next.take();
+        for (job, orders) in view.core.outstanding_in_groups(now, first.as_ref()) {
+            let sent = before.remove(job).unwrap_or_default();
+            let is_late = self.next.is_some() || Instant::now() >= until;
+            let (sent, was_all) = match is_late {
+                true => (sent, false),
+                false => self.tell(view, orders, sent, until, &mut told),
+            };
+            if !was_all && self.next.is_none() {
+                self.next = Some(job.clone());
+            }
+            is_all &= was_all;
+            self.sent.insert(job.clone(), sent);
+        }
+        (told, is_all)
+    }
+
+    /// Starts what is to be done in the store, and gives up what is to be done no more.
+    fn work_in_store(&mut self, view: &View, now: Time) {
+        let outstanding: HashSet<Work> = view.core.outstanding_in_store(now).collect();
         self.tried.retain(|work, _| {
             let is_outstanding = outstanding.contains(work);
             if let (Work::Index { job }, false) = (work, is_outstanding) {
@@ -82,27 +113,41 @@ impl Reconciler {
             }
             is_outstanding
         });
-        let (mut told, mut tries) = (Vec::new(), 0);
-        for work in outstanding {
-            if work.in_store().is_some() {
-                self.start(view, work, now);
-            } else if tries < MESSAGES && !self.sent.contains(&work) {
-                tries += 1;
-                told.extend(self.tell(view, work));
-            }
-        }
-        (told, tries < MESSAGES)
+        outstanding.into_iter().for_each(|work| self.start(view, work, now));
     }
 
-    /// Sends a message, and returns what the state must know of that.
-    fn tell(&mut self, view: &View, work: Work) -> Option<Command> {
-        let (link, message) = message(&view.core, &work, self.limits, |job| self.curves.last_step(job))?;
-        if !self.sessions.send(link, message) {
-            return None;
+    /// Sends what of `outstanding` was not `sent` before, up to a time. Returns what of it is on its streams now, and whether
+    /// that was all; `told` gets what the state must know of it.
+    fn tell(
+        &self,
+        view: &View,
+        outstanding: impl Iterator<Item = Work>,
+        mut sent: HashSet<Work>,
+        until: Instant,
+        told: &mut Vec<Command>,
+    ) -> (HashSet<Work>, bool) {
+        let (mut still, mut is_all) = (HashSet::with_capacity(sent.len()), true);
+        for work in outstanding {
+            if let Some(work) = sent.take(&work) {
+                still.insert(work);
+            } else if Instant::now() >= until {
+                is_all = false;
+            } else if self.send(view, &work) {
+                told.push(Command::Told(work.clone()));
+                still.insert(work);
+            }
         }
-        tracing::debug!(?work, "sent");
-        self.sent.insert(work.clone());
-        Some(Command::Told(work))
+        (still, is_all)
+    }
+
+    /// Sends a message. False when its stream is gone or lags behind, or there is nothing to be said any more.
+    fn send(&self, view: &View, work: &Work) -> bool {
+        let message = message(&view.core, work, self.limits, |job| self.curves.last_step(job));
+        let is_sent = message.is_some_and(|(link, message)| self.sessions.send(link, message));
+        if is_sent {
+            tracing::debug!(?work, "sent");
+        }
+        is_sent
     }
 
     fn start(&mut self, view: &View, work: Work, now: Time) {

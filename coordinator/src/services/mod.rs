@@ -2,7 +2,7 @@
 
 mod follow;
 mod jobs;
-mod list;
+pub(crate) mod list;
 mod queue;
 pub(crate) mod status;
 pub(crate) mod views;

@@ -9,7 +9,8 @@
 //! Every manifest names the one before by digest, and says which groups computed the steps since ([`Account`]). When
 //! retention takes a checkpoint, its manifest stays as `RETIRED.json` beside where it was, so that the chain back to the
 //! first is always whole and [`audit`] can follow it. When a job goes back to a checkpoint, the manifests after it leave
-//! the chain: they stay as `ABANDONED-<generation>.json`, named after the newest group whose work was given up.
+//! the chain: they stay as `ABANDONED-<generation>.json`, named after the newest group whose work was given up. A manifest of
+//! such a group beside it is void: a coordinator whose time was over wrote it late.
 
 mod account;
 mod audit;
@@ -33,6 +34,7 @@ pub use store::{
 pub const CHECKPOINTS: &str = "checkpoints";
 const MANIFEST: &str = "MANIFEST.json";
 const RETIRED: &str = "RETIRED.json";
+const ABANDONED: &str = "ABANDONED-";
 
 /// The folder of a step's checkpoint, in the job's folder. Zero-padded, so that names sort as steps do.
 pub fn step_folder(step: Step) -> String {
@@ -61,7 +63,7 @@ pub fn retired_path(step: Step) -> String {
 
 /// What is left of the manifest of a checkpoint on a branch that was given up, in the job's folder.
 pub fn abandoned_path(step: Step, through: Generation) -> String {
-    format!("{}/ABANDONED-{through}.json", step_folder(step))
+    format!("{}/{ABANDONED}{through}.json", step_folder(step))
 }
 
 /// The step whose manifest lies at `path` (relative to [`CHECKPOINTS`]), retired or not, if it is one.
@@ -72,6 +74,17 @@ fn step_of_any(path: &str) -> Option<Step> {
 /// The step whose manifest lies at `path` (relative to [`CHECKPOINTS`]), if it is one.
 fn step_of_manifest(path: &str) -> Option<Step> {
     step_in(path, MANIFEST)
+}
+
+/// The step at `path` (relative to [`CHECKPOINTS`]) of which the work of groups up to this one was given up, if it says so.
+fn abandoned_at(path: &str) -> Option<(Step, Generation)> {
+    let (_, name) = path.rsplit_once('/')?;
+    Some((step_in(path, name)?, abandoned_through(name)?))
+}
+
+/// The same of the name of what lies in a step's folder.
+fn abandoned_through(name: &str) -> Option<Generation> {
+    name.strip_prefix(ABANDONED)?.strip_suffix(".json")?.parse().ok().map(Generation)
 }
 
 fn step_in(path: &str, name: &str) -> Option<Step> {

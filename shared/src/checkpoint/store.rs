@@ -1,6 +1,6 @@
 //! Committing, finding and verifying checkpoints in a job's folder.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use futures::StreamExt as _;
@@ -8,10 +8,13 @@ use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 
 use super::manifest::{CheckpointManifest, ManifestProblems, Part};
-use super::{CHECKPOINTS, abandoned_path, manifest_path, retired_path, step_of_any, step_of_manifest};
+use super::{
+    CHECKPOINTS, abandoned_at, abandoned_path, abandoned_through, manifest_path, retired_path, step_folder,
+    step_of_any, step_of_manifest,
+};
 use crate::code::Code;
 use crate::ids::{Generation, Step};
-use crate::storage::{Location, StorageError};
+use crate::storage::{Entry, Location, StorageError};
 
 /// Manifests that are read at once.
 const LOADS: usize = 16;
@@ -41,6 +44,16 @@ pub enum CheckpointError {
         /// What differs.
         reason: String,
     },
+    /// A coordinator whose time was over has written it after the job went back beyond it.
+    #[error(
+        "{url} is void: what groups up to generation {through} made of it was given up; go back to an older checkpoint"
+    )]
+    Void {
+        /// The manifest.
+        url: String,
+        /// The newest generation whose work was given up.
+        through: Generation,
+    },
     /// Another checkpoint of the same step is committed.
     #[error("{url} is committed already, with other contents; it stays as it is")]
     Conflict {
@@ -54,27 +67,35 @@ impl CheckpointError {
     pub fn code(&self) -> Code {
         match self {
             Self::Storage(error) => error.code(),
-            Self::Manifest { .. } | Self::Part { .. } => Code::CheckpointDamaged,
+            Self::Manifest { .. } | Self::Part { .. } | Self::Void { .. } => Code::CheckpointDamaged,
             Self::Conflict { .. } => Code::AlreadyExists,
         }
     }
 }
 
 /// Commits a checkpoint whose parts are written. Committing the same one again is no error, so a coordinator that died in
-/// between may repeat it.
+/// between may repeat it. A void manifest in its place is cleared away.
 ///
 /// # Errors
 /// [`CheckpointError::Conflict`] when another one is committed for the step, or what the store answered.
 pub async fn commit(folder: &Location, manifest: &CheckpointManifest) -> Result<(), CheckpointError> {
     let step = manifest.contents().step;
     let path = manifest_path(step);
-    match folder.put_if_absent(&path, manifest.to_json()).await {
-        Ok(()) => Ok(()),
-        Err(StorageError::AlreadyExists { url, .. }) => match load(folder, step).await {
-            Ok(there) if there.is_same_checkpoint(manifest) => Ok(()),
-            _ => Err(CheckpointError::Conflict { url }),
-        },
-        Err(error) => Err(error.into()),
+    let url = match folder.put_if_absent(&path, manifest.to_json()).await {
+        Ok(()) => return Ok(()),
+        Err(StorageError::AlreadyExists { url, .. }) => url,
+        Err(error) => return Err(error.into()),
+    };
+    match load(folder, step).await {
+        Ok(there) if there.is_same_checkpoint(manifest) => Ok(()),
+        Err(CheckpointError::Void { through, .. }) if manifest.contents().generation > through => {
+            folder.delete(&path).await?;
+            match folder.put_if_absent(&path, manifest.to_json()).await {
+                Err(StorageError::AlreadyExists { .. }) => Err(CheckpointError::Conflict { url }),
+                written => Ok(written?),
+            }
+        }
+        _ => Err(CheckpointError::Conflict { url }),
     }
 }
 
@@ -129,11 +150,15 @@ pub async fn abandon(folder: &Location, after: Step, through: Generation) -> Res
 pub async fn history(folder: &Location) -> Result<(Vec<CheckpointManifest>, Vec<String>), CheckpointError> {
     let entries = folder.list(CHECKPOINTS).await?;
     let steps: BTreeSet<Step> = entries.iter().filter_map(|entry| step_of_any(&entry.path)).collect();
-    let loads = futures::stream::iter(steps).map(|step| load_any(folder, step)).buffered(LOADS);
+    let given_up = given_up(&entries);
+    let loads = futures::stream::iter(steps);
+    let loads = loads.map(|step| load_any_within(folder, step, given_up.get(&step).copied())).buffered(LOADS);
     let (mut manifests, mut problems) = (Vec::new(), Vec::new());
     for loaded in loads.collect::<Vec<_>>().await {
         match loaded {
             Ok(manifest) => manifests.push(manifest),
+            // What was void stands in nobody's place.
+            Err(CheckpointError::Storage(StorageError::NotFound { .. })) => {}
             Err(CheckpointError::Manifest { url, source }) => problems.push(format!("{url}: {source}")),
             Err(error) => return Err(error),
         }
@@ -146,12 +171,36 @@ pub async fn history(folder: &Location) -> Result<(Vec<CheckpointManifest>, Vec<
 /// # Errors
 /// As [`load`].
 pub async fn load_any(folder: &Location, step: Step) -> Result<CheckpointManifest, CheckpointError> {
-    match load(folder, step).await {
-        Err(CheckpointError::Storage(StorageError::NotFound { .. })) => {
+    load_any_within(folder, step, given_up_of(folder, step).await?).await
+}
+
+async fn load_any_within(
+    folder: &Location,
+    step: Step,
+    given_up: Option<Generation>,
+) -> Result<CheckpointManifest, CheckpointError> {
+    match load_within(folder, step, given_up).await {
+        Err(CheckpointError::Storage(StorageError::NotFound { .. }) | CheckpointError::Void { .. }) => {
             load_at(folder, &retired_path(step), step).await
         }
         loaded => loaded,
     }
+}
+
+/// Up to which generation the work on each step was given up, if it was, by what lies in [`CHECKPOINTS`].
+fn given_up(entries: &[Entry]) -> BTreeMap<Step, Generation> {
+    let mut newest = BTreeMap::new();
+    for (step, through) in entries.iter().filter_map(|entry| abandoned_at(&entry.path)) {
+        let of_step = newest.entry(step).or_insert(through);
+        *of_step = through.max(*of_step);
+    }
+    newest
+}
+
+/// The same of one step.
+async fn given_up_of(folder: &Location, step: Step) -> Result<Option<Generation>, StorageError> {
+    let beside = folder.list(&step_folder(step)).await?;
+    Ok(beside.iter().filter_map(|entry| abandoned_through(&entry.path)).max())
 }
 
 /// The steps with a committed checkpoint, newest first.
@@ -161,6 +210,13 @@ pub async fn load_any(folder: &Location, step: Step) -> Result<CheckpointManifes
 pub async fn committed(folder: &Location) -> Result<Vec<Step>, CheckpointError> {
     let entries = folder.list(CHECKPOINTS).await?;
     let mut steps: Vec<Step> = entries.iter().filter_map(|entry| step_of_manifest(&entry.path)).collect();
+    for (step, through) in given_up(&entries) {
+        if steps.contains(&step)
+            && matches!(load_within(folder, step, Some(through)).await, Err(CheckpointError::Void { .. }))
+        {
+            steps.retain(|committed| *committed != step);
+        }
+    }
     steps.sort_unstable_by(|a, b| b.cmp(a));
     Ok(steps)
 }
@@ -168,9 +224,24 @@ pub async fn committed(folder: &Location) -> Result<Vec<Step>, CheckpointError> 
 /// The committed manifest of a step.
 ///
 /// # Errors
-/// [`CheckpointError::Manifest`] for a damaged one, or what the store answered.
+/// [`CheckpointError::Manifest`] for a damaged one, [`CheckpointError::Void`] for one that was written after the work of its
+/// group was given up, or what the store answered.
 pub async fn load(folder: &Location, step: Step) -> Result<CheckpointManifest, CheckpointError> {
-    load_at(folder, &manifest_path(step), step).await
+    load_within(folder, step, given_up_of(folder, step).await?).await
+}
+
+/// The same where it is known up to which generation the work on the step was given up.
+async fn load_within(
+    folder: &Location,
+    step: Step,
+    given_up: Option<Generation>,
+) -> Result<CheckpointManifest, CheckpointError> {
+    let path = manifest_path(step);
+    let manifest = load_at(folder, &path, step).await?;
+    match given_up.filter(|through| manifest.contents().generation <= *through) {
+        Some(through) => Err(CheckpointError::Void { url: format!("{folder}/{path}"), through }),
+        None => Ok(manifest),
+    }
 }
 
 async fn load_at(folder: &Location, path: &str, step: Step) -> Result<CheckpointManifest, CheckpointError> {
@@ -194,6 +265,8 @@ pub async fn newest(folder: &Location) -> Result<Option<CheckpointManifest>, Che
             Err(CheckpointError::Manifest { url, source }) => {
                 tracing::warn!(%url, error = %source, "a damaged checkpoint is passed over");
             }
+            // It was written since it was looked for.
+            Err(CheckpointError::Void { .. }) => {}
             Err(error) => return Err(error),
         }
     }

@@ -51,6 +51,9 @@ fn names_sort_as_steps_do_and_stay_what_they_are() {
     assert_eq!(step_of_manifest("000000000100/MANIFEST.json"), Some(Step(100)));
     assert_eq!(step_of_manifest("000000000100/3/MANIFEST.json"), None);
     assert_eq!(step_of_manifest("+00000000100/MANIFEST.json"), None);
+    let abandoned = abandoned_path(Step(100), Generation(7));
+    assert_eq!(abandoned_at(abandoned.strip_prefix("checkpoints/").unwrap()), Some((Step(100), Generation(7))));
+    assert_eq!(abandoned_at("000000000100/3/ABANDONED-7.json"), None);
 }
 
 #[test]
@@ -158,6 +161,32 @@ async fn what_a_rollback_gives_up_leaves_the_history_and_its_place() {
     commit(&folder, &next).await.unwrap();
     abandon(&folder, Step(10), Generation(3)).await.unwrap();
     assert_eq!(load(&folder, Step(20)).await.unwrap(), next, "a late repetition takes nothing of the next branch");
+}
+
+#[tokio::test]
+async fn a_manifest_that_comes_late_of_a_branch_that_was_given_up_is_void() {
+    let (_temp, folder) = folder();
+    let kept = written(&folder, 10).await;
+    let given_up = written(&folder, 20).await;
+    abandon(&folder, Step(10), Generation(3)).await.unwrap();
+    // A coordinator that does not know yet that another one leads.
+    commit(&folder, &given_up).await.unwrap();
+    assert_eq!(committed(&folder).await.unwrap(), [Step(10)]);
+    assert_eq!(newest(&folder).await.unwrap(), Some(kept.clone()));
+    assert_eq!(history(&folder).await.unwrap(), (vec![kept.clone()], Vec::new()));
+    let error = load(&folder, Step(20)).await.unwrap_err();
+    assert!(matches!(error, CheckpointError::Void { through: Generation(3), .. }), "{error:?}");
+
+    let next = CheckpointManifest::new(Contents { generation: Generation(4), ..contents(20) }).unwrap();
+    for _ in 0..2 {
+        commit(&folder, &next).await.unwrap();
+        assert_eq!(history(&folder).await.unwrap(), (vec![kept.clone(), next.clone()], Vec::new()));
+    }
+    let late = commit(&folder, &given_up).await;
+    assert!(matches!(late, Err(CheckpointError::Conflict { .. })), "what is committed stays: {late:?}");
+    retire(&folder, Step(20)).await.unwrap();
+    commit(&folder, &given_up).await.unwrap();
+    assert_eq!(history(&folder).await.unwrap(), (vec![kept, next], Vec::new()), "nor does it hide what was retired");
 }
 
 #[test]

@@ -25,7 +25,7 @@ pub(super) fn review(core: &Core, at: At, job: &Job) -> Option<Event> {
         }
     } else if let Some(change) = limits::overdue(core, at, job) {
         change
-    } else if !is_whole(core, at, job, group)
+    } else if !is_undisturbed(core, at, job, group)
         && let Some(cause) = departure(core, job, group).or_else(|| loss(core, at, job, group))
     {
         Change::GroupBroken { generation: group.generation, cause, step: heard_step(core, &job.id, group) }
@@ -38,20 +38,20 @@ pub(super) fn review(core: &Core, at: At, job: &Job) -> Option<Event> {
     Some(at.record(&job.id, change))
 }
 
-/// Whether every member is there and in the group, so that nobody departs and nobody is lost: what nearly every look at
-/// nearly every group finds, in one pass over its members.
-fn is_whole(core: &Core, at: At, job: &Job, group: &Group) -> bool {
-    let detection = core.timings().detection;
+/// Whether nobody departs and nobody is lost: what nearly every look at nearly every group finds, in one pass over its
+/// members.
+fn is_undisturbed(core: &Core, at: At, job: &Job, group: &Group) -> bool {
     group.members.iter().all(|member| {
         let presence = core.presence().worker(&member.worker);
-        presence.is_some_and(|presence| {
-            let holding = presence.holding_of(&job.id);
-            presence.incarnation == member.incarnation
-                && presence.is_live(at.0, detection)
-                && presence.has_joined(&job.id, group.generation)
-                && holding.is_some_and(|holding| holding.generation == group.generation && holding.stepping)
-        })
+        group.completed.contains_key(&member.worker)
+            || !presence.is_some_and(|presence| has_left(job, group, presence))
+                && loss_of(core, at, job, group, member, presence).is_none()
     })
+}
+
+/// Whether a member was in the group and is not any more.
+fn has_left(job: &Job, group: &Group, presence: &WorkerPresence) -> bool {
+    presence.has_joined(&job.id, group.generation) && presence.at_work_on(&job.id).is_none()
 }
 
 /// The highest step that a member was heard to have completed.
@@ -122,13 +122,9 @@ fn is_running(core: &Core, job: &Job, group: &Group) -> bool {
 /// A member ends on purpose, and the group has saved its state and falls apart because of that.
 fn departure(core: &Core, job: &Job, group: &Group) -> Option<BreakCause> {
     let present = |member: &Member| core.presence().worker(&member.worker);
-    let has_left = |member: &Member| {
-        present(member).is_some_and(|presence| {
-            presence.has_joined(&job.id, group.generation) && presence.at_work_on(&job.id).is_none()
-        })
-    };
+    let is_gone = |member: &Member| present(member).is_some_and(|presence| has_left(job, group, presence));
     let mut members = group.members.iter();
-    if !members.any(|member| !group.completed.contains_key(&member.worker) && has_left(member)) {
+    if !members.any(|member| !group.completed.contains_key(&member.worker) && is_gone(member)) {
         return None;
     }
     group.members.iter().find_map(|member| leaves(present(member)?, &member.worker))
@@ -145,8 +141,8 @@ fn leaves(presence: &WorkerPresence, worker: &WorkerId) -> Option<BreakCause> {
 fn loss(core: &Core, at: At, job: &Job, group: &Group) -> Option<BreakCause> {
     let unfinished = group.members.iter().filter(|member| !group.completed.contains_key(&member.worker));
     let gone = unfinished.filter_map(|member| {
-        let (sign, reason) = loss_of(core, at, job, group, member)?;
         let presence = core.presence().worker(&member.worker);
+        let (sign, reason) = loss_of(core, at, job, group, member, presence)?;
         let departure = presence.and_then(|presence| leaves(presence, &member.worker));
         Some((sign, (member.worker.clone(), reason), departure))
     });
@@ -173,11 +169,19 @@ fn in_grace(core: &Core, at: At, group: &Group) -> bool {
     at.0 < core.grace_ends() && group.formed_at <= core.presence().watching_since
 }
 
-fn loss_of(core: &Core, at: At, job: &Job, group: &Group, member: &Member) -> Option<(Sign, String)> {
+/// What gives away that a member, of which this is seen, is lost.
+fn loss_of(
+    core: &Core,
+    at: At,
+    job: &Job,
+    group: &Group,
+    member: &Member,
+    presence: Option<&WorkerPresence>,
+) -> Option<(Sign, String)> {
     let timings = core.timings();
     let in_grace = in_grace(core, at, group);
     let told = |sign, reason: &str| Some((sign, reason.to_owned()));
-    let Some(presence) = core.presence().worker(&member.worker) else {
+    let Some(presence) = presence else {
         return told(Sign::Absence, "has not come back").filter(|_| !in_grace);
     };
     if presence.incarnation != member.incarnation {

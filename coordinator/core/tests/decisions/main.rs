@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use bench::{Bench, TIMINGS, name};
 use cappa_core::{
-    Change, Command, Core, EndsWhen, Generation, Holding, Incarnation, JobId, Link, Reason, Record, Refusal, Report,
-    Step, Time, Wait, Work, WorkerReport,
+    Change, Command, Core, EndsWhen, Generation, Holding, Incarnation, JobId, Link, Phase, Reason, Record, Refusal,
+    Report, Step, Time, Wait, Work, WorkerReport,
 };
 
 #[test]
@@ -109,6 +109,23 @@ fn a_worker_lost_soon_after_the_coordinator_started_is_not_waited_for() {
     assert!(bench.now.since(Time(1_000_000)) < TIMINGS.grace, "within the grace period of the start");
     let generation = bench.core.state().job(&JobId::from("demo")).unwrap().generation;
     assert_eq!((generation, bench.world_size("demo")), (Generation(2), 1), "formed anew at once");
+}
+
+#[test]
+fn a_job_that_has_nothing_to_save_yet_is_paused_at_once() {
+    let mut bench = Bench::new();
+    bench.connect(1, None);
+    bench.submit("demo", 0, 1, 1);
+    let pause = || Command::Pause { job: JobId::from("demo"), reason: "test".to_owned() };
+    bench.perform(pause()).unwrap();
+    assert!(matches!(bench.job("demo").phase, Phase::Paused { .. }), "it is still forming");
+    bench.perform(Command::Resume { job: JobId::from("demo") }).unwrap();
+    bench.wait(1.2, &[1]);
+    bench.enter("demo", &[1]);
+    bench.perform(pause()).unwrap();
+    assert!(bench.is_active("demo"), "it checkpoints first");
+    let told = bench.core.outstanding(bench.now).any(|work| matches!(work, Work::Stop { .. }));
+    assert!(told);
 }
 
 #[test]
