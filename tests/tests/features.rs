@@ -117,7 +117,7 @@ async fn two_towers_go_to_open_clip_and_come_back_as_what_a_job_starts_from() ->
 
     let start = |objective: &str| JobSpec {
         objective: objective.to_owned(),
-        steps: 1,
+        steps: 6,
         workers: (1, 1),
         more: format!("init: {}", manifest.display()),
         ..JobSpec::default()
