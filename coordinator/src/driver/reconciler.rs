@@ -25,6 +25,9 @@ const LONGEST_RETRY: Duration = Duration::from_secs(10);
 /// How long one pass sends messages at most: a large group's orders keep nobody else waiting for longer.
 const LONGEST_PASS: Duration = Duration::from_millis(5);
 
+/// Messages that a pass sends however long it takes: on a machine that others keep busy groups come together all the same.
+const LEAST: usize = 256;
+
 /// What was tried already, and where messages and files go.
 pub(crate) struct Reconciler {
     sessions: Sessions,
@@ -89,7 +92,7 @@ impl Reconciler {
         let first = self.next.take();
         for (job, orders) in view.core.outstanding_in_groups(now, first.as_ref()) {
             let sent = before.remove(job).unwrap_or_default();
-            let is_late = self.next.is_some() || Instant::now() >= until;
+            let is_late = self.next.is_some() || is_over(until, &told);
             let (sent, was_all) = match is_late {
                 true => (sent, false),
                 false => self.tell(view, orders, sent, until, &mut told),
@@ -116,7 +119,7 @@ impl Reconciler {
         outstanding.into_iter().for_each(|work| self.start(view, work, now));
     }
 
-    /// Sends what of `outstanding` was not `sent` before, up to a time. Returns what of it is on its streams now, and whether
+    /// Sends what of `outstanding` was not `sent` before, about up to a time. Returns what of it is on its streams now, and whether
     /// that was all; `told` gets what the state must know of it.
     fn tell(
         &self,
@@ -130,7 +133,7 @@ impl Reconciler {
         for work in outstanding {
             if let Some(work) = sent.take(&work) {
                 still.insert(work);
-            } else if Instant::now() >= until {
+            } else if is_over(until, told) {
                 is_all = false;
             } else if self.send(view, &work) {
                 told.push(Command::Told(work.clone()));
@@ -196,6 +199,11 @@ async fn make_index(index: IndexWork, handle: Handle, wanted: CancellationToken,
         // Whatever is left of the journals does no harm.
         let _ = tokio::task::spawn_blocking(move || indexed.clear_away()).await;
     }
+}
+
+/// Whether a pass that has sent these ends.
+fn is_over(until: Instant, told: &[Command]) -> bool {
+    told.len() >= LEAST && Instant::now() >= until
 }
 
 fn retry_after(count: u32) -> Duration {
