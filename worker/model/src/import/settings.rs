@@ -81,7 +81,7 @@ impl<'a> Settings<'a> {
             Some(word) if is_tanh(word) => {}
             Some(_) => notes.push(format!("{DIFFERENCE}, which its settings name")),
             None => {
-                notes.push(format!("{DIFFERENCE}, which timm and open_clip use unless their settings say otherwise"))
+                notes.push(format!("{DIFFERENCE}, which timm and open_clip use unless their settings say otherwise"));
             }
         }
         if text == Some(false) && notes.is_empty() {
