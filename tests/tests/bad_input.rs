@@ -39,7 +39,7 @@ async fn words_of_another_vocabulary_and_classes_that_samples_lack_are_refused_o
     let corpus = Corpus::new(200)?;
     let cluster = Cluster::start(Options { workers: 1, ..Options::default() })?;
     cluster.wait_idle(1).await?;
-    let first = JobSpec { steps: 2, workers: (1, 1), ..JobSpec::default() };
+    let first = JobSpec { steps: 8, workers: (1, 1), ..JobSpec::default() }; // longer than its warm-up
     let job = cluster.submit(&first, &corpus).await?;
     cluster.finish(&job).await?;
     let request = cappa_proto::GetRequest { job_id: job };
