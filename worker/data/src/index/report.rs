@@ -93,6 +93,9 @@ impl fmt::Display for ShardReport {
                 write!(f, ", {count} {what}")?;
             }
         }
+        for (bound, count) in &self.dropped {
+            write!(f, ", {count} dropped by {}", format!("{bound:?}").to_lowercase())?;
+        }
         self.damage.iter().try_for_each(|damage| write!(f, ", {damage}"))
     }
 }

@@ -115,6 +115,11 @@ fn what_cannot_be_indexed_is_refused_with_the_reason() {
     let filter = Filter { max_aspect: Some(0.1), max_side: Some(0), ..Filter::default() };
     let refused = index(&pattern(&corpus, ""), &corpus.origin(), &IndexOptions { filter, ..updating() }, |_| {});
     assert!(matches!(refused, Err(IndexError::Filter(problems)) if problems.len() == 2));
+    let corpus = Corpus::of(&[3]);
+    let filter = Filter { fields: vec!["class".into()], ..Filter::default() };
+    let emptied = index(&pattern(&corpus, ""), &corpus.origin(), &IndexOptions { filter, ..updating() }, |_| {});
+    let message = emptied.unwrap_err().to_string();
+    assert!(message.ends_with("train-000000.tar: 3 samples, 3 dropped by field"), "{message}");
 }
 
 #[test]
