@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 
 use cappa_model::export::{Exported, Format};
-use cappa_model::{Captioner, ContrastiveConfig, ParamTable, Pooling, TowerConfig, TwoTower};
+use cappa_model::{Captioner, ParamTable, Pooling, TwoTower};
 use tch::{Device, Kind, Tensor};
 
 /// Names and shapes of the packages' own models: `load.py list FOLDER`, of the folder that `make parity` compares.
@@ -19,20 +19,7 @@ fn captioner() -> Captioner {
 }
 
 fn towers(text: Pooling, bias: Option<f64>) -> TwoTower {
-    let c = common::config();
-    let tower = TowerConfig { width: c.width, layers: c.layers, heads: c.heads, mlp: c.mlp, pooling: Pooling::Map };
-    let config = ContrastiveConfig {
-        image_size: c.image_size,
-        patch: c.patch,
-        position: c.position,
-        image: tower,
-        text: TowerConfig { pooling: text, ..tower },
-        vocab: c.vocab,
-        text_length: c.text_length,
-        embedding: 40,
-        temperature: 10.0,
-        bias,
-    };
+    let config = common::towers(Pooling::Map, text, bias);
     TwoTower::new(&config, 2, Device::Cpu).expect("a valid network")
 }
 

@@ -9,7 +9,7 @@ use std::path::Path;
 use cappa_model::export::{Exported, Format};
 use cappa_model::import::{Hints, Imported, Program, SETTINGS, import};
 use cappa_model::transfer::{Part, transfer};
-use cappa_model::{Architecture, Captioner, ContrastiveConfig, Pooling, TowerConfig, TwoTower};
+use cappa_model::{Architecture, Captioner, ContrastiveConfig, Pooling, TwoTower};
 use tch::{Device, Kind, Tensor};
 
 fn captioner(seed: u64) -> Captioner {
@@ -17,20 +17,7 @@ fn captioner(seed: u64) -> Captioner {
 }
 
 fn towers(text: Pooling, seed: u64) -> TwoTower {
-    let c = common::config();
-    let tower = TowerConfig { width: c.width, layers: c.layers, heads: c.heads, mlp: c.mlp, pooling: Pooling::Map };
-    let config = ContrastiveConfig {
-        image_size: c.image_size,
-        patch: c.patch,
-        position: c.position,
-        image: tower,
-        text: TowerConfig { pooling: text, ..tower },
-        vocab: c.vocab,
-        text_length: c.text_length,
-        embedding: 40,
-        temperature: 10.0,
-        bias: Some(-10.0),
-    };
+    let config = common::towers(Pooling::Map, text, Some(-10.0));
     TwoTower::new(&config, seed, Device::Cpu).expect("a valid network")
 }
 

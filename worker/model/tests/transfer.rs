@@ -4,7 +4,7 @@
 mod common;
 
 use cappa_model::transfer::{Part, transfer};
-use cappa_model::{Captioner, ContrastiveConfig, ModelConfig, Pooling, TowerConfig, TwoTower};
+use cappa_model::{Captioner, ModelConfig, Pooling, TwoTower};
 use tch::{Device, Tensor};
 
 fn captioner(config: &ModelConfig, seed: u64) -> Captioner {
@@ -14,19 +14,7 @@ fn captioner(config: &ModelConfig, seed: u64) -> Captioner {
 #[test]
 fn an_image_tower_starts_from_a_captioners_encoder() {
     let c = common::config();
-    let tower = TowerConfig { width: c.width, layers: c.layers, heads: c.heads, mlp: c.mlp, pooling: Pooling::Mean };
-    let config = ContrastiveConfig {
-        image_size: c.image_size,
-        patch: c.patch,
-        position: c.position,
-        image: tower,
-        text: tower,
-        vocab: c.vocab,
-        text_length: c.text_length,
-        embedding: 16,
-        temperature: 10.0,
-        bias: None,
-    };
+    let config = common::towers(Pooling::Mean, Pooling::Mean, None);
     let (from, mut to) = (captioner(&c, 1), TwoTower::new(&config, 2, Device::Cpu).expect("a valid network"));
     let before = to.params().get("txt/head/kernel").expect("a text tower").copy();
     transfer(to.params_mut(), &from.params().to_named(), &[Part::Encoder], c.grid()).expect("one encoder");

@@ -1,13 +1,32 @@
 //! Small batches for the tests.
 
 use cappa_model::spec::{Init, ParamSpec};
-use cappa_model::{Batch, END_OF_TEXT, ModelConfig, PAD, initial_value};
+use cappa_model::{Batch, ContrastiveConfig, END_OF_TEXT, ModelConfig, PAD, Pooling, TowerConfig, initial_value};
 use tch::{Device, Kind, Tensor};
 
 /// A network that is quick on the CPU.
 #[allow(dead_code, reason = "only some test files want a small one")]
 pub(crate) fn config() -> ModelConfig {
     ModelConfig { layers: 2, width: 64, mlp: 128, decoder_width: 64, decoder_mlp: 128, ..ModelConfig::tiny() }
+}
+
+/// Two small towers for the pictures and texts of [`config`].
+#[allow(dead_code, reason = "only some test files want towers")]
+pub(crate) fn towers(image: Pooling, text: Pooling, bias: Option<f64>) -> ContrastiveConfig {
+    let c = config();
+    let tower = TowerConfig { width: c.width, layers: c.layers, heads: c.heads, mlp: c.mlp, pooling: image };
+    ContrastiveConfig {
+        image_size: c.image_size,
+        patch: c.patch,
+        position: c.position,
+        image: tower,
+        text: TowerConfig { pooling: text, ..tower },
+        vocab: c.vocab,
+        text_length: c.text_length,
+        embedding: 40,
+        temperature: 10.0,
+        bias,
+    }
 }
 
 /// Noise with captions of 1 to 12 tokens, every second example parallel.
