@@ -78,7 +78,7 @@ fuzz: ## Feed a million damaged inputs to the readers (FUZZ_INPUTS=N)
 chaos: build ## Break jobs on a cluster of real processes (MINUTES=N SEED=N; as root with partitions, full disks and memory)
 	@target/debug/chaos --minutes $(MINUTES) --seed $(SEED) $(if $(filter 0,$(shell id -u)),--hosts) --out target/chaos.json
 
-study: build ## Compare the paper's systems at small scale (SCALE=cpu: about an hour on two cores; SCALE=gpu)
+study: build ## Compare the paper's systems at small scale (SCALE=cpu: sized for an hour on two cores; SCALE=gpu)
 	@target/debug/cappactl local study --scale $(SCALE) --workers $(if $(filter gpu,$(SCALE)),1,2)
 
 bench-data: ## Measure reading images beside its Python peers

@@ -12,7 +12,7 @@ use super::tasks::{ANSWERS, CAPTIONS, CLASSES, EVERYWHERE, OBJECTS, RETRIEVAL, e
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Scale {
-    /// Two processors for about an hour.
+    /// Sized for two processors and an hour.
     Cpu,
     /// One GPU for as long as --steps says.
     Gpu,

@@ -43,8 +43,8 @@ pub(super) struct RawSpec {
     /// Examples that a worker takes through the network at once: fewer need less memory, and the update is the same.
     /// Default: all of its share.
     pub(super) micro_batch_size: Option<u32>,
-    /// Whether the activations inside blocks are computed again in the backward pass rather than kept: less memory, about a third
-    /// more computation, and the update is the same. Default: false.
+    /// Whether the activations inside blocks are computed again in the backward pass rather than kept: less memory, another forward
+    /// pass of every block, and the update is the same. Default: false.
     pub(super) gradient_checkpointing: Option<bool>,
     /// The update rule. Default: adafactor.
     pub(super) optimizer: Option<Short<OptimizerName, RawOptimizer>>,
