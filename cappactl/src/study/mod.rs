@@ -15,8 +15,10 @@ mod plan;
 mod results;
 mod tasks;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 
 use anyhow::Context as _;
 use cappa_data::index::IndexOptions;
@@ -24,11 +26,12 @@ use cappa_data::synth::{Classes, SynthConfig};
 use cappa_proto::{GetRequest, SubmitRequest};
 use cappa_shared::manifest::Filter;
 use clap::Args;
+use futures::{StreamExt as _, stream};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use self::plan::{Run, Scale, Size, Transfer};
-use self::results::{Ran, Study, VERSION};
+use self::results::{Ran, Study};
 use crate::address::Address;
 use crate::client::Client;
 use crate::commands::submit::submit;
@@ -54,9 +57,9 @@ pub(crate) struct Arguments {
     /// Runs of each system [default: the scale's].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     seeds: Option<u64>,
-    /// How many workers to start, with one thread each.
-    #[arg(long, value_name = "N", default_value_t = 2)]
-    workers: u32,
+    /// How many workers to start, with one thread each; each trains another network, and all share a GPU [default: the scale's].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    workers: Option<u32>,
     /// The folder for everything: new, empty, or of the same study, which then goes on.
     #[arg(long, value_name = "DIR", default_value = "study-run")]
     dir: PathBuf,
@@ -73,15 +76,17 @@ struct Mark {
 pub(crate) async fn study(format: Format, arguments: &Arguments) -> anyhow::Result<Exit> {
     let size = arguments.scale.size();
     let steps = arguments.steps.unwrap_or(size.steps);
-    let size = Size { transfer_steps: size.transfer_steps.min(steps), ..size };
+    let workers = arguments.workers.unwrap_or(size.workers);
+    let size = Size { transfer_steps: size.transfer_steps.min(steps), workers, ..size };
     let mark = Mark { scale: arguments.scale, steps };
     if prepare(&arguments.dir, &mark)? {
         write_corpus(&arguments.dir, &size, &mark).await?;
     }
     let runs = plan::runs(&size, steps, arguments.seeds.unwrap_or(size.seeds));
-    let settings = Settings { dir: arguments.dir.clone(), coordinators: 1, workers: arguments.workers, threads: 1 };
+    let settings = Settings { dir: arguments.dir.clone(), coordinators: 1, workers, threads: 1 };
     let state = start(&settings).await?;
-    let outcome = Box::pin(Studying::new(arguments, &state, size, steps)?.all(&runs)).await;
+    let study = Study::of(arguments.scale, steps, size.batch_size);
+    let outcome = Box::pin(Studying::new(&arguments.dir, &state, size)?.all(study, &runs)).await;
     stop(&arguments.dir).await?;
     match outcome? {
         Ended::Complete(shown) => output::print(format, &*shown).map(|()| Exit::Ok),
@@ -112,17 +117,24 @@ fn prepare(dir: &Path, mark: &Mark) -> anyhow::Result<bool> {
 }
 
 /// Corpus, manifests and tokenizer; marks the folder when all is there. The scenes with one object, which have a class, have manifests
-/// of their own.
+/// of their own, and so have those of which few-shot regression draws.
 async fn write_corpus(dir: &Path, size: &Size, mark: &Mark) -> anyhow::Result<()> {
     let (samples, heldout) = size.samples;
-    corpus::ready(SynthConfig { samples, heldout, ..SynthConfig::default() }, dir).await?;
+    let config = SynthConfig { level: size.level, samples, heldout, ..SynthConfig::default() };
+    let shards = size.few_shot_samples.div_ceil(config.samples_per_shard);
+    corpus::ready(config, dir).await?;
+
+    let folder = dir.join("corpus");
+    let file = |name: &str| folder.join(name).to_string_lossy().into_owned();
     let filter = Filter { fields: vec!["class".into()], ..Filter::default() };
     for split in ["train", "heldout"] {
-        let file = |name: String| dir.join("corpus").join(name).to_string_lossy().into_owned();
-        let (shards, manifest) = (file(format!("{split}-*.tar")), file(format!("{split}-objects.json")));
-        corpus::index(&[shards], Some(&manifest), IndexOptions { filter: filter.clone(), ..Default::default() })
-            .await?;
+        let manifest = file(&format!("{split}-objects.json"));
+        let options = IndexOptions { filter: filter.clone(), ..Default::default() };
+        corpus::index(&[file(&format!("{split}-*.tar"))], Some(&manifest), options).await?;
     }
+    let first = file(&format!("train-{{000000..{:06}}}.tar", shards - 1));
+    corpus::index(&[first], Some(&file("few-shot.json")), IndexOptions::default()).await?;
+
     let path = dir.join(MARK);
     fs::write(&path, serde_json::to_vec(mark)?).with_context(|| format!("cannot write {}", path.display()))
 }
@@ -134,74 +146,76 @@ enum Ended {
 
 /// A study that is under way.
 struct Studying<'a> {
-    arguments: &'a Arguments,
+    dir: &'a Path,
     client: Client,
     size: Size,
     classes: Vec<String>,
-    study: Study,
 }
 
 impl<'a> Studying<'a> {
-    fn new(arguments: &'a Arguments, state: &State, size: Size, steps: u64) -> anyhow::Result<Self> {
-        let path = arguments.dir.join("corpus/classes.json");
+    fn new(dir: &'a Path, state: &State, size: Size) -> anyhow::Result<Self> {
+        let path = dir.join("corpus/classes.json");
         let classes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
         let classes: Classes = serde_json::from_slice(&classes).context("classes.json is damaged")?;
-        let study = Study {
-            version: VERSION,
-            program: env!("CARGO_PKG_VERSION").into(),
-            generated: Timestamp::now(),
-            scale: arguments.scale,
-            steps,
-            batch_size: size.batch_size,
-            missing: 0,
-            ran: Vec::new(),
-        };
-        let client = Client::new(Address::of_local(state, &arguments.dir))?;
-        Ok(Self { arguments, client, size, classes: classes.class, study })
+        let client = Client::new(Address::of_local(state, dir))?;
+        Ok(Self { dir, client, size, classes: classes.class })
     }
 
-    async fn all(mut self, runs: &[Run]) -> anyhow::Result<Ended> {
-        for (number, run) in runs.iter().enumerate() {
-            self.study.missing = runs.len() - number;
+    /// Trains as many networks at a time as there are workers; the report on disk is always of all that are complete.
+    async fn all(&self, mut study: Study, runs: &[Run]) -> anyhow::Result<Ended> {
+        let one = async |(number, run): (usize, &Run)| {
             eprintln!("{} of {}: {}", number + 1, runs.len(), run.name());
-            if let Some(exit) = Box::pin(self.one(run)).await? {
-                return Ok(Ended::Early(exit));
-            }
-            self.study.missing -= 1;
-            self.write()?;
+            (number, Box::pin(self.one(run)).await)
+        };
+        // Lazily: a run is begun when a worker is free for it.
+        let mut ended =
+            pin!(stream::iter(runs.iter().enumerate()).map(one).buffer_unordered(self.size.workers as usize));
+        let mut complete = BTreeMap::new();
+        let mut written = self.write(&mut study)?;
+        while let Some((number, ran)) = ended.next().await {
+            match ran? {
+                Ok(ran) => complete.insert(number, ran),
+                Err(exit) => return Ok(Ended::Early(exit)),
+            };
+            study.missing = runs.len() - complete.len();
+            study.ran = complete.values().flatten().cloned().collect();
+            written = self.write(&mut study)?;
         }
-        let (html, json) = self.write()?;
-        Ok(Ended::Complete(Box::new(Shown { html, json, study: self.study })))
+        let (html, json) = written;
+        Ok(Ended::Complete(Box::new(Shown { html, json, study })))
     }
 
     /// Pre-trains and transfers; an exit code where that ended early.
-    async fn one(&mut self, run: &Run) -> anyhow::Result<Option<Exit>> {
-        let workers = self.arguments.workers;
-        let spec = plan::pretraining(run, &self.size, workers);
-        let manifest = match self.job(run, None, &spec).await? {
-            Ok(job) => self.checkpoint(&job).await?,
-            Err(exit) => return Ok(Some(exit)),
+    async fn one(&self, run: &Run) -> anyhow::Result<Result<Vec<Ran>, Exit>> {
+        let spec = plan::pretraining(run, &self.size);
+        let pretrained = match self.job(run, None, &spec).await? {
+            Ok(ran) => ran,
+            Err(exit) => return Ok(Err(exit)),
         };
+        let manifest = self.checkpoint(&pretrained.job).await?;
+        let mut all = vec![pretrained];
         for &transfer in run.transfers {
-            let spec = plan::transfer(run, transfer, &manifest, &self.classes, &self.size, workers);
-            if let Err(exit) = self.job(run, Some(transfer), &spec).await? {
-                return Ok(Some(exit));
+            let spec = plan::transfer(run, transfer, &manifest, &self.classes, &self.size);
+            match self.job(run, Some(transfer), &spec).await? {
+                Ok(ran) => all.push(ran),
+                Err(exit) => return Ok(Err(exit)),
             }
         }
-        Ok(None)
+        Ok(Ok(all))
     }
 
-    /// Runs a job to its end, or finds that it has run, and notes its numbers; its id, or the exit code of a job that did not
+    /// Runs a job to its end, or finds that it has run; gives its numbers, or the exit code of a job that did not
     /// succeed.
-    async fn job(&mut self, run: &Run, transfer: Option<Transfer>, spec: &str) -> anyhow::Result<Result<String, Exit>> {
+    async fn job(&self, run: &Run, transfer: Option<Transfer>, spec: &str) -> anyhow::Result<Result<Ran, Exit>> {
         let name = [Some(run.name()), transfer.map(|transfer| transfer.name().to_owned())];
         let name = name.into_iter().flatten().collect::<Vec<_>>().join("-");
-        let path = self.arguments.dir.join(format!("{name}.yaml"));
+        let path = self.dir.join(format!("{name}.yaml"));
         fs::write(&path, spec).with_context(|| format!("cannot write {}", path.display()))?;
         let (spec, origin) = Source::of_file(&path).load_placed()?;
         let request = SubmitRequest { spec: spec.to_json(), idempotency_key: name, ..Default::default() };
         let job = submit(&self.client, request, &origin).await?;
-        let followed = Box::pin(follow(&self.client, &job.id, Show::Progress)).await?;
+        let show = if self.size.workers > 1 { Show::Quiet } else { Show::Progress };
+        let followed = Box::pin(follow(&self.client, &job.id, show)).await?;
         match followed.exit {
             Exit::Ok => {}
             Exit::Interrupted => return Ok(Err(Exit::Interrupted)),
@@ -213,15 +227,14 @@ impl<'a> Studying<'a> {
         let report = report::gather(&self.client, &job.id).await?;
         let after = transfer.map(Transfer::name);
         let outcomes = report.final_results().map(|results| &results.evaluations[..]).unwrap_or_default();
-        self.study.ran.push(Ran {
+        Ok(Ok(Ran {
             setting: run.setting,
             seed: run.seed,
             transfer,
-            job: job.id.clone(),
+            job: job.id,
             loss: report.job.latest.as_ref().map_or(f64::NAN, |point| point.loss),
             scores: outcomes.iter().flat_map(|outcome| tasks::scores(outcome, after)).collect(),
-        });
-        Ok(Ok(job.id))
+        }))
     }
 
     /// URL of the manifest of a job's newest checkpoint.
@@ -234,11 +247,11 @@ impl<'a> Studying<'a> {
         Ok(newest.ok_or_else(none)?.manifest)
     }
 
-    fn write(&mut self) -> anyhow::Result<(PathBuf, PathBuf)> {
-        self.study.generated = Timestamp::now();
-        let (html, json) = (self.arguments.dir.join("study.html"), self.arguments.dir.join("study.json"));
-        fs::write(&html, page::page(&self.study)).with_context(|| format!("cannot write {}", html.display()))?;
-        fs::write(&json, serde_json::to_vec_pretty(&self.study)?)
+    fn write(&self, study: &mut Study) -> anyhow::Result<(PathBuf, PathBuf)> {
+        study.generated = Timestamp::now();
+        let (html, json) = (self.dir.join("study.html"), self.dir.join("study.json"));
+        fs::write(&html, page::page(study)).with_context(|| format!("cannot write {}", html.display()))?;
+        fs::write(&json, serde_json::to_vec_pretty(study)?)
             .with_context(|| format!("cannot write {}", json.display()))?;
         Ok((html, json))
     }

@@ -32,7 +32,9 @@ pub(super) fn page(study: &Study) -> String {
             missing => format!("<b>{missing} runs are still to come.</b>"),
         }
     );
-    page += "<h2>What the paper says, and what is seen here</h2>\n";
+    page += "<h2>What the paper says, and what is seen here</h2>\n<p class=\"lead\">An ordering appears, or is contradicted, \
+             where the mean difference of runs of the same seed is beyond twice its standard error, unless who is ahead is no \
+             further than guessing or its blind decoder.</p>\n";
     page.extend(study.claims().iter().map(claim));
     page += "<h2>Systems</h2>\n";
     page += &table(study, &settings, &names);
@@ -64,6 +66,7 @@ fn trial(Trial { measure, difference, margin, verdict }: &Trial) -> String {
         Verdict::Appears => "appears",
         Verdict::Undecided => "undecided",
         Verdict::Contradicted => "contradicted",
+        Verdict::Unseen => "not seen in the picture",
     };
     let margin = margin.map_or_else(|| "–".into(), |margin| format!("{margin:.3}"));
     format!(

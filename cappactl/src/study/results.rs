@@ -7,7 +7,7 @@ use super::plan::{CAP, CAPPA, FRACTIONS, SYSTEMS, Scale, Setting, System, Transf
 use super::tasks::Score;
 
 /// The version of [`Study`] that this program writes.
-pub(super) const VERSION: u32 = 1;
+const VERSION: u32 = 1;
 
 /// A study, as far as it has come.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -55,6 +55,13 @@ fn is_cost(measure: &str) -> bool {
 }
 
 impl Study {
+    /// One in which nothing has run yet.
+    pub(super) fn of(scale: Scale, steps: u64, batch_size: u64) -> Self {
+        let program = env!("CARGO_PKG_VERSION").into();
+        let generated = Timestamp::now();
+        Self { version: VERSION, program, generated, scale, steps, batch_size, missing: 0, ran: Vec::new() }
+    }
+
     /// The setting of a system in the main tables.
     pub(super) fn full(&self, system: System) -> Setting {
         Setting { system, model: self.scale.size().models[0], steps: self.steps }
@@ -95,14 +102,14 @@ impl Study {
         })
     }
 
-    /// The differences of two systems' runs of the same seed, in favour of the first.
-    fn differences(&self, better: System, worse: System, measure: &str) -> Vec<f64> {
+    /// A measure of two systems' runs of the same seed.
+    fn pairs(&self, better: System, worse: System, measure: &str) -> Vec<[&Score; 2]> {
         let worse = self.values(self.full(worse), measure);
-        let pairs = self.values(self.full(better), measure).into_iter().filter_map(|(seed, score)| {
+        let pair = |(seed, score): (u64, _)| {
             let (_, other) = worse.iter().find(|(other, _)| *other == seed)?;
-            Some(score.value - other.value)
-        });
-        pairs.map(|difference| if is_cost(measure) { -difference } else { difference }).collect()
+            Some([score, *other])
+        };
+        self.values(self.full(better), measure).into_iter().filter_map(pair).collect()
     }
 
     /// The paper's claims, tried on these numbers.
@@ -116,8 +123,8 @@ impl Study {
         };
         let claim = |text, better, worse, measures: Vec<String>| {
             let trials = measures.into_iter().filter_map(|measure| {
-                let differences = self.differences(better, worse, &measure);
-                (!differences.is_empty()).then(|| Trial::of(measure, &differences))
+                let pairs = self.pairs(better, worse, &measure);
+                (!pairs.is_empty()).then(|| Trial::of(measure, &pairs))
             });
             Claim { text, trials: trials.collect() }
         };
@@ -163,15 +170,27 @@ pub(super) enum Verdict {
     Undecided,
     /// The other way round, by more than the margin.
     Contradicted,
+    /// One is ahead, yet no further than guessing or its blind decoder: the picture does not decide this measure.
+    Unseen,
 }
 
 impl Trial {
-    fn of(measure: String, differences: &[f64]) -> Self {
-        let difference = mean(differences);
-        let margin = deviation(differences).map(|deviation| 2.0 * deviation / (differences.len() as f64).sqrt());
+    /// From the scores of both systems for each seed, the better one of the claim first.
+    fn of(measure: String, pairs: &[[&Score; 2]]) -> Self {
+        let sign = if is_cost(&measure) { -1.0 } else { 1.0 };
+        let differences: Vec<f64> = pairs.iter().map(|[better, worse]| sign * (better.value - worse.value)).collect();
+        let (difference, margin) = (mean(&differences), margin(&differences));
         let verdict = match margin {
-            Some(margin) if difference > margin => Verdict::Appears,
-            Some(margin) if difference < -margin => Verdict::Contradicted,
+            Some(margin) if difference.abs() > margin => {
+                let ahead = usize::from(difference < 0.0);
+                let leads: Vec<f64> = pairs.iter().filter_map(|pair| pair[ahead].lead()).collect();
+                let is_unseen = self::margin(&leads).is_some_and(|margin| mean(&leads) <= margin);
+                match ahead {
+                    _ if is_unseen => Verdict::Unseen,
+                    0 => Verdict::Appears,
+                    _ => Verdict::Contradicted,
+                }
+            }
             _ => Verdict::Undecided,
         };
         Self { measure, difference, margin, verdict }
@@ -183,10 +202,11 @@ impl Claim {
     pub(super) fn summary(&self) -> String {
         let count = |verdict| self.trials.iter().filter(|trial| trial.verdict == verdict).count();
         format!(
-            "appears on {}, undecided on {}, contradicted on {} of {} measures",
+            "appears on {}, undecided on {}, contradicted on {}, not seen in the picture on {} of {} measures",
             count(Verdict::Appears),
             count(Verdict::Undecided),
             count(Verdict::Contradicted),
+            count(Verdict::Unseen),
             self.trials.len()
         )
     }
@@ -194,6 +214,11 @@ impl Claim {
 
 fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len() as f64
+}
+
+/// Twice the standard error of a mean; none of a single value.
+fn margin(values: &[f64]) -> Option<f64> {
+    deviation(values).map(|deviation| 2.0 * deviation / (values.len() as f64).sqrt())
 }
 
 fn deviation(values: &[f64]) -> Option<f64> {
@@ -246,6 +271,19 @@ mod tests {
             sign + 0.1 * f64::from(u8::from(setting.system == CAPPA))
         });
         assert!(scattered.claims()[0].trials.iter().all(|trial| trial.verdict == Verdict::Undecided));
+    }
+
+    #[test]
+    fn a_lead_that_the_blind_decoder_has_too_is_no_ordering() {
+        let score = |value, blind| Score { measure: "order".into(), value, blind, chance: Some(0.5) };
+        let [cap, clip] = [score(1.0, Some(1.0)), score(0.8, None)];
+        let trial = |pairs: &[[&Score; 2]]| Trial::of("order".into(), pairs).verdict;
+        assert_eq!(trial(&[[&cap, &clip]; 3]), Verdict::Unseen);
+        assert_eq!(trial(&[[&clip, &cap]; 3]), Verdict::Unseen, "whoever is ahead");
+        let seeing = score(1.0, Some(0.6));
+        assert_eq!(trial(&[[&seeing, &clip]; 3]), Verdict::Appears);
+        let guessing = [score(0.5, Some(0.5)), score(0.48, None)];
+        assert_eq!(trial(&[[&guessing[0], &guessing[1]]; 3]), Verdict::Unseen);
     }
 
     #[test]

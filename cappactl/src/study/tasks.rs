@@ -7,8 +7,8 @@ use super::plan::System;
 
 /// Of frozen features, and of captions that are true or false: all systems alike.
 pub(super) const EVERYWHERE: [&str; 9] = [
-    "{ name: few-shot-objects, data: corpus/heldout.json, task: { type: fewshot, label: class, train: corpus/train.json } }",
-    "{ name: few-shot-words, data: corpus/heldout.json, task: { type: fewshot, label: word, train: corpus/train.json } }",
+    "{ name: few-shot-objects, data: corpus/heldout.json, task: { type: fewshot, label: class, train: corpus/few-shot.json } }",
+    "{ name: few-shot-words, data: corpus/heldout.json, task: { type: fewshot, label: word, train: corpus/few-shot.json } }",
     OBJECTS,
     "{ name: words, data: corpus/heldout.json, task: { type: classify, label: word, template: 'the word {}' } }",
     "{ name: attributes, data: corpus/heldout.json, task: { type: choose, negative: negatives.attribute } }",
@@ -47,6 +47,14 @@ pub(crate) struct Score {
     /// Of guessing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) chance: Option<f64>,
+}
+
+impl Score {
+    /// How far it is above guessing and above the blind decoder; none where there is neither.
+    pub(super) fn lead(&self) -> Option<f64> {
+        let floor = self.blind.into_iter().chain(self.chance).reduce(f64::max)?;
+        Some(self.value - floor)
+    }
 }
 
 /// The numbers of an evaluation, named after it, and after `transfer` where another network was trained for it.
