@@ -146,7 +146,7 @@ codes! {
          nobody can tell who is right; if the same worker is named again, its memory or its GPU is failing: `cappactl workers drain` it";
     /// The device or the machine has no memory left.
     OutOfMemory = "OUT_OF_MEMORY", Grpc::ResourceExhausted, Exit::JobFailed,
-        "use more workers, a smaller batch_size or model, or precision bf16";
+        "set a smaller micro_batch_size, gradient_checkpointing or precision bf16, use more workers, or a smaller model";
     /// The loss is no number any more.
     NumericDivergence = "NUMERIC_DIVERGENCE", Grpc::FailedPrecondition, Exit::JobFailed,
         "lower optimizer.learning_rate, lengthen schedule.warmup_steps or lower optimizer.clip_norm, and go on from an earlier \

@@ -16,6 +16,7 @@ pub(crate) mod state;
 pub(crate) mod stats;
 pub(crate) mod verdict;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
 use cappa_data::corpus::Corpus;
@@ -73,7 +74,9 @@ impl Trainer {
         let _span = info_span!("group", job = %assignment.job, generation = %assignment.generation,
             rank = %assignment.rank, world_size = assignment.world_size())
         .entered();
-        let outcome = self.attempt(assignment);
+        // An order is obeyed in full or its state is dropped, so nothing half done is seen after a panic.
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.attempt(assignment)));
+        let outcome = outcome.unwrap_or_else(|panic| Err(Departure::of_panic(panic)));
         self.context.interrupt.bars().leave();
         match outcome {
             Ok(Ending::Finished(summary)) => self.complete(assignment, wire::Outcome::Finished, summary),

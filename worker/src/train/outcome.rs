@@ -1,5 +1,8 @@
 //! How a turn in a group ends, and whose fault it was.
 
+use std::any::Any;
+use std::panic::resume_unwind;
+
 use cappa_collective::Error as CollectiveError;
 use cappa_data::corpus::OpenError;
 use cappa_data::loader::DataError;
@@ -36,6 +39,11 @@ pub(crate) enum Departure {
     /// libtorch refused something: the job's or the program's fault.
     #[error("libtorch failed")]
     Torch(#[source] CollectiveError),
+    /// A step or an evaluation needs more memory than there is.
+    #[error(
+        "there is not enough memory: {0}; set a smaller micro_batch_size, gradient_checkpointing or precision bf16, or use more workers"
+    )]
+    OutOfMemory(String),
     /// The network can't be built or run.
     #[error("the model can't be run")]
     Model(#[from] ModelError),
@@ -119,9 +127,21 @@ impl From<CollectiveError> for Departure {
 }
 
 impl Departure {
-    /// Whether the state that this rank holds is at fault, and must not be gone on from.
+    /// What a panic of the training thread means where libtorch ran out of memory, which its operators have no other way to say.
+    ///
+    /// # Panics
+    /// With the same panic where it is another one.
+    pub(crate) fn of_panic(panic: Box<dyn Any + Send>) -> Self {
+        let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+        match text.filter(|text| says_out_of_memory(text)) {
+            Some(text) => Self::OutOfMemory(first_sentences(text)),
+            None => resume_unwind(panic),
+        }
+    }
+
+    /// Whether the state that this rank holds is at fault, or may be half updated, and must not be gone on from.
     pub(crate) fn is_of_own_state(&self) -> bool {
-        matches!(self, Self::ReplicaDiverged(_))
+        matches!(self, Self::ReplicaDiverged(_) | Self::OutOfMemory(_))
     }
 
     /// What the coordinator is told; nothing where it gave the order.
@@ -129,7 +149,8 @@ impl Departure {
         let (code, permanent) = match self {
             Self::Barred(_) | Self::Asked(_) | Self::Collective(CollectiveError::Aborted) => return None,
             Self::Collective(_) => (Code::CollectiveFailed, false),
-            Self::Torch(error) if is_out_of_memory(error) => (Code::OutOfMemory, true),
+            Self::OutOfMemory(_) => (Code::OutOfMemory, true),
+            Self::Torch(error) if says_out_of_memory(&error.to_string()) => (Code::OutOfMemory, true),
             Self::Torch(_) | Self::Model(_) | Self::Order(_) => (Code::Internal, true),
             Self::Data(DataError::UnknownClass(_)) => (Code::InvalidSpec, true),
             Self::Data(DataError::Shard(error)) => (shard_code(error), true),
@@ -161,7 +182,53 @@ fn shard_code(error: &FetchError) -> Code {
     }
 }
 
-fn is_out_of_memory(error: &CollectiveError) -> bool {
-    let text = error.to_string();
+fn says_out_of_memory(text: &str) -> bool {
     ["out of memory", "can't allocate memory"].iter().any(|phrase| text.contains(phrase))
+}
+
+/// What libtorch says of an allocation, without its stack of C++ calls and its hints for Python.
+fn first_sentences(text: &str) -> String {
+    let text = text.split_once("Torch(\"").map_or(text, |(_, said)| said);
+    let end = ["\\n", "\n", " If reserved", " Error code"].iter().filter_map(|mark| text.find(mark)).min();
+    text[..end.unwrap_or(text.len())].trim_end_matches(['.', ' ']).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use tch::{Device, Kind, Tensor};
+
+    use super::*;
+
+    #[test]
+    fn an_operator_that_finds_no_memory_fails_the_job_and_leaves_the_worker() {
+        let panic = catch_unwind(|| Tensor::zeros([1 << 50], (Kind::Float, Device::Cpu))).unwrap_err();
+        let departure = Departure::of_panic(panic);
+        let message = departure.to_string();
+        assert!(message.contains("you tried to allocate 4503599627370496 bytes"), "{message}");
+        assert!(!message.contains("frame"), "{message}");
+        assert!(departure.is_of_own_state());
+        assert_eq!(departure.failure().unwrap().code, "OUT_OF_MEMORY");
+    }
+
+    #[test]
+    fn a_gpu_says_how_much_was_wanted_and_what_there_is() {
+        let said = "called `Result::unwrap()` on an `Err` value: Torch(\"CUDA out of memory. Tried to allocate 2.00 GiB. \
+                    GPU 0 has a total capacity of 79.18 GiB of which 1.2 GiB is free. If reserved but unallocated memory is \
+                    large try setting PYTORCH_CUDA_ALLOC_CONF\\nException raised from malloc\")";
+        let message = Departure::of_panic(Box::new(said.to_owned())).to_string();
+        assert!(
+            message.contains("Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.18 GiB of which"),
+            "{message}"
+        );
+        assert!(!message.contains("PYTORCH") && !message.contains("unwrap"), "{message}");
+    }
+
+    #[test]
+    fn any_other_panic_stays_one() {
+        let panic = catch_unwind(|| panic!("index out of bounds")).unwrap_err();
+        let again = catch_unwind(AssertUnwindSafe(|| Departure::of_panic(panic))).unwrap_err();
+        assert_eq!(again.downcast_ref::<&str>(), Some(&"index out of bounds"));
+    }
 }
