@@ -429,8 +429,8 @@ pub(super) struct RawTask {
     pub(super) label: Option<String>,
     /// classify: all labels. Default: those that occur in the data.
     pub(super) labels: Option<Vec<String>>,
-    /// classify: the prompt, with `{}` for the label. Default: `{}`.
-    pub(super) template: Option<String>,
+    /// classify: the prompt, with `{}` for the label, or several prompts whose scores are averaged. Default: `{}`.
+    pub(super) template: Option<Short<String, Vec<String>>>,
     /// choose: field with the true caption. Default: the sample's first caption.
     pub(super) caption: Option<String>,
     /// choose: dotted path of the false caption in a sample's `.json`, or of a list of them.

@@ -1,8 +1,9 @@
-//! Zero-shot classification by scoring: the label whose prompt suits the image best, by log-likelihood or similarity.
+//! Zero-shot classification by scoring: the label whose prompts suit the image best, by log-likelihood or similarity.
 
 use std::collections::{BTreeSet, HashMap};
 
 use cappa_shared::evaluation::Finding;
+use cappa_shared::spec::Templates;
 
 use super::samples::{Samples, add_images, field};
 use super::{Evaluator, accuracy};
@@ -14,16 +15,16 @@ pub(super) fn classify(
     samples: &Samples,
     key: &str,
     labels: &[String],
-    template: &str,
+    templates: &Templates,
 ) -> Result<(u64, Finding), Departure> {
     let labels = match labels.is_empty() {
         true => occurring(evaluator, samples, key)?,
         false => labels.to_vec(),
     };
     let place: HashMap<&str, usize> = labels.iter().enumerate().map(|(i, label)| (label.as_str(), i)).collect();
-    let prompts: Vec<String> = labels.iter().map(|label| template.replace("{}", label)).collect();
     let model = &evaluator.state.model;
-    let candidates = model.candidates(evaluator.tokens(&prompts)?)?;
+    let prompts = evaluator.tokens(&templates.prompts(&labels))?;
+    let candidates = model.candidates(prompts, templates.all().len())?;
 
     // Right answers, then how often each label occurs.
     let mut counts = vec![0f64; 1 + labels.len()];

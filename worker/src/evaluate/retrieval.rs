@@ -27,7 +27,7 @@ pub(super) fn retrieval(evaluator: &Evaluator<'_>, samples: &Samples) -> Result<
         images.push(on_host(model.encode(&some)?));
         let captions: Vec<String> = chunk.iter().flat_map(|(_, captions)| captions.clone()).collect();
         for some in captions.chunks(TEXTS) {
-            let Candidates::Embedded(embedded) = model.candidates(evaluator.tokens(some)?)? else {
+            let Candidates::Embedded(embedded) = model.candidates(evaluator.tokens(some)?, 1)? else {
                 return Err(Departure::Unsuitable(
                     "retrieval needs two towers: use a job of `clip` or `siglip`".into(),
                 ));

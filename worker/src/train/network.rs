@@ -32,10 +32,10 @@ pub(crate) enum Features {
     Projected,
 }
 
-/// Texts to be compared for one image after the other, prepared once.
+/// Labels to be compared for one image after the other, prepared once.
 pub(crate) enum Candidates {
-    /// Their tokens, `[N, L]`.
-    Tokens(Tensor),
+    /// The tokens of so many prompts for each label, label by label, `[N · prompts, L]`.
+    Tokens(Tensor, i64),
     /// Their embeddings, `[N, D]`.
     Embedded(Tensor),
 }
@@ -128,19 +128,29 @@ impl Network {
         })
     }
 
-    /// Texts `[N, L]` that are to be compared for many images.
-    pub(crate) fn candidates(&self, tokens: Tensor) -> Result<Candidates, ModelError> {
+    /// Labels that are to be compared for many images, each with so many prompts: tokens `[N · prompts, L]`. As CLIP's authors do,
+    /// the embedding of a label is the mean of its prompts', of length 1 again.
+    pub(crate) fn candidates(&self, tokens: Tensor, prompts: usize) -> Result<Candidates, ModelError> {
+        let prompts = i64::try_from(prompts).expect("few prompts");
         match self {
-            Self::Captioner(_) => Ok(Candidates::Tokens(tokens)),
-            Self::TwoTower(towers, _) => tch::no_grad(|| towers.embed_texts(&tokens)).map(Candidates::Embedded),
+            Self::Captioner(_) => Ok(Candidates::Tokens(tokens, prompts)),
+            Self::TwoTower(towers, _) => tch::no_grad(|| {
+                let texts = towers.embed_texts(&tokens)?;
+                let means = texts.view([-1, prompts, texts.size()[1]]).mean_dim([1i64].as_slice(), false, Kind::Float);
+                let lengths = means.norm_scalaropt_dim(2, [1i64].as_slice(), true);
+                Ok(Candidates::Embedded(means / lengths.clamp_min(f64::from(f32::EPSILON))))
+            }),
             Self::Classifier(..) => Err(ModelError::NoTexts),
         }
     }
 
-    /// How well every candidate suits every encoded image, `[B, N]`: log-likelihoods or similarities.
+    /// How well every candidate suits every encoded image, `[B, N]`: similarities, or log-likelihoods, means over a label's prompts.
     pub(crate) fn score(&self, encoded: &Tensor, candidates: &Candidates) -> Result<Tensor, ModelError> {
         match (self, candidates) {
-            (Self::Captioner(captioner), Candidates::Tokens(tokens)) => captioner.score_encoded(encoded, tokens),
+            (Self::Captioner(captioner), Candidates::Tokens(tokens, prompts)) => {
+                let scores = captioner.score_encoded(encoded, tokens)?;
+                Ok(scores.view([encoded.size()[0], -1, *prompts]).mean_dim([2i64].as_slice(), false, Kind::Float))
+            }
             (Self::TwoTower(towers, _), Candidates::Embedded(texts)) => {
                 Ok(tch::no_grad(|| towers.similarity(encoded, texts)))
             }

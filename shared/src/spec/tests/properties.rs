@@ -18,7 +18,8 @@ fn any_task() -> impl Strategy<Value = Task> {
             .prop_map(|(caption, negative)| { Task::Choose { caption, shuffle: negative.is_none(), negative } }),
         Just(Task::Accuracy),
         ("[a-z.]{1,9}", prop::collection::vec("(?s).{0,6}", 0..3), "(?s).{0,6}").prop_map(|(label, labels, prompt)| {
-            Task::Classify { label, labels, template: format!("{}{{}}", prompt.replace("{}", "")) }
+            let template = Templates::new(vec![format!("{}{{}}", prompt.replace("{}", "")); labels.len() % 2 + 1]);
+            Task::Classify { label, labels, template }
         }),
         ("[a-z.]{1,9}", prop::collection::btree_set(1..99u32, 1..4), 1..9u32).prop_map(|(label, shots, draws)| {
             let train = "s3://bucket/t.json".into();

@@ -6,10 +6,11 @@ use super::Checker;
 use crate::spec::document::{child, item};
 use crate::spec::error::Mistake;
 use crate::spec::raw::{RawEvaluation, RawTask, Short, TaskName};
-use crate::spec::{Decoding, Evaluation, Task};
+use crate::spec::{Decoding, Evaluation, Task, Templates};
 
 const MAX_EVALUATIONS: u64 = 64;
 const MAX_LABELS: u64 = 10_000;
+const MAX_TEMPLATES: u64 = 1_000;
 const MAX_SHOTS: u64 = 10_000;
 const MAX_DRAWS: u64 = 100;
 const MAX_BEAMS: u64 = 64;
@@ -92,12 +93,31 @@ fn task(raw: RawTask, path: &str, checker: &mut Checker<'_>) -> Task {
         TaskName::Classify => {
             let labels = raw.labels.unwrap_or_default();
             checker.within(&child(path, "labels"), labels.len() as u64, 0..=MAX_LABELS);
-            let template = raw.template.unwrap_or_else(|| "{}".into());
-            if template.matches("{}").count() != 1 {
-                let message = format!("`{template}` does not have `{{}}` once, where the label goes");
-                checker.report(&[&child(path, "template")], Mistake::OutOfRange, message);
-            }
+            let template = templates(raw.template, &child(path, "template"), checker);
             Task::Classify { label: field(raw.label, path, "label", name, checker), labels, template }
+        }
+    }
+}
+
+fn templates(raw: Option<Short<String, Vec<String>>>, path: &str, checker: &mut Checker<'_>) -> Templates {
+    let check = |template: &str, path: &str, checker: &mut Checker<'_>| {
+        if template.matches("{}").count() != 1 {
+            let message = format!("`{template}` does not have `{{}}` once, where the label goes");
+            checker.report(&[path], Mistake::OutOfRange, message);
+        }
+    };
+    match raw {
+        None => Templates::new(vec!["{}".into()]),
+        Some(Short::Name(template)) => {
+            check(&template, path, checker);
+            Templates::new(vec![template])
+        }
+        Some(Short::Map(templates)) => {
+            checker.within(path, templates.len() as u64, 1..=MAX_TEMPLATES);
+            for (index, template) in templates.iter().enumerate() {
+                check(template, &item(path, index), checker);
+            }
+            Templates::new(templates)
         }
     }
 }
