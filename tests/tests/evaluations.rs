@@ -57,6 +57,7 @@ async fn a_checkpoint_is_evaluated_without_training_and_alike_on_any_number_of_w
     let heldout = corpus.path("heldout.json").display().to_string();
     let list = format!(
         "- {{ name: kinds, data: '{heldout}', task: {{ type: classify, label: class }} }}
+- {{ name: prompts, data: '{heldout}', task: {{ type: classify, label: class, template: ['{{}}', '{{}}'] }} }}
 - {{ name: swaps, data: '{heldout}', task: {{ type: choose, negative: negatives.attribute }} }}
 - {{ name: order, data: '{heldout}', task: {{ type: choose, shuffle: true }} }}
 - {{ name: likely, data: '{heldout}', task: perplexity }}
@@ -96,6 +97,10 @@ async fn a_checkpoint_is_evaluated_without_training_and_alike_on_any_number_of_w
             let (once, again) = (once?, again?);
             assert!((once - again).abs() <= TOLERANCE * once.abs().max(1.0), "{name}.{key}: {once} and {again}");
         }
+    }
+    // The mean over prompts that say the same is what each says.
+    for key in ["accuracy", "blind_accuracy", "labels"] {
+        assert_eq!(number(&by_trainer, "prompts", key)?, number(&by_trainer, "kinds", key)?, "{key}");
     }
     // What was learned is seen: a caption's own words are likelier in their order, and than by an untrained network.
     assert!(number(&by_trainer, "order", "accuracy")? > 0.7, "{by_trainer}");

@@ -115,7 +115,8 @@ async fn a_text_tower_is_tuned_to_a_captioners_frozen_encoder() -> Result<()> {
         "init: {{ from: '{from}', parts: [encoder] }}\nfreeze: [encoder]\n\
          evaluate:\n\
          - {{ name: kinds, data: '{heldout}', task: {{ type: classify, label: class }} }}\n\
-         - {{ name: few, data: '{train}', task: {{ type: fewshot, label: class, train: '{train}' }} }}"
+         - {{ name: few, data: '{train}', task: {{ type: fewshot, label: class, train: '{train}' }} }}\n\
+         - {{ name: prompts, data: '{heldout}', task: {{ type: classify, label: class, template: ['{{}}', '{{}}'] }} }}"
     );
     let tuned = cluster.submit(&JobSpec { steps: 5, more, ..contrastive("siglip", (2, 2)) }, &corpus).await?;
     cluster.finish(&tuned).await?;
@@ -130,6 +131,8 @@ async fn a_text_tower_is_tuned_to_a_captioners_frozen_encoder() -> Result<()> {
     let results: serde_json::Value = serde_json::from_slice(&std::fs::read(results)?)?;
     assert_eq!(results["evaluations"][0]["name"], "kinds", "{results}");
     assert!(results["evaluations"][0]["samples"].as_u64().context("a count")? > 0, "{results}");
+    let accuracy = |place: usize| &results["evaluations"][place]["accuracy"];
+    assert!(accuracy(0).is_number() && accuracy(0) == accuracy(2), "two prompts that say the same: {results}");
     // Examples that are tested on themselves are told apart by far more than chance.
     let shots = results["evaluations"][1]["shots"].as_array().context("three numbers of shots")?;
     let numbers: Vec<_> = shots.iter().filter_map(|shots| shots["shots"].as_u64()).collect();
