@@ -73,7 +73,7 @@ pub(crate) enum Command {
     Audit(audit::Arguments),
     /// Show exactly what a step of a job took in.
     Replay(replay::Arguments),
-    /// List, release and drain workers.
+    /// List, cordon, release and drain workers.
     #[command(subcommand)]
     Workers(workers::Command),
     /// Write the HTML report of a job.

@@ -224,7 +224,7 @@ pub(crate) struct Worker {
     pub(crate) version: String,
     pub(crate) device: String,
     pub(crate) last_heard: Option<Timestamp>,
-    /// Why it is quarantined or leaves.
+    /// Why it is quarantined, cordoned or leaves.
     pub(crate) note: Option<String>,
     pub(crate) quarantined_until: Option<Timestamp>,
 }

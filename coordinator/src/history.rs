@@ -44,7 +44,7 @@ pub(crate) struct JobHistory {
 impl History {
     /// Folds a log entry in.
     pub(crate) fn apply(&mut self, entry: &Entry) {
-        let Record { at, job, change } = &entry.record;
+        let Record { at, job: Some(job), change } = &entry.record else { return };
         let history = self.jobs.entry(job.clone()).or_insert_with(|| JobHistory {
             events: Vec::new(),
             ledger: Ledger::starting(*at),
@@ -240,6 +240,8 @@ fn describe(change: &Change) -> Option<(&'static str, String)> {
         Change::WorkerQuarantined { worker, reason, .. } => ("worker_quarantined", format!("{worker}: {reason}")),
         Change::WorkerReleased { worker, reason } => ("worker_released", format!("{worker}: {reason}")),
         Change::Ended { ending } => return Some(describe_ending(ending)),
+        // They are no job's.
+        Change::WorkerCordoned { .. } | Change::WorkerDrained { .. } => return None,
         Change::MemberCompleted { .. }
         | Change::CheckpointWritten { .. }
         | Change::CheckpointDeleted { .. }

@@ -16,7 +16,9 @@ use crate::views::Worker;
 pub(crate) enum Command {
     /// List the workers and what they do.
     Ls,
-    /// Put a quarantined worker into groups again before its cool-down is over.
+    /// Keep a worker out of groups until it is released; a group that has it goes on with it.
+    Cordon(One),
+    /// Put a worker into groups again that is cordoned, or quarantined before its cool-down is over.
     Release(One),
     /// Have a worker's process end: its group checkpoints and forms again without it.
     Drain(One),
@@ -46,6 +48,7 @@ pub(crate) async fn run(global: &Global, command: &Command) -> anyhow::Result<Ex
     let mut jobs = client.jobs.clone();
     let reply = match command {
         Command::Ls => jobs.list_workers(ListWorkersRequest {}).await,
+        Command::Cordon(one) => jobs.cordon_worker(one.request()).await,
         Command::Release(one) => jobs.release_worker(one.request()).await,
         Command::Drain(one) => jobs.drain_worker(one.request()).await,
     };

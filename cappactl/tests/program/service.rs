@@ -201,6 +201,8 @@ async fn checkpoints_are_pinned_and_gone_back_to_and_workers_are_drained() {
     assert!(missing.stderr.contains("there are 50"), "{missing:?}");
     let drained = server.cappactl(&["workers", "drain", "worker-3", "--reason", "maintenance"]).await;
     assert!(drained.stdout.contains("leaving") && drained.stdout.contains("maintenance"), "{drained:?}");
+    let cordoned = server.cappactl(&["workers", "cordon", "worker-3", "--reason", "new disk"]).await;
+    assert!(cordoned.stdout.contains("cordoned") && cordoned.stdout.contains("new disk"), "{cordoned:?}");
     let released = server.cappactl(&["workers", "release", "worker-3"]).await;
     assert_eq!(released.code, Some(1), "{released:?}");
     assert!(released.stderr.contains("is not quarantined"), "{released:?}");

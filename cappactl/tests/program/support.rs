@@ -313,6 +313,12 @@ impl Jobs for Fake {
         Err(refusal(Code::FailedPrecondition, "WRONG_STATE", &format!("worker {worker} is not quarantined")))
     }
 
+    async fn cordon_worker(&self, request: Request<wire::WorkerRequest>) -> Reply<wire::ListWorkersResponse> {
+        let wire::WorkerRequest { worker_id, reason } = request.into_inner();
+        let worker = wire::Worker { id: worker_id, state: "cordoned".into(), note: reason, ..Default::default() };
+        Ok(Response::new(wire::ListWorkersResponse { workers: vec![worker] }))
+    }
+
     async fn drain_worker(&self, request: Request<wire::WorkerRequest>) -> Reply<wire::ListWorkersResponse> {
         let wire::WorkerRequest { worker_id, reason } = request.into_inner();
         let worker = wire::Worker { id: worker_id, state: "leaving".into(), note: reason, ..Default::default() };

@@ -52,7 +52,14 @@ pub enum Command {
         /// To what.
         priority: i32,
     },
-    /// Put a quarantined worker into groups again.
+    /// Keep a worker out of groups until it is released; one that is in a group stays in it until that forms anew.
+    CordonWorker {
+        /// Who.
+        worker: WorkerId,
+        /// Why.
+        reason: String,
+    },
+    /// Put a worker into groups again that is quarantined or cordoned.
     ReleaseWorker {
         /// Who.
         worker: WorkerId,

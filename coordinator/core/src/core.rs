@@ -72,7 +72,7 @@ pub enum Refusal {
     StillCommitting(JobId),
     /// No worker of that name is connected.
     UnknownWorker(WorkerId),
-    /// The worker is not quarantined.
+    /// The worker is neither quarantined nor cordoned.
     NotQuarantined(WorkerId),
     /// Another live process has this worker id.
     WorkerIdTaken,
@@ -138,11 +138,13 @@ impl Core {
 
     fn record(&mut self, record: &Record) {
         let regroups = record.change.may_regroup();
-        let former = self.state.job(&record.job).filter(|_| regroups).map(members_of).unwrap_or_default();
+        let job = record.job.as_ref();
+        let former = job.filter(|_| regroups).and_then(|job| self.state.job(job)).map(members_of).unwrap_or_default();
         self.state.apply(record);
-        self.attention.rouse(&record.job);
+        let Some(job) = job else { return };
+        self.attention.rouse(job);
         if regroups {
-            self.attention.regrouped(&former, &record.job, &self.state, &self.presence);
+            self.attention.regrouped(&former, job, &self.state, &self.presence);
         }
     }
 
@@ -191,7 +193,7 @@ impl Core {
             if is_all {
                 return (records, true);
             }
-            self.looked_at = records.last().map(|record| record.job.clone()).or(self.looked_at.take());
+            self.looked_at = records.last().and_then(|record| record.job.clone()).or(self.looked_at.take());
         }
         (records, false)
     }

@@ -1,33 +1,46 @@
-//! Workers that are lost again and again: what the log remembers of them.
+//! What the log remembers of workers: which are lost again and again, which are kept out of groups because of that or because
+//! someone says so, and which are to end.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{JobId, Time, WorkerId};
+use crate::ids::{Incarnation, JobId, Time, WorkerId};
 use crate::job::Group;
 use crate::policy::Flapping;
-use crate::record::{BreakCause, Sign};
+use crate::record::{BreakCause, Change, Record, Sign};
 
 /// Losses that are remembered of one worker at most.
 const REMEMBERED: usize = 64;
 
-/// The losses of workers, and which of them are kept out of groups.
+/// The losses of workers, which of them are kept out of groups, and which are to end.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Flaps {
     losses: BTreeMap<WorkerId, Vec<(Time, JobId)>>,
     quarantined: BTreeMap<WorkerId, Quarantine>,
+    #[serde(default)]
+    drained: BTreeMap<WorkerId, Drain>,
+}
+
+/// A process of a worker that someone has end.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Drain {
+    incarnation: Incarnation,
+    at: Time,
+    reason: String,
 }
 
 /// Why and for how long a worker is kept out of groups.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Quarantine {
-    /// The job that had the worker when it was lost last.
-    pub job: JobId,
+    /// The job that had the worker when it was lost last; none where someone has cordoned it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<JobId>,
     /// Since when.
     pub since: Time,
-    /// Until when, unless someone releases it before.
-    pub until: Time,
+    /// Until when, unless someone releases it before; none for as long as nobody does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Time>,
     /// Why.
     pub reason: String,
 }
@@ -69,14 +82,35 @@ impl Flaps {
         self.losses.retain(|_, losses| losses.last().is_some_and(is_remembered));
     }
 
-    pub(crate) fn quarantine_worker(&mut self, worker: &WorkerId, quarantine: Quarantine) {
-        self.quarantined.insert(worker.clone(), quarantine);
+    /// Why this process of the worker is to end, if it is.
+    pub(crate) fn drain(&self, worker: &WorkerId, incarnation: &Incarnation) -> Option<&str> {
+        let drain = self.drained.get(worker).filter(|drain| drain.incarnation == *incarnation)?;
+        Some(&drain.reason)
     }
 
-    /// It begins anew: what was held against it is forgotten.
-    pub(crate) fn release(&mut self, worker: &WorkerId) {
-        self.quarantined.remove(worker);
-        self.losses.remove(worker);
+    /// Folds in what a record says of a worker. A quarantine that is lifted takes with it all that was held against the worker.
+    pub(crate) fn apply(&mut self, record: &Record) {
+        let (since, job) = (record.at, record.job.clone());
+        match &record.change {
+            Change::WorkerQuarantined { worker, until, reason } => {
+                let quarantine = Quarantine { job, since, until: Some(*until), reason: reason.clone() };
+                self.quarantined.insert(worker.clone(), quarantine);
+            }
+            Change::WorkerCordoned { worker, reason } => {
+                let quarantine = Quarantine { job, since, until: None, reason: reason.clone() };
+                self.quarantined.insert(worker.clone(), quarantine);
+            }
+            Change::WorkerDrained { worker, incarnation, reason } => {
+                self.drained.retain(|_, drain| since.since(drain.at) <= Flapping::REMEMBERED);
+                let drain = Drain { incarnation: incarnation.clone(), at: since, reason: reason.clone() };
+                self.drained.insert(worker.clone(), drain);
+            }
+            Change::WorkerReleased { worker, .. } => {
+                self.quarantined.remove(worker);
+                self.losses.remove(worker);
+            }
+            _ => {}
+        }
     }
 }
 

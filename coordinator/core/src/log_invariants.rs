@@ -40,7 +40,7 @@ struct Check<'a> {
 impl<'a> Check<'a> {
     /// What a record must not do to what came before it.
     fn history(&mut self, record: &'a Record) {
-        let Record { job, change, .. } = record;
+        let Record { job: Some(job), change, .. } = record else { return };
         let kept = self.kept.entry(job).or_default();
         let housekeeping = matches!(
             change,
@@ -89,7 +89,7 @@ impl<'a> Check<'a> {
 
     /// What pins and rollbacks forbid.
     fn rollbacks(&mut self, record: &'a Record) {
-        let Record { job, change, .. } = record;
+        let Record { job: Some(job), change, .. } = record else { return };
         let mut broken: Vec<fn(JobId) -> Violation> = Vec::new();
         match change {
             Change::CheckpointPinned { step, .. } => {
@@ -133,7 +133,7 @@ impl<'a> Check<'a> {
 
     /// What a decision must be, given the state that it was made in.
     fn decision(&mut self, record: &Record) {
-        let Some(job) = self.state.job(&record.job) else {
+        let Some(job) = record.job.as_ref().and_then(|job| self.state.job(job)) else {
             return;
         };
         if let Change::GroupFormed { members, .. } = &record.change {

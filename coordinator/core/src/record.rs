@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::command::{Indexed, Submission};
-use crate::ids::{Generation, JobId, Pace, Rank, Step, Time, WorkerId};
+use crate::ids::{Generation, Incarnation, JobId, Pace, Rank, Step, Time, WorkerId};
 use crate::job::{Ending, Member, Outcome, RankParts};
 use crate::policy::{FailureClass, StopCause};
 use crate::presence::Observation;
@@ -11,25 +11,33 @@ use crate::presence::Observation;
 /// What a command leads to.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
-    /// A transition of a job, to be logged durably.
+    /// A transition of a job, or of what is held of a worker, to be logged durably.
     Record(Record),
     /// What a worker was seen to do: true only as long as this process lives, never logged.
     Observation(Observation),
 }
 
-/// One logged transition of one job.
+/// One logged transition.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Record {
     /// When it was decided.
     pub at: Time,
-    /// The job.
-    pub job: JobId,
+    /// The job; none where a change is of a worker and no job has to do with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<JobId>,
     /// What changed.
     #[serde(flatten)]
     pub change: Change,
 }
 
-/// What changed about a job.
+impl Record {
+    /// Whether it is of this job.
+    pub fn is_of(&self, job: &JobId) -> bool {
+        self.job.as_ref() == Some(job)
+    }
+}
+
+/// What changed about a job or a worker.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "change", rename_all = "snake_case")]
 pub enum Change {
@@ -239,7 +247,23 @@ pub enum Change {
         /// Why.
         reason: String,
     },
-    /// A quarantined worker may be put into groups again.
+    /// Someone keeps a worker out of groups until it is released.
+    WorkerCordoned {
+        /// Who.
+        worker: WorkerId,
+        /// Why.
+        reason: String,
+    },
+    /// Someone has a worker's process end.
+    WorkerDrained {
+        /// Who.
+        worker: WorkerId,
+        /// Which process of it.
+        incarnation: Incarnation,
+        /// Why.
+        reason: String,
+    },
+    /// A worker that was kept out of groups may be put into groups again.
     WorkerReleased {
         /// Who.
         worker: WorkerId,
@@ -288,6 +312,8 @@ impl Change {
             | Self::RolledBack { .. }
             | Self::BranchAbandoned { .. }
             | Self::WorkerQuarantined { .. }
+            | Self::WorkerCordoned { .. }
+            | Self::WorkerDrained { .. }
             | Self::WorkerReleased { .. }
             | Self::Swept => false,
         }

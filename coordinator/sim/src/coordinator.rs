@@ -277,7 +277,7 @@ impl World<'_> {
         let fails = self.store.fails_until > self.millis();
         if !fails || self.chance(0.5) {
             for record in records {
-                self.tell(|| format!("log {} {:?}", record.job, brief(&record)));
+                self.tell(|| format!("log {:?} {:?}", record.job, brief(&record)));
                 self.logged(&record);
                 self.store.log.push(record);
             }

@@ -76,14 +76,24 @@ impl World<'_> {
         }
     }
 
-    /// People have workers end, and release those that are quarantined.
+    /// People have workers end, cordon them, and release those that are kept out of groups.
     fn attend_to_workers(&mut self) {
         let worker = WorkerId(format!("worker-{}", self.random(0..self.places.len() as u64)));
         let reason = "test".to_owned();
         match self.random(0..20) {
             0..2 => self.ask(Command::DrainWorker { worker, reason }),
             2..4 => self.ask(Command::ReleaseWorker { worker, reason }),
+            4..6 => self.ask(Command::CordonWorker { worker, reason }),
             _ => {}
+        }
+    }
+
+    /// In the end nobody is kept out of groups for good.
+    fn uncordon(&mut self, leader: usize) {
+        let quarantined = self.coordinators[leader].core.state().flaps().quarantined();
+        let cordoned = quarantined.filter(|(_, quarantine)| quarantine.until.is_none());
+        for worker in cordoned.map(|(worker, _)| worker.clone()).collect::<Vec<_>>() {
+            self.ask(Command::ReleaseWorker { worker, reason: "test".to_owned() });
         }
     }
 
@@ -93,8 +103,9 @@ impl World<'_> {
         let next = self.random(1_000..10_000);
         self.at(next, Event::Person);
         let Some(leader) = self.leader() else { return };
-        if self.is_faulty() {
-            self.attend_to_workers();
+        match self.is_faulty() {
+            true => self.attend_to_workers(),
+            false => self.uncordon(leader),
         }
         let jobs = self.jobs.clone();
         for job in jobs {

@@ -59,7 +59,7 @@ impl Tamper {
 
     fn record(self, core: &Core, mut record: Record) -> Vec<Event> {
         let (at, id) = (record.at, record.job.clone());
-        let job = core.state().job(&id);
+        let job = id.as_ref().and_then(|id| core.state().job(id));
         let mut more = None;
         match (self, &mut record.change) {
             (Self::LeadIsLast, Change::GroupFormed { members, lead, .. }) => {

@@ -73,20 +73,21 @@ impl World<'_> {
 
     /// A record is about to be durable.
     pub(crate) fn logged(&mut self, record: &Record) {
+        let Some(job) = &record.job else { return };
         match &record.change {
             Change::GroupFormed { step, members, generation, lead, .. } => {
                 self.summary.groups += 1;
-                self.check_index(&record.job);
+                self.check_index(job);
                 let lead = members.get(lead.0 as usize).map(|lead| lead.worker.clone());
                 let names = || members.iter().map(|m| m.worker.to_string()).collect::<Vec<_>>().join(" ");
-                self.tell(|| format!("{}/{generation} from step {step}: {} lead {lead:?}", record.job, names()));
+                self.tell(|| format!("{job}/{generation} from step {step}: {} lead {lead:?}", names()));
             }
             Change::CheckpointCommitted { step, generation } => {
                 self.summary.checkpoints += 1;
-                let there = self.store.manifests.get(&(record.job.to_string(), step.0)).copied();
+                let there = self.store.manifests.get(&(job.to_string(), step.0)).copied();
                 if there != Some(generation.0) {
                     self.breaks("CommittedStaysCommitted", || {
-                        format!("{} step {step}: the log says {generation}, the store {there:?}", record.job)
+                        format!("{job} step {step}: the log says {generation}, the store {there:?}")
                     });
                 }
             }
@@ -94,26 +95,26 @@ impl World<'_> {
             Change::GroupBroken { cause, .. } => match cause.sign() {
                 Some(sign) => self.summary.losses[sign as usize] += 1,
                 None if matches!(cause, BreakCause::Lost { .. }) => {
-                    self.breaks("LossesHaveASign", || format!("{}: {cause}", record.job));
+                    self.breaks("LossesHaveASign", || format!("{job}: {cause}"));
                 }
                 None => {}
             },
             Change::WorkerQuarantined { .. } => self.summary.quarantines += 1,
             Change::RolledBack { generation, .. } => {
-                self.rollbacks.push((record.job.clone(), *generation));
+                self.rollbacks.push((job.clone(), *generation));
                 self.summary.rollbacks += 1;
             }
             Change::Ended { ending: Ending::Failed { code, message } } => {
-                self.breaks("JobsEndWell", || format!("{} failed: {code}: {message}", record.job));
+                self.breaks("JobsEndWell", || format!("{job} failed: {code}: {message}"));
             }
-            Change::Ended { ending: Ending::Succeeded { .. } } => self.check_finished(record),
+            Change::Ended { ending: Ending::Succeeded { .. } } => self.check_finished(job),
             _ => {}
         }
     }
 
     /// A job that had to be indexed was, once, before it got workers.
     fn check_index(&mut self, job: &JobId) {
-        let of_job = || self.store.log.iter().filter(|record| record.job == *job);
+        let of_job = || self.store.log.iter().filter(|record| record.is_of(job));
         let needed = of_job().any(|r| matches!(&r.change, Change::Submitted { submission } if submission.needs_index));
         let made = of_job().filter(|record| matches!(record.change, Change::Indexed { .. })).count();
         if made != usize::from(needed) {
@@ -124,10 +125,10 @@ impl World<'_> {
     /// A group starts from the highest step that a member holds, or any worker that is out of its group, lives, and
     /// whose last word has arrived. Nobody counts on a worker that is quarantined, or that someone has end.
     pub(crate) fn check_no_step_lost(&mut self, id: usize, record: &Record) {
-        let Change::GroupFormed { step, members, .. } = &record.change else { return };
+        let Record { job: Some(job), change: Change::GroupFormed { step, members, .. }, .. } = record else { return };
         let now = self.millis();
         let core = &self.coordinators[id].core;
-        let given_up = core.state().job(&record.job).map_or(0, |job| job.discarded.0);
+        let given_up = core.state().job(job).map_or(0, |job| job.discarded.0);
         let is_out_of_favour = |place: usize| {
             let worker = WorkerId(format!("worker-{place}"));
             let is_leaving = core.presence().worker(&worker).is_some_and(cappa_core::WorkerPresence::is_leaving);
@@ -138,7 +139,7 @@ impl World<'_> {
             if is_out_of_favour(place) || process.book.holding().is_some_and(|held| held.generation <= given_up) {
                 continue;
             }
-            let Some(state) = process.state.as_ref().filter(|state| state.job.as_str() == record.job.as_str()) else {
+            let Some(state) = process.state.as_ref().filter(|state| state.job.as_str() == job.as_str()) else {
                 continue;
             };
             let member = members.iter().find(|member| member.worker.as_str() == format!("worker-{place}"));
@@ -151,7 +152,7 @@ impl World<'_> {
             let is_out = process.turn.assignment().is_none();
             if is_here && is_out && state.step > step.0 && (is_member || is_reachable) {
                 let held = state.step;
-                let how = format!("{} starts at step {step}, worker-{place} holds {held}", record.job);
+                let how = format!("{job} starts at step {step}, worker-{place} holds {held}");
                 return self.breaks("NoStepIsLost", || how);
             }
         }
@@ -170,12 +171,11 @@ impl World<'_> {
     }
 
     /// Somebody has really made all the steps.
-    fn check_finished(&mut self, record: &Record) {
-        let total =
-            self.coordinators.iter().find_map(|c| Some(c.core.state().job(&record.job)?.submission.total_steps));
-        let is_held = self.truth.chains.get(record.job.as_str()).map_or(0, |chain| chain.len() as u64 - 1);
+    fn check_finished(&mut self, job: &JobId) {
+        let total = self.coordinators.iter().find_map(|c| Some(c.core.state().job(job)?.submission.total_steps));
+        let is_held = self.truth.chains.get(job.as_str()).map_or(0, |chain| chain.len() as u64 - 1);
         if total.is_some_and(|total| is_held < total.0) {
-            self.breaks("EndedMeansDone", || format!("{} succeeded, but only {is_held} steps were made", record.job));
+            self.breaks("EndedMeansDone", || format!("{job} succeeded, but only {is_held} steps were made"));
         }
     }
 
@@ -200,7 +200,7 @@ impl World<'_> {
 
     /// Whether the generation is the job's active group, as the log has it.
     pub(crate) fn is_active(&self, job: &str, generation: u64) -> bool {
-        let mut of_job = self.store.log.iter().rev().filter(|record| record.job.as_str() == job);
+        let mut of_job = self.store.log.iter().rev().filter(|record| record.job.as_ref().is_some_and(|of| of.as_str() == job));
         let newest = of_job.find_map(|record| match &record.change {
             Change::GroupFormed { generation, .. } => Some(Some(generation.0)),
             Change::Requeued { .. } | Change::Paused { .. } | Change::RolledBack { .. } | Change::Ended { .. } => {

@@ -45,7 +45,7 @@ impl Condenser {
     /// An entry is durable and folded in.
     pub(super) fn appended(&mut self, entry: &Entry) {
         self.last = (entry.sequence, entry.record.at);
-        self.changed.insert(entry.record.job.clone());
+        self.changed.extend(entry.record.job.clone());
     }
 
     /// A snapshot, if the entries since the last one are many beside what it writes and none is being written.

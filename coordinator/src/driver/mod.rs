@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use cappa_core::{Command, Core, JobId, Plan, Policy, Reason, Record, Refusal, Report, State, Time, WorkerReport};
 use tokio_util::sync::CancellationToken;
+use tracing::field;
 
 use condenser::Condenser;
 pub(crate) use follower::{Followed, Follower};
@@ -252,8 +253,9 @@ impl Driver {
         }
         for entry in patiently(self.log.append(records)).await? {
             let Record { job, change, .. } = &entry.record;
-            tracing::info!(sequence = entry.sequence, %job, change = kind(change), "logged");
-            let members = self.view.history.job(job).map_or(&[][..], |history| &history.members);
+            tracing::info!(sequence = entry.sequence, job = job.as_ref().map(field::display), change = kind(change), "logged");
+            let history = job.as_ref().and_then(|job| self.view.history.job(job));
+            let members = history.map_or(&[][..], |history| &history.members);
             self.durations.logged(&entry.record, members, self.view.core.presence());
             self.view.history.apply(&entry);
             self.condenser.appended(&entry);

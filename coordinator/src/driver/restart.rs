@@ -72,7 +72,7 @@ fn life(n: u64) -> Vec<Record> {
         Change::Ended { ending: Ending::Succeeded { step, summary } },
         Change::Swept,
     ];
-    let record = |(place, change): (u64, Change)| Record { at: Time(1_000_000 + n * 10 + place), job: id(n), change };
+    let record = |(place, change): (u64, Change)| Record { at: Time(1_000_000 + n * 10 + place), job: Some(id(n)), change };
     (0..).zip(changes).map(record).collect()
 }
 
@@ -162,6 +162,57 @@ async fn an_upgrade_finds_all_jobs_in_the_older_programs_log_and_goes_on_with_th
     condense(&mut again).await;
     let last = start(&store(&older)).await;
     assert_eq!(last.view.core.state().jobs().filter(|job| job.has_ended()).count(), 3);
+}
+
+#[tokio::test]
+async fn a_log_of_format_2_is_read_and_takes_what_came_with_format_3() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = cappa_shared::storage::create(folder.path().to_str().unwrap()).unwrap();
+    let (until, worker) = (Time(9_000_000_000_000), WorkerId("worker-7".into()));
+    let quarantined = Change::WorkerQuarantined { worker: worker.clone(), until, reason: "lost 4 times".into() };
+    let mut records = life(0);
+    records.push(Record { at: Time(1_000_009), job: Some(id(0)), change: quarantined });
+    let mut first = start(&store).await;
+    first.log.append(records).await.unwrap();
+    let mut first = start(&store).await;
+    condense(&mut first).await;
+    first.log.append(life(1)).await.unwrap();
+    first.log.close().await.unwrap();
+    write_as_format_2(&store).await;
+
+    let mut upgraded = start(&store).await;
+    let state = upgraded.view.core.state();
+    assert_eq!(state.jobs().filter(|job| job.has_ended()).count(), 2);
+    let kept_out = |recovered: &Recovered| recovered.view.core.state().flaps().quarantine(&worker).cloned().unwrap();
+    assert_eq!((kept_out(&upgraded).until, kept_out(&upgraded).job), (Some(until), Some(id(0))));
+    let change = Change::WorkerCordoned { worker: worker.clone(), reason: "new disk".into() };
+    upgraded.log.append(vec![Record { at: Time(1_000_100), job: None, change }]).await.unwrap();
+    let mut again = start(&store).await;
+    assert_eq!((kept_out(&again).until, kept_out(&again).job), (None, None));
+    condense(&mut again).await;
+    assert_eq!(kept_out(&start(&store).await), kept_out(&again));
+}
+
+/// Makes of a log one that says of itself in all places that it has format 2, and has nothing that came later.
+async fn write_as_format_2(store: &Location) {
+    let place = store.prefix.clone().join("coordinator");
+    let db = slatedb::Db::builder(place, Arc::clone(&store.store)).build().await.unwrap();
+    db.put(format!("log/{:020}", 0), r#"{"version": 2, "written_by": "0.1.0"}"#).await.unwrap();
+    let mut entries = db.scan(format!("log/{:020}", 1)..format!("log/{:020}", u64::MAX)).await.unwrap();
+    while let Some(found) = entries.next().await.unwrap() {
+        let mut entry: serde_json::Value = serde_json::from_slice(&found.value).unwrap();
+        entry["version"] = 2.into();
+        db.put(found.key, entry.to_string()).await.unwrap();
+    }
+    let common = db.get("state/common").await.unwrap().expect("it was condensed");
+    let mut common: serde_json::Value = serde_json::from_slice(&common).unwrap();
+    common["common"]["flaps"].as_object_mut().unwrap().remove("drained").expect("format 2 had none");
+    db.put("state/common", common.to_string()).await.unwrap();
+    db.close().await.unwrap();
+    for format in store.list("coordinator/format").await.unwrap() {
+        store.delete(&format!("coordinator/format/{}", format.path)).await.unwrap();
+    }
+    store.put("coordinator/format/2.json", r#"{"version": 2, "written_by": "0.1.0"}"#).await.unwrap();
 }
 
 /// `cargo test --release -p cappa-coordinator --lib -- --ignored --nocapture hundred_thousand`

@@ -8,7 +8,8 @@
 //! | `state/job/<id>` | a snapshot's row of one job |
 //! | `restoring` | a backup is being restored here |
 //!
-//! Format 1 had entries only, and no entry 0. Opening it with this program makes it format 2; its entries are read as they are.
+//! Format 1 had entries only, and no entry 0; in formats 1 and 2 every record was some job's. Opening such a log with this program
+//! makes it format 3; its entries and rows are read as they are.
 //! Beside the log `format/<number>.json` says the same, so that a program which is too old refuses before it fences another.
 
 use cappa_core::Record;
@@ -18,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::{Entry, LogError};
 
 /// The format that this program writes. It reads this one and all before it.
-pub(crate) const FORMAT: u32 = 2;
+pub(crate) const FORMAT: u32 = 3;
 
 /// Where the entries lie in the key space.
 pub(super) const ENTRIES: &str = "log/";
@@ -66,11 +67,11 @@ impl Header {
         serde_json::to_vec(&header).expect("a header is JSON")
     }
 
-    fn check(&self) -> Result<(), LogError> {
+    fn check(&self) -> Result<u32, LogError> {
         if self.version > FORMAT {
             return Err(LogError::Format { found: self.version, written_by: self.written_by.clone() });
         }
-        Ok(())
+        Ok(self.version)
     }
 }
 
@@ -79,8 +80,8 @@ pub(super) fn header() -> Vec<u8> {
     Header::ours()
 }
 
-/// Refuses entry 0 of a newer program.
-pub(super) fn check_header(value: &[u8]) -> Result<(), LogError> {
+/// The format that entry 0 names; refuses that of a newer program.
+pub(super) fn check_header(value: &[u8]) -> Result<u32, LogError> {
     let header: Header = serde_json::from_slice(value).map_err(|source| LogError::Damaged { sequence: 0, source })?;
     header.check()
 }
@@ -93,7 +94,7 @@ pub(super) async fn check_beside(store: &Location) -> Result<(), LogError> {
     let written = store.get(&format!("{FORMATS}/{newest}.json")).await.map_err(LogError::Store)?;
     let header = serde_json::from_slice::<Header>(&written);
     let written_by = header.map_or_else(|_| "an unknown version".to_owned(), |header| header.written_by);
-    Header { version: newest, written_by }.check()
+    Header { version: newest, written_by }.check().map(|_| ())
 }
 
 /// Writes this program's format down beside the log.

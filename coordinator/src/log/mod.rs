@@ -224,14 +224,17 @@ async fn prepare(db: &Db) -> Result<(), LogError> {
     if db.get(RESTORING).await?.is_some() {
         return Err(LogError::Restoring);
     }
-    if let Some(header) = db.get(format::entry_key(0)).await? {
-        return format::check_header(&header);
+    let found = match db.get(format::entry_key(0)).await? {
+        Some(header) => Some(format::check_header(&header)?),
+        None => db.scan_prefix(format::ENTRIES.as_bytes(), ..).await?.next().await?.map(|_| 1),
+    };
+    if found == Some(format::FORMAT) {
+        return Ok(());
     }
-    let is_old = db.scan_prefix(format::ENTRIES.as_bytes(), ..).await?.next().await?.is_some();
     db.put(format::entry_key(0), format::header()).await?;
     db.flush().await?;
-    if is_old {
-        tracing::info!(from = 1, to = format::FORMAT, "event log migrated; older programs can't read it any more");
+    if let Some(from) = found {
+        tracing::info!(from, to = format::FORMAT, "event log migrated; older programs can't read it any more");
     }
     Ok(())
 }
@@ -271,7 +274,7 @@ mod tests {
 
     fn record(at: u64) -> Record {
         let change = Change::PauseRequested { reason: "test".into() };
-        Record { at: Time(at), job: JobId::from("demo-1"), change }
+        Record { at: Time(at), job: Some(JobId::from("demo-1")), change }
     }
 
     async fn store(folder: &tempfile::TempDir) -> Location {
@@ -344,7 +347,7 @@ mod tests {
         // They read the keys of the prefix in their order, and look at `version` first.
         let first = log.db.scan_prefix(b"log/", ..).await.unwrap().next().await.unwrap().unwrap();
         let header: serde_json::Value = serde_json::from_slice(&first.value).unwrap();
-        assert_eq!((&first.key[..], &header["version"]), (&b"log/00000000000000000000"[..], &serde_json::json!(2)));
+        assert_eq!((&first.key[..], &header["version"]), (&b"log/00000000000000000000"[..], &serde_json::json!(FORMAT)));
     }
 
     #[tokio::test]

@@ -33,7 +33,7 @@ impl Durations {
 
     /// A record was logged. `members` are those of the job's newest group before it.
     pub(crate) fn logged(&mut self, record: &Record, members: &[Member], presence: &Presence) {
-        let Record { at, job, change } = record;
+        let Record { at, job: Some(job), change } = record else { return };
         match change {
             Change::GroupBroken { cause, .. } => self.detected(*at, cause, members, presence),
             Change::CheckpointCommitted { step, generation } => {
@@ -114,7 +114,7 @@ mod tests {
         meanwhile.iter().for_each(|event| core.apply(event));
         let metrics = Metrics::new();
         let change = Change::GroupBroken { generation: Generation(1), cause, step: Step(0) };
-        let record = Record { at: Time(4_000), job: JobId::from("demo-1"), change };
+        let record = Record { at: Time(4_000), job: Some(JobId::from("demo-1")), change };
         Durations::new(metrics.clone()).logged(&record, &[member("a"), member("b")], core.presence());
         let mut page = String::new();
         text::encode_registry(&mut page, &metrics.registry.lock()).unwrap();

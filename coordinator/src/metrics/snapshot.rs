@@ -40,7 +40,7 @@ impl Snapshot {
             snapshot.gauge(names::JOBS, vec![("state", state)], count);
         }
         let mut workers: BTreeMap<&str, f64> =
-            ["idle", "forming", "training", "holding", "leaving", "quarantined", "lost"].map(|s| (s, 0.0)).into();
+            ["idle", "forming", "training", "holding", "leaving", "quarantined", "cordoned", "lost"].map(|s| (s, 0.0)).into();
         for (id, presence) in view.core.presence().workers() {
             let state = views::worker_state(view, id, presence, view.core.state().job_of(id));
             *workers.entry(state).or_default() += 1.0;

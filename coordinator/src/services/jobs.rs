@@ -287,6 +287,15 @@ impl Jobs for JobsService {
         self.workers(move |id| id == worker.as_str()).await
     }
 
+    async fn cordon_worker(
+        &self,
+        request: Request<proto::WorkerRequest>,
+    ) -> Result<Response<proto::ListWorkersResponse>, Status> {
+        let (worker, reason) = of_worker(request, "cordoned");
+        self.perform(Command::CordonWorker { worker: worker.clone(), reason }).await?;
+        self.workers(move |id| id == worker.as_str()).await
+    }
+
     async fn drain_worker(
         &self,
         request: Request<proto::WorkerRequest>,

@@ -212,7 +212,7 @@ fn checkpoint(job: &Job, checkpoint: &Checkpoint) -> proto::CheckpointInfo {
     }
 }
 
-/// All workers that this process has seen, and those that are quarantined, by id.
+/// All workers that this process has seen, and those that are quarantined or cordoned, by id.
 pub(crate) fn workers(view: &View, facts: &Facts) -> Vec<proto::Worker> {
     let presence = view.core.presence();
     let groups = view.core.state().live_jobs().filter_map(Job::group);
@@ -225,7 +225,7 @@ pub(crate) fn workers(view: &View, facts: &Facts) -> Vec<proto::Worker> {
         id: id.to_string(),
         state: "lost".to_owned(),
         note: quarantine.reason.clone(),
-        quarantined_until_unix_ms: unix_ms(quarantine.until),
+        quarantined_until_unix_ms: quarantine.until.map_or(0, unix_ms),
         ..proto::Worker::default()
     });
     let mut all: Vec<_> = seen.chain(unseen).collect();
@@ -251,7 +251,7 @@ fn worker(view: &View, facts: &Facts, id: &WorkerId, presence: &WorkerPresence, 
         device: facts.device,
         last_heard_unix_ms: unix_ms(presence.last_heard),
         note: quarantine.map(|quarantine| &quarantine.reason).or(leaves).cloned().unwrap_or_default(),
-        quarantined_until_unix_ms: quarantine.map_or(0, |quarantine| unix_ms(quarantine.until)),
+        quarantined_until_unix_ms: quarantine.and_then(|quarantine| quarantine.until).map_or(0, unix_ms),
     }
 }
 
@@ -260,8 +260,8 @@ pub(crate) fn worker_state(view: &View, id: &WorkerId, presence: &WorkerPresence
     if !presence.is_live(view.now(), view.core.timings().detection) {
         return "lost";
     }
-    if job.is_none() && view.core.state().flaps().quarantine(id).is_some() {
-        return "quarantined";
+    if let (None, Some(quarantine)) = (job, view.core.state().flaps().quarantine(id)) {
+        return if quarantine.until.is_some() { "quarantined" } else { "cordoned" };
     }
     if job.is_none() && presence.is_leaving() {
         return "leaving";

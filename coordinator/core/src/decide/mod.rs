@@ -33,6 +33,7 @@ pub(crate) fn decide(core: &Core, now: Time, command: &Command) -> Result<Vec<Ev
         Command::Requeue { job, reason } => people::requeue(core, at, job, reason),
         Command::SetPriority { job, priority } => people::set_priority(core, at, job, *priority),
         Command::ReleaseWorker { worker, reason } => workers::release(core, at, worker, reason),
+        Command::CordonWorker { worker, reason } => workers::cordon(core, at, worker, reason),
         Command::DrainWorker { worker, reason } => workers::drain(core, at, worker, reason),
         Command::Worker(said) => match &said.report {
             Report::Hello { .. } => session::hello(core, at, said),
@@ -78,8 +79,12 @@ pub(crate) struct At(pub(crate) Time);
 
 impl At {
     fn record(self, job: &JobId, change: Change) -> Event {
-        let job = job.clone();
-        Event::Record(Record { at: self.0, job, change })
+        self.record_of(Some(job), change)
+    }
+
+    /// A change that may be no job's.
+    fn record_of(self, job: Option<&JobId>, change: Change) -> Event {
+        Event::Record(Record { at: self.0, job: job.cloned(), change })
     }
 
     fn seen(self, seen: Seen) -> Event {

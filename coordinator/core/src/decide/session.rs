@@ -27,14 +27,19 @@ pub(super) fn hello(core: &Core, at: At, said: &WorkerReport) -> Decision {
     if overtaken {
         return Err(Refusal::StaleLink);
     }
-    Ok(vec![at.seen(Seen::Connected {
-        worker: said.worker.clone(),
+    let worker = said.worker.clone();
+    let connected = at.seen(Seen::Connected {
+        worker: worker.clone(),
         link: said.link,
         incarnation: incarnation.clone(),
         host: host.clone(),
         store_address: store_address.clone(),
         holding: holding.clone(),
-    })])
+    });
+    // Another coordinator may have been asked for that.
+    let drain = core.state().flaps().drain(&worker, incarnation).map(str::to_owned);
+    let asked = drain.map(|reason| at.seen(Seen::AskedToEnd { worker, reason }));
+    Ok(std::iter::once(connected).chain(asked).collect())
 }
 
 /// A worker with a stream says anything but hello.

@@ -84,7 +84,11 @@ impl Job {
 
     pub(super) fn apply(&mut self, at: Time, change: &Change) {
         match change {
-            Change::Submitted { .. } | Change::WorkerQuarantined { .. } | Change::WorkerReleased { .. } => {}
+            Change::Submitted { .. }
+            | Change::WorkerQuarantined { .. }
+            | Change::WorkerCordoned { .. }
+            | Change::WorkerDrained { .. }
+            | Change::WorkerReleased { .. } => {}
             Change::Indexed { indexed } => self.take_index(at, indexed),
             Change::GroupFormed { .. } => self.form(at, change),
             Change::GroupRunning { .. } => self.set_stage(Stage::Running { since: at }),

@@ -9,7 +9,7 @@ use std::ops::Bound;
 use serde::{Deserialize, Serialize};
 
 use crate::command::Submission;
-use crate::flapping::{Flaps, Quarantine};
+use crate::flapping::Flaps;
 use crate::ids::{JobId, Time, WorkerId};
 use crate::job::Job;
 use crate::record::{Change, Record};
@@ -121,7 +121,7 @@ impl State {
         self.usage.iter().map(|(namespace, usage)| (namespace.as_str(), usage))
     }
 
-    /// Workers that were lost, and those that are kept out of groups because of that.
+    /// Workers that were lost, those that are kept out of groups, and those that are to end.
     pub fn flaps(&self) -> &Flaps {
         &self.flaps
     }
@@ -141,24 +141,18 @@ impl State {
     /// Folds a record in. Records that don't fit the state (there are none in a log that
     /// `decide` wrote) change nothing.
     pub(crate) fn apply(&mut self, record: &Record) {
+        self.flaps.apply(record);
+        let Some(id) = &record.job else { return };
         if let Change::Submitted { submission } = &record.change {
-            self.submit(record, submission);
+            self.submit(record.at, id, submission);
         }
-        let Some(job) = self.live.get_mut(&record.job).or_else(|| self.over.get_mut(&record.job)) else {
+        let Some(job) = self.live.get_mut(id).or_else(|| self.over.get_mut(id)) else {
             return;
         };
-        match &record.change {
-            Change::GroupBroken { cause, .. } => {
-                if let Some(group) = job.group() {
-                    self.flaps.broken(record.at, &record.job, group, cause);
-                }
-            }
-            Change::WorkerQuarantined { worker, until, reason } => {
-                let (job, reason) = (record.job.clone(), reason.clone());
-                self.flaps.quarantine_worker(worker, Quarantine { job, since: record.at, until: *until, reason });
-            }
-            Change::WorkerReleased { worker, .. } => self.flaps.release(worker),
-            _ => {}
+        if let Change::GroupBroken { cause, .. } = &record.change
+            && let Some(group) = job.group()
+        {
+            self.flaps.broken(record.at, id, group, cause);
         }
         // A job that is new counted for nothing before.
         let load = if matches!(record.change, Change::Submitted { .. }) { Load::default() } else { Load::of(job) };
@@ -177,17 +171,17 @@ impl State {
                 self.membership.remove(&worker);
             }
             for worker in members_of(job) {
-                self.membership.insert(worker, record.job.clone());
+                self.membership.insert(worker, id.clone());
             }
         }
-        let is_filed_well = job.needs_attention() == self.live.contains_key(&record.job);
-        let is_active = self.live.get(&record.job).is_some_and(|job| job.group().is_some());
-        if !is_filed_well && let Some(job) = self.live.remove(&record.job).or_else(|| self.over.remove(&record.job)) {
+        let is_filed_well = job.needs_attention() == self.live.contains_key(id);
+        let is_active = self.live.get(id).is_some_and(|job| job.group().is_some());
+        if !is_filed_well && let Some(job) = self.live.remove(id).or_else(|| self.over.remove(id)) {
             self.file(job);
         } else if is_active {
-            self.active.insert(record.job.clone());
+            self.active.insert(id.clone());
         } else {
-            self.active.remove(&record.job);
+            self.active.remove(id);
         }
     }
 
@@ -201,14 +195,12 @@ impl State {
         kind.insert(job.id.clone(), job);
     }
 
-    fn submit(&mut self, record: &Record, submission: &Submission) {
+    fn submit(&mut self, at: Time, id: &JobId, submission: &Submission) {
         if let Some(key) = &submission.idempotency_key {
-            let key = (submission.namespace.clone(), key.clone());
-            self.keys.insert(key, record.job.clone());
+            self.keys.insert((submission.namespace.clone(), key.clone()), id.clone());
         }
-        self.by_age.insert((Reverse(record.at), record.job.clone()));
-        let job = Job::new(record.job.clone(), submission.clone(), record.at);
-        self.file(job);
+        self.by_age.insert((Reverse(at), id.clone()));
+        self.file(Job::new(id.clone(), submission.clone(), at));
     }
 }
 

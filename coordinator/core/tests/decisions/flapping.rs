@@ -1,9 +1,10 @@
-//! Workers that are lost again and again, and workers that are asked to end.
+//! Workers that are lost again and again, that someone keeps out of groups, and that are asked to end.
 
 use std::time::Duration;
 
 use cappa_core::{
-    BreakCause, Change, Command, Core, Flapping, Generation, JobId, Link, Policy, Refusal, Report, Work, log_violations,
+    BreakCause, Change, Command, Core, Flapping, Generation, Incarnation, JobId, Link, Policy, Refusal, Report, Work,
+    log_violations,
 };
 
 use crate::bench::{Bench, TIMINGS, name};
@@ -123,6 +124,71 @@ fn a_worker_that_someone_has_end_is_told_until_it_says_goodbye() {
 }
 
 #[test]
+fn a_cordoned_worker_gets_no_place_until_it_is_released() {
+    let mut bench = Bench::new();
+    (1..=2).for_each(|worker| bench.connect(worker, None));
+    let cordon = || Command::CordonWorker { worker: name(2), reason: "new disk".to_owned() };
+    bench.perform(cordon()).unwrap();
+    let logged = bench.log.len();
+    bench.perform(cordon()).unwrap();
+    assert_eq!(bench.log.len(), logged, "once is enough");
+    bench.submit("demo", 0, 1, 2);
+    bench.wait(60.0, &[1, 2]);
+    assert_eq!(bench.world_size("demo"), 1);
+
+    let (now, log) = (bench.now, bench.log.clone());
+    bench.core = Core::recover(TIMINGS, now, &log);
+    assert_eq!(reason(&bench, 2).as_deref(), Some("new disk"), "a restart does not forget it");
+    (1..=2).for_each(|worker| bench.connect(worker, None));
+    bench.wait(600.0, &[1, 2]);
+    assert_eq!((reason(&bench, 2).is_some(), bench.world_size("demo")), (true, 1), "nor does time");
+
+    bench.perform(Command::ReleaseWorker { worker: name(2), reason: "replaced".to_owned() }).unwrap();
+    bench.submit("other", 0, 1, 1);
+    bench.wait(2.0, &[1, 2]);
+    assert_eq!(bench.world_size("other"), 1);
+    assert_eq!(log_violations(&bench.log), []);
+}
+
+#[test]
+fn who_trains_when_it_is_cordoned_goes_on_until_its_group_forms_anew() {
+    let mut bench = Bench::new();
+    (1..=2).for_each(|worker| bench.connect(worker, None));
+    bench.submit("demo", 0, 1, 2);
+    bench.wait(11.0, &[1, 2]);
+    bench.enter("demo", &[1, 2]);
+    bench.perform(Command::CordonWorker { worker: name(2), reason: "test".to_owned() }).unwrap();
+    bench.wait(60.0, &[1, 2]);
+    assert!(bench.is_active("demo") && bench.world_size("demo") == 2);
+    let step = bench.holding(1).unwrap().step.0;
+    bench.say(1, Report::Goodbye { reason: "test".to_owned() });
+    bench.leave(1, "demo", step);
+    bench.leave(2, "demo", step + 1);
+    bench.wait(1.0, &[2]);
+    assert_eq!(bench.world_size("demo"), 1, "it holds what nobody else does: its steps are not lost");
+    assert_eq!(log_violations(&bench.log), []);
+}
+
+#[test]
+fn a_worker_that_is_to_end_hears_of_it_from_the_next_coordinator_as_well() {
+    let mut bench = Bench::new();
+    bench.connect(1, None);
+    bench.perform(Command::DrainWorker { worker: name(1), reason: "maintenance".to_owned() }).unwrap();
+    let (now, log) = (bench.now, bench.log.clone());
+    bench.core = Core::recover(TIMINGS, now, &log);
+    let told = |bench: &Bench| bench.core.outstanding(bench.now).any(|work| matches!(work, Work::Drain { .. }));
+    assert!(!told(&bench), "it has not come back yet");
+    bench.connect(1, None);
+    assert!(told(&bench));
+    bench.perform(Command::Disconnected { worker: name(1), link: Link(1) }).unwrap();
+    bench.wait(6.0, &[]);
+    let (host, store_address) = ("host".to_owned(), "1:1".to_owned());
+    let next = Incarnation("next".to_owned());
+    bench.say(1, Report::Hello { incarnation: next, host, store_address, holding: None });
+    assert!(!told(&bench), "its next process may stay");
+}
+
+#[test]
 fn what_most_of_a_group_suffers_at_once_is_held_against_nobody() {
     let mut bench = Bench::new();
     let flapping = Flapping { losses: 1, ..Flapping::default() };
@@ -135,7 +201,7 @@ fn what_most_of_a_group_suffers_at_once_is_held_against_nobody() {
     let (job, generation) = (JobId::from("demo"), Generation(1));
     let lost = bench.log.iter().any(|record| {
         let Change::GroupBroken { cause: BreakCause::Lost { workers, .. }, .. } = &record.change else { return false };
-        workers.len() == 2 && record.job == job
+        workers.len() == 2 && record.is_of(&job)
     });
     assert!(lost, "two of three of generation {generation} were silent");
     assert_eq!(bench.core.state().flaps().quarantined().count(), 0);
