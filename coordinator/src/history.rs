@@ -240,6 +240,9 @@ fn describe(change: &Change) -> Option<(&'static str, String)> {
         Change::WorkerQuarantined { worker, reason, .. } => ("worker_quarantined", format!("{worker}: {reason}")),
         Change::WorkerReleased { worker, reason } => ("worker_released", format!("{worker}: {reason}")),
         Change::Ended { ending } => return Some(describe_ending(ending)),
+        Change::LeaderChanged { leader, reason } => {
+            ("coordinator_changed", format!("the coordinator at {leader} decides from here on: {reason}"))
+        }
         // They are no job's.
         Change::WorkerCordoned { .. } | Change::WorkerDrained { .. } => return None,
         Change::MemberCompleted { .. }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use cappa_core::{Core, JobId};
+use cappa_core::{Command, Core, JobId};
 use cappa_wire::Limits;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::curves::Curves;
 use crate::driver::{Driver, Followed, Follower, Mailbox, Reconciler, Recovered, Rules, recover};
-use crate::leadership::{Candidate, Held, Role};
+use crate::leadership::{Candidate, Held, Leader, Role};
 use crate::log::{EventLog, LogError, Tail};
 use crate::metrics::Durations;
 use crate::server::{Shared, abandoned};
@@ -36,6 +36,8 @@ pub(crate) struct Office {
     recovered: Recovered,
     /// How long nobody has led.
     after: Option<Duration>,
+    /// Whether it has followed before.
+    has_followed: bool,
 }
 
 impl Life {
@@ -45,7 +47,7 @@ impl Life {
     /// What is wrong with the log.
     pub(crate) async fn take_office_if_free(&self) -> Result<Option<Office>, LogError> {
         match self.candidate.take_if_free().await? {
-            Some(lease) => Ok(Some(Box::pin(self.take_office(lease, None)).await?)),
+            Some(lease) => Ok(Some(Box::pin(self.take_office(lease, None, false)).await?)),
             None => Ok(None),
         }
     }
@@ -58,7 +60,7 @@ impl Life {
         let office = match office {
             Some(office) => office,
             None => match Box::pin(self.follow()).await? {
-                Some((lease, after)) => Box::pin(self.take_office(lease, after)).await?,
+                Some((lease, after)) => Box::pin(self.take_office(lease, after, true)).await?,
                 None => return Ok(()),
             },
         };
@@ -90,10 +92,18 @@ impl Life {
     }
 
     /// Opens the log, which fences who had it open before.
-    async fn take_office(&self, lease: Held, silence: Option<Duration>) -> Result<Office, LogError> {
+    async fn take_office(
+        &self,
+        lease: Held,
+        silence: Option<Duration>,
+        has_followed: bool,
+    ) -> Result<Office, LogError> {
         let begun = Instant::now();
         match self.open().await {
-            Ok(recovered) => Ok(Office { lease, recovered, after: silence.map(|silence| silence + begun.elapsed()) }),
+            Ok(recovered) => {
+                let after = silence.map(|silence| silence + begun.elapsed());
+                Ok(Office { lease, recovered, after, has_followed })
+            }
             Err(error) => {
                 lease.release().await;
                 Err(error)
@@ -114,8 +124,12 @@ impl Life {
     }
 
     async fn lead(self, office: Office) -> Result<(), LogError> {
-        let Office { mut lease, recovered, after } = office;
+        let Office { mut lease, recovered, after, has_followed } = office;
         let Shared { handle, curves, metrics, tasks, stop, .. } = self.shared;
+        let reason = why(self.roles.borrow().leader(), after, has_followed);
+        let told = Command::LeaderChanged { leader: lease.leader().at.grpc.clone(), reason };
+        // It is the first that the loop hears; nobody else can tell it anything so far.
+        let _ = handle.tell(told).await;
         let reconciler = Reconciler::new(self.sessions, curves, self.limits, handle, tasks, stop);
         let driver = Driver::new(recovered, self.mailbox, reconciler, Durations::new(metrics));
         let here = lease.leader().clone();
@@ -129,6 +143,16 @@ impl Life {
             lease.release().await;
         }
         ended
+    }
+}
+
+/// Why it is this coordinator that leads.
+fn why(former: Option<&Leader>, after: Option<Duration>, has_followed: bool) -> String {
+    let former = former.map_or_else(|| "the one before".to_owned(), |former| format!("the one at {}", former.at.grpc));
+    match after {
+        Some(after) => format!("{former} was not heard for {:.1} s", after.as_secs_f64()),
+        None if has_followed => format!("{former} has handed over"),
+        None => "it has started, and no other led".to_owned(),
     }
 }
 

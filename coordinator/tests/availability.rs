@@ -119,6 +119,7 @@ async fn a_standby_leads_within_5_s_of_the_leaders_death_and_disturbs_no_worker(
     let id = first.submit(&fixture.spec("demo", "2")).await.unwrap();
     let (form_a, form_b) = (a.form().await, b.form().await);
     first.until(&id, JobState::Running).await;
+    let first_at = first.grpc.clone();
     drop(first);
     let took = second.until_it_leads().await;
     println!("SIGKILL of the leader to the successor's first answer as leader: {:.2} s", took.as_secs_f64());
@@ -140,6 +141,15 @@ async fn a_standby_leads_within_5_s_of_the_leaders_death_and_disturbs_no_worker(
     a.complete(&form_a).await;
     b.complete(&form_b).await;
     second.until(&id, JobState::Succeeded).await;
+    let mut watch = second.jobs.clone().watch(WatchRequest { job_id: id, after_event: 0 }).await.unwrap().into_inner();
+    let mut told = Vec::new();
+    while let Some(update) = watch.message().await.unwrap() {
+        if let Some(job_update::Update::Event(event)) = update.update {
+            told.extend(Some(event).filter(|event| event.kind == "coordinator_changed").map(|event| event.message));
+        }
+    }
+    let expected = format!("{} decides from here on: the one at {first_at} was not heard for ", second.grpc);
+    assert!(told.len() == 1 && told[0].contains(&expected), "{expected:?} {told:?}");
 }
 
 #[tokio::test]

@@ -73,6 +73,13 @@ pub enum Command {
         /// Why.
         reason: String,
     },
+    /// Another coordinator decides from here on.
+    LeaderChanged {
+        /// Where it is reached.
+        leader: String,
+        /// Why it and no other, in words.
+        reason: String,
+    },
     /// A worker says something.
     Worker(WorkerReport),
     /// A worker's stream has ended.

@@ -270,6 +270,13 @@ pub enum Change {
         /// Why.
         reason: String,
     },
+    /// Another coordinator has come to decide about it, while it had a group.
+    LeaderChanged {
+        /// Where it is reached.
+        leader: String,
+        /// Why it and no other, in words.
+        reason: String,
+    },
     /// The parts that no manifest names are gone.
     Swept,
     /// It is over.
@@ -311,6 +318,7 @@ impl Change {
             | Self::Rewound { .. }
             | Self::RolledBack { .. }
             | Self::BranchAbandoned { .. }
+            | Self::LeaderChanged { .. }
             | Self::WorkerQuarantined { .. }
             | Self::WorkerCordoned { .. }
             | Self::WorkerDrained { .. }

@@ -35,6 +35,11 @@ pub(crate) fn decide(core: &Core, now: Time, command: &Command) -> Result<Vec<Ev
         Command::ReleaseWorker { worker, reason } => workers::release(core, at, worker, reason),
         Command::CordonWorker { worker, reason } => workers::cordon(core, at, worker, reason),
         Command::DrainWorker { worker, reason } => workers::drain(core, at, worker, reason),
+        Command::LeaderChanged { leader, reason } => {
+            let jobs = core.state().active_jobs();
+            let changed = || Change::LeaderChanged { leader: leader.clone(), reason: reason.clone() };
+            Ok(jobs.map(|job| at.record(&job.id, changed())).collect())
+        }
         Command::Worker(said) => match &said.report {
             Report::Hello { .. } => session::hello(core, at, said),
             _ => session::report(core, at, said),

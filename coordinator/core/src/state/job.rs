@@ -85,6 +85,7 @@ impl Job {
     pub(super) fn apply(&mut self, at: Time, change: &Change) {
         match change {
             Change::Submitted { .. }
+            | Change::LeaderChanged { .. }
             | Change::WorkerQuarantined { .. }
             | Change::WorkerCordoned { .. }
             | Change::WorkerDrained { .. }
