@@ -4,7 +4,7 @@ use super::people::find;
 use super::{At, checkpoint, group};
 use crate::core::{Core, Refusal};
 use crate::ids::{Generation, JobId, Step};
-use crate::job::{Checkpoint, Ending, Job, Phase};
+use crate::job::{Branch, Checkpoint, Ending, Job, Phase};
 use crate::record::{BreakCause, Change, Event};
 
 type Decision = Result<Vec<Event>, Refusal>;
@@ -42,6 +42,10 @@ pub(super) fn roll_back(core: &Core, at: At, id: &JobId, to: Step, reason: &str)
     // Its manifest may be on its way to the store, and could not be called back.
     if !job.committing.is_empty() {
         return Err(Refusal::StillCommitting(id.clone()));
+    }
+    // It is back there already, and nothing was made since.
+    if job.rolled_back == Some(Branch { after: to, through: job.generation }) {
+        return Ok(Vec::new());
     }
     let broken = job.group().filter(|group| !group.is_breaking()).map(|group| Change::GroupBroken {
         generation: group.generation,

@@ -168,3 +168,18 @@ fn a_cancelled_job_goes_back_and_is_requeued_from_there() {
     assert_eq!(formed, Some(Step(10)));
     assert_eq!(log_violations(&bench.log), []);
 }
+
+#[test]
+fn a_job_that_is_back_at_a_checkpoint_does_not_go_back_to_it_again() {
+    let mut bench = with_checkpoints(&[10]);
+    bench.perform(roll_back(10)).unwrap();
+    let logged = bench.log.len();
+    bench.perform(roll_back(10)).unwrap();
+    assert_eq!(bench.log.len(), logged);
+    (1..=2).for_each(|worker| bench.leave(worker, "demo", 15));
+    tidy(&mut bench);
+    bench.enter("demo", &[1, 2]);
+    assert!(bench.job("demo").generation == Generation(2) && bench.job("demo").abandoned.is_none());
+    bench.perform(roll_back(10)).unwrap();
+    assert!(bench.job("demo").abandoned.is_some(), "the next group may have made something");
+}
