@@ -1,35 +1,49 @@
 //! What a look at the state may pass over: groups in which nothing can have happened, and workers that are in one.
 //!
-//! Nearly every worker steps in a whole group nearly all of the time, and nothing follows from that. A group that a review
-//! found whole is calm until one of its members may have fallen silent, or until anything but a heartbeat is heard of its
-//! job or members. Like presence this is a function of what was seen, and is gathered anew by every process.
+//! Nearly every worker steps in a whole group nearly all of the time, and nothing follows from that; nor from a group whose
+//! members were all told what they are to do, and have yet to answer. A group that a review found so is calm until one of its
+//! members may have fallen silent or its time is up, or until anything but a heartbeat is heard of its job or members. Like presence
+//! this is a function of what was seen, and is gathered anew by every process.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
+use crate::config::Timings;
 use crate::ids::{JobId, Time, WorkerId};
 use crate::job::{Group, Job, Stage};
-use crate::presence::Presence;
+use crate::presence::{Presence, WorkerPresence};
 use crate::state::State;
 
 /// The groups and workers to look at: all that are not calm.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Attention {
-    /// Jobs with a calm group, and until when it is.
-    calm: BTreeMap<JobId, Time>,
+    /// Jobs with a calm group.
+    calm: BTreeMap<JobId, Calm>,
     /// Workers that were seen and belong to no group.
     bystanders: BTreeSet<WorkerId>,
+}
+
+/// What is known of a calm group.
+#[derive(Debug, Clone, Copy)]
+struct Calm {
+    until: Time,
+    /// Members that are not there any more, or are about to end: none but of a group that breaks up.
+    lost: usize,
 }
 
 impl Attention {
     /// Whether nothing can follow from the job's group, nor from what its members do.
     pub(crate) fn is_calm(&self, now: Time, job: &JobId) -> bool {
-        self.calm.get(job).is_some_and(|until| now < *until)
+        self.lost_of_calm(now, job).is_some()
+    }
+
+    /// How many members the job's calm group has lost; none of one that is not calm.
+    pub(crate) fn lost_of_calm(&self, now: Time, job: &JobId) -> Option<usize> {
+        self.calm.get(job).filter(|calm| now < calm.until).map(|calm| calm.lost)
     }
 
     /// Jobs that are taken for calm now.
     pub(crate) fn calm(&self, now: Time) -> impl Iterator<Item = &JobId> {
-        self.calm.iter().filter(move |(_, until)| now < **until).map(|(job, _)| job)
+        self.calm.iter().filter(move |(_, calm)| now < calm.until).map(|(job, _)| job)
     }
 
     /// Workers that were seen and belong to no group, by id.
@@ -67,42 +81,76 @@ impl Attention {
         }
     }
 
-    /// A review has found nothing to do: groups that are whole are calm from here on.
-    pub(crate) fn reviewed(&mut self, at: Time, state: &State, presence: &Presence, detection: Duration) {
+    /// A review has found nothing to do: groups that are whole, or wait for their members' answers, are calm from here on.
+    pub(crate) fn reviewed(&mut self, at: Time, state: &State, presence: &Presence, timings: &Timings) {
         for job in state.active_jobs() {
             if self.is_calm(at, &job.id) {
                 continue;
             }
-            match job.group().and_then(|group| calm_until(at, job, group, presence, detection)) {
-                Some(until) => self.calm.insert(job.id.clone(), until),
+            match job.group().and_then(|group| calm(at, job, group, presence, timings)) {
+                Some(calm) => self.calm.insert(job.id.clone(), calm),
                 None => self.calm.remove(&job.id),
             };
         }
         let state = |id: &JobId| state.job(id).is_some_and(|job| job.group().is_some());
-        self.calm.retain(|id, until| at < *until && state(id));
+        self.calm.retain(|id, calm| at < calm.until && state(id));
     }
 }
 
 /// Until when nothing follows from a group by itself; none if something may follow from it now.
-fn calm_until(at: Time, job: &Job, group: &Group, presence: &Presence, detection: Duration) -> Option<Time> {
-    let runs = matches!(group.stage, Stage::Running { .. } | Stage::Evaluating { .. });
-    if !runs || job.pause.is_some() || job.stopping.is_some() || !group.completed.is_empty() {
+fn calm(at: Time, job: &Job, group: &Group, presence: &Presence, timings: &Timings) -> Option<Calm> {
+    if job.pause.is_some() || job.stopping.is_some() || !group.completed.is_empty() {
         return None;
     }
-    let active = job.active_for(at);
-    let mut until = match job.submission.scheduling.time_limit {
-        Some(limit) => at + limit.checked_sub(active)?,
-        None => Time(u64::MAX),
+    let mut until = match group.stage {
+        Stage::Running { .. } | Stage::Evaluating { .. } => Time(u64::MAX),
+        _ if presence.in_grace(at, timings.grace, group) => return None,
+        Stage::Forming => group.formed_at + timings.forming,
+        Stage::Breaking { since, .. } => since + timings.detection,
     };
-    for member in &group.members {
-        let presence = presence.worker(&member.worker)?;
-        let is_in = presence.has_joined(&job.id, group.generation)
-            && presence.at_work_on(&job.id) == Some(group.generation)
-            && presence.holding_of(&job.id).is_some_and(|held| held.generation == group.generation && held.stepping);
-        if !is_in || presence.incarnation != member.incarnation || presence.link.is_none() || presence.is_leaving() {
-            return None;
-        }
-        until = until.min(presence.last_heard + detection);
+    if let Some(limit) = job.submission.scheduling.time_limit {
+        until = until.min(at + limit.checked_sub(job.active_for(at))?);
     }
-    (at < until).then_some(until)
+    let mut lost = 0;
+    for member in &group.members {
+        let seen = presence.worker(&member.worker).filter(|seen| seen.link.is_some());
+        match (&group.stage, seen) {
+            (Stage::Breaking { .. }, None) => lost += 1,
+            (Stage::Breaking { .. }, Some(seen)) => {
+                if !has_heard_that_it_breaks(seen) {
+                    return None;
+                }
+                lost += usize::from(seen.is_leaving());
+                until = until.min(seen.last_heard + timings.detection);
+            }
+            (stage, seen) => {
+                let seen = seen.filter(|seen| seen.incarnation == member.incarnation && !seen.is_leaving())?;
+                let is_awaited = matches!(stage, Stage::Forming) && is_about_to_join(job, group, seen);
+                if !is_awaited && !is_in(job, group, seen) {
+                    return None;
+                }
+                until = until.min(seen.last_heard + timings.detection);
+            }
+        }
+    }
+    (at < until).then_some(Calm { until, lost })
+}
+
+/// Whether a member is known to be in its group.
+fn is_in(job: &Job, group: &Group, seen: &WorkerPresence) -> bool {
+    seen.has_joined(&job.id, group.generation)
+        && seen.at_work_on(&job.id) == Some(group.generation)
+        && seen.holding_of(&job.id).is_some_and(|held| held.generation == group.generation && held.stepping)
+}
+
+/// Whether a member was told to form its group, and has not answered.
+fn is_about_to_join(job: &Job, group: &Group, seen: &WorkerPresence) -> bool {
+    seen.was_summoned(&job.id, group.generation) && !seen.has_joined(&job.id, group.generation)
+}
+
+/// Whether a worker is out of its group, or was told to leave it, and needs to be told nothing else.
+fn has_heard_that_it_breaks(seen: &WorkerPresence) -> bool {
+    let is_to_hear_that_it_ends = seen.asked_to_end.is_some() && seen.leaving.is_none();
+    let has_heard = seen.at_work().is_none_or(|(job, generation)| seen.was_dismissed(job, generation));
+    has_heard && !is_to_hear_that_it_ends
 }

@@ -153,7 +153,7 @@ impl Core {
         match &observation.seen {
             Seen::Woke => self.attention.rouse_all(),
             Seen::Reviewed => {
-                self.attention.reviewed(observation.at, &self.state, &self.presence, self.timings.detection);
+                self.attention.reviewed(observation.at, &self.state, &self.presence, &self.timings);
             }
             seen => {
                 let Some(worker) = seen.worker().filter(|_| is_news) else { return };
@@ -235,6 +235,11 @@ impl Core {
     /// Who is about to get which workers, and why the others wait.
     pub fn plan(&self, now: Time) -> Plan {
         schedule::plan(self, now)
+    }
+
+    /// The fold of the log, for whoever goes on with it.
+    pub fn into_state(self) -> State {
+        self.state
     }
 
     /// The fold of the log.

@@ -175,7 +175,7 @@ fn worker_work<'a>(core: &'a Core, worker: &'a WorkerId) -> impl Iterator<Item =
     })
 }
 
-/// What the members of the job's group are to be told.
+/// What the members of the job's group are to be told, and were not yet on their present streams.
 fn members_work<'a>(core: &'a Core, job: &'a Job) -> impl Iterator<Item = Work> + 'a {
     let group = job.group();
     let members = group.into_iter().flat_map(|group| &group.members);
@@ -183,24 +183,21 @@ fn members_work<'a>(core: &'a Core, job: &'a Job) -> impl Iterator<Item = Work> 
         let group = group?;
         let presence = core.presence().worker(&member.worker)?;
         let link = presence.link?;
-        let (worker, id) = (member.worker.clone(), job.id.clone());
-        let generation = group.generation;
-        let is_done = group.completed.contains_key(&worker);
+        let (worker, id, generation) = (&member.worker, &job.id, group.generation);
         match &group.stage {
-            Stage::Breaking { reason, .. } => Some(Work::Abort {
-                generation: presence.at_work_on(&job.id)?,
-                reason: reason.clone(),
-                worker,
-                link,
-                job: id,
-            }),
-            _ if presence.incarnation != member.incarnation => None,
-            _ if !is_done && !presence.has_joined(&job.id, generation) => {
-                Some(Work::Form { worker, link, job: id, generation })
+            Stage::Breaking { reason, .. } => {
+                let generation = presence.at_work_on(id).filter(|at| !presence.was_dismissed(id, *at))?;
+                let (worker, job, reason) = (worker.clone(), id.clone(), reason.clone());
+                Some(Work::Abort { worker, link, job, generation, reason })
             }
-            Stage::Running { .. } | Stage::Evaluating { .. } if !is_done => {
+            _ if presence.incarnation != member.incarnation || group.completed.contains_key(worker) => None,
+            _ if !presence.has_joined(id, generation) => {
+                let is_told = presence.was_summoned(id, generation);
+                (!is_told).then(|| Work::Form { worker: worker.clone(), link, job: id.clone(), generation })
+            }
+            Stage::Running { .. } | Stage::Evaluating { .. } if !presence.was_stopped(id, generation) => {
                 let reason = job.stopping.as_ref().map(ToString::to_string).or_else(|| job.pause.clone())?;
-                Some(Work::Stop { worker, link, job: id, generation, reason })
+                Some(Work::Stop { worker: worker.clone(), link, job: id.clone(), generation, reason })
             }
             _ => None,
         }
@@ -251,7 +248,7 @@ fn stray_work(core: &Core, worker: &WorkerId, link: Link, presence: &WorkerPrese
     let home = core.state().home_of(worker);
     let is_home = |job: &JobId| home == Some(job);
     if let Some((job, generation)) = presence.at_work() {
-        return (!is_home(job)).then(|| Work::Abort {
+        return (!is_home(job) && !presence.was_dismissed(job, generation)).then(|| Work::Abort {
             worker: worker.clone(),
             link,
             job: job.clone(),

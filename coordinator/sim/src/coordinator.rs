@@ -122,6 +122,8 @@ impl World<'_> {
             is_due: false,
         });
         self.tell(|| format!("coordinator-{id} starts, its clock {skew} ms ahead"));
+        let (leader, reason) = (format!("coordinator-{id}"), "it has started".to_owned());
+        self.post(id, Item::Perform(Command::LeaderChanged { leader, reason }));
         self.at(0, Event::Tick(id));
     }
 

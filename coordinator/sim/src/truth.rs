@@ -200,7 +200,8 @@ impl World<'_> {
 
     /// Whether the generation is the job's active group, as the log has it.
     pub(crate) fn is_active(&self, job: &str, generation: u64) -> bool {
-        let mut of_job = self.store.log.iter().rev().filter(|record| record.job.as_ref().is_some_and(|of| of.as_str() == job));
+        let mut of_job =
+            self.store.log.iter().rev().filter(|record| record.job.as_ref().is_some_and(|of| of.as_str() == job));
         let newest = of_job.find_map(|record| match &record.change {
             Change::GroupFormed { generation, .. } => Some(Some(generation.0)),
             Change::Requeued { .. } | Change::Paused { .. } | Change::RolledBack { .. } | Change::Ended { .. } => {

@@ -22,9 +22,8 @@ pub(super) fn parts_written(core: &Core, at: At, worker: &WorkerId, report: &Rep
     let fits = rank.0 < *world_size && gathering.is_none_or(|g| g.world_size == *world_size);
     let known = core.state().job(job);
     let is_wanted = fits && known.is_some_and(|job| wants(core, at, job, step, generation));
-    let mut ranks = gathering.map(|g| g.ranks.clone()).unwrap_or_default();
-    ranks.insert(*rank, parts.clone());
-    let is_complete = is_wanted && ranks.len() == *world_size as usize;
+    let others = gathering.map_or(0, |g| g.ranks.len() - usize::from(g.ranks.contains_key(rank)));
+    let is_complete = is_wanted && others + 1 == *world_size as usize;
     let reported = Seen::PartsWritten {
         worker: worker.clone(),
         job: job.clone(),
@@ -34,6 +33,8 @@ pub(super) fn parts_written(core: &Core, at: At, worker: &WorkerId, report: &Rep
     };
     let mut events = vec![at.seen(reported)];
     if is_complete {
+        let mut ranks = gathering.map(|g| g.ranks.clone()).unwrap_or_default();
+        ranks.insert(*rank, parts.clone());
         let ranks = ranks.into_values().collect();
         let written = Change::CheckpointWritten { step, generation, ranks };
         events.push(at.record(job, written));

@@ -142,9 +142,12 @@ pub(super) fn joiners(core: &Core, at: At, job: &Job, survivors: usize) -> Vec<C
     if is_leaving || room == 0 {
         return Vec::new();
     }
+    let mut pool = Pool::of(core, at.0);
+    if pool.workers.is_empty() {
+        return Vec::new();
+    }
     let plan = core.plan(at.0);
     let ours = plan.repairs.get(&job.id).copied().unwrap_or(0);
-    let mut pool = Pool::of(core, at.0);
     let others = plan.repairs.values().sum::<usize>() - ours;
     let most = if plan.is_contended { ours } else { pool.workers.len().saturating_sub(others) };
     pool.take(core, job, room.min(most))

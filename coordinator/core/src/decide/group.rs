@@ -15,6 +15,8 @@ pub(super) fn review(core: &Core, at: At, job: &Job) -> Option<Event> {
     let group = job.group()?;
     let change = if is_done(core, at, job, group) {
         finish(job, group)
+    } else if let Some(change) = limits::overdue(core, at, job, group) {
+        change
     } else if let Stage::Breaking { since, reason } = &group.stage {
         if job.fruitless >= FRUITLESS_LIMIT {
             no_progress(at, job, reason)
@@ -23,8 +25,6 @@ pub(super) fn review(core: &Core, at: At, job: &Job) -> Option<Event> {
             let deadline = if in_grace(core, at, group) { patience.max(core.grace_ends()) } else { patience };
             reform(core, at, job, group, deadline)?
         }
-    } else if let Some(change) = limits::overdue(core, at, job) {
-        change
     } else if !is_undisturbed(core, at, job, group)
         && let Some(cause) = departure(core, job, group).or_else(|| loss(core, at, job, group))
     {
@@ -62,6 +62,16 @@ pub(super) fn heard_step(core: &Core, job: &JobId, group: &Group) -> Step {
         Some(presence.holding_of(job)?.step)
     });
     heard.max().unwrap_or_default().max(group.step)
+}
+
+/// Whether a group still forms, and begins from a checkpoint or from the seed: nobody has to make a step before it can stop.
+pub(super) fn has_nothing_to_save(core: &Core, job: &Job, group: &Group) -> bool {
+    let mut members = group.members.iter();
+    matches!(group.stage, Stage::Forming)
+        && members.all(|member| {
+            let held = core.presence().worker(&member.worker).and_then(|seen| seen.holding_of(&job.id));
+            !member.has_state && held.is_none_or(|held| !held.has_state)
+        })
 }
 
 /// Every member has said that it is done, and no checkpoint is under way any more.
@@ -163,10 +173,9 @@ fn loss(core: &Core, at: At, job: &Job, group: &Group) -> Option<BreakCause> {
     }
 }
 
-/// Whether members that are not heard may still be about to come back: they were in the group before this
-/// coordinator began to watch. Who has been in session with it and ended its stream is not waited for.
+/// Whether members that are not heard may still be about to come back.
 fn in_grace(core: &Core, at: At, group: &Group) -> bool {
-    at.0 < core.grace_ends() && group.formed_at <= core.presence().watching_since
+    core.presence().in_grace(at.0, core.timings().grace, group)
 }
 
 /// What gives away that a member, of which this is seen, is lost.

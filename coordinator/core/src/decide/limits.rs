@@ -1,8 +1,8 @@
 //! What a job is allowed: tries after failures, time with workers, time in the queue, jobs before it.
 
-use super::At;
+use super::{At, group};
 use crate::core::Core;
-use crate::job::{Ending, Job, Phase};
+use crate::job::{Ending, Group, Job, Phase};
 use crate::policy::{FailureClass, OnUnmet, StopCause};
 use crate::record::{Change, Event};
 use crate::schedule;
@@ -40,15 +40,16 @@ pub(super) fn review(core: &Core, at: At, job: &Job) -> Option<Event> {
     Some(at.record(&job.id, change))
 }
 
-/// A job with workers whose time is up: it checkpoints first, but does not get for ever for that.
-pub(super) fn overdue(core: &Core, at: At, job: &Job) -> Option<Change> {
+/// A job with workers whose time is up: it checkpoints first if it has made a step since it began or was restored, but does not
+/// get for ever for that, whatever becomes of its groups meanwhile.
+pub(super) fn overdue(core: &Core, at: At, job: &Job, group: &Group) -> Option<Change> {
     let limit = job.submission.scheduling.time_limit?;
-    let active = job.active_for(at.0);
-    if active >= limit + core.timings().forming {
+    let beyond = job.active_for(at.0).checked_sub(limit)?;
+    if beyond >= core.timings().forming || group::has_nothing_to_save(core, job, group) {
         return Some(time_is_up(job));
     }
     let cause = StopCause::TimeLimit;
-    (active >= limit && job.stopping.is_none()).then_some(Change::StopRequested { cause })
+    job.stopping.is_none().then_some(Change::StopRequested { cause })
 }
 
 pub(super) fn time_is_up(job: &Job) -> Change {

@@ -68,10 +68,13 @@ pub(crate) fn decide(core: &Core, now: Time, command: &Command) -> Result<Vec<Ev
     }
 }
 
-/// What it changes that a worker was told something, where nothing it says later need show that.
+/// What it changes that a worker was told something: it is not told again on the same stream.
+/// Who is to end is told until it says goodbye.
 fn told(work: &Work) -> Option<Seen> {
     Some(match work.clone() {
         Work::Form { worker, job, generation, .. } => Seen::Summoned { worker, job, generation },
+        Work::Abort { worker, job, generation, .. } => Seen::Dismissed { worker, job, generation },
+        Work::Stop { worker, job, generation, .. } => Seen::Stopped { worker, job, generation },
         Work::Release { worker, job, .. } => Seen::Released { worker, job },
         Work::Acknowledge { worker, job, step, generation, .. } => Seen::Acknowledged { worker, job, step, generation },
         _ => return None,

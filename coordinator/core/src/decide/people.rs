@@ -1,10 +1,10 @@
 //! What people ask for.
 
-use super::At;
+use super::{At, group};
 use crate::command::Submission;
 use crate::core::{Core, Refusal};
 use crate::ids::JobId;
-use crate::job::{Ending, Group, Job, Phase, Stage};
+use crate::job::{Ending, Job, Phase};
 use crate::policy::Bound;
 use crate::record::{Change, Event};
 
@@ -79,23 +79,13 @@ pub(super) fn pause(core: &Core, at: At, id: &JobId, reason: &str) -> Decision {
     let reason = reason.to_owned();
     match &job.phase {
         Phase::Indexing | Phase::Queued => Ok(vec![at.record(id, Change::Paused { reason })]),
-        Phase::Active(group) if has_nothing_to_save(core, job, group) => {
+        Phase::Active(group) if group::has_nothing_to_save(core, job, group) => {
             Ok(vec![at.record(id, Change::Paused { reason })])
         }
         Phase::Active(_) if job.pause.is_none() => Ok(vec![at.record(id, Change::PauseRequested { reason })]),
         Phase::Active(_) | Phase::Paused { .. } => Ok(Vec::new()),
         Phase::Ended(_) => Err(Refusal::Ended(id.clone())),
     }
-}
-
-/// A group that still forms, and begins from a checkpoint or from the seed: nobody has to make a step before it can stop.
-fn has_nothing_to_save(core: &Core, job: &Job, group: &Group) -> bool {
-    let mut members = group.members.iter();
-    matches!(group.stage, Stage::Forming)
-        && members.all(|member| {
-            let held = core.presence().worker(&member.worker).and_then(|seen| seen.holding_of(&job.id));
-            !member.has_state && held.is_none_or(|held| !held.has_state)
-        })
 }
 
 pub(super) fn resume(core: &Core, at: At, id: &JobId) -> Decision {

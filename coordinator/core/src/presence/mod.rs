@@ -4,9 +4,10 @@ mod worker;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasherDefault, DefaultHasher};
+use std::time::Duration;
 
 use crate::ids::{Generation, Incarnation, JobId, Link, Pace, Rank, Step, Time, WorkerId};
-use crate::job::RankParts;
+use crate::job::{Group, RankParts};
 
 pub use worker::{Holding, WorkerPresence};
 
@@ -156,6 +157,24 @@ pub enum Seen {
         /// The group.
         generation: Generation,
     },
+    /// A worker was told to leave a group.
+    Dismissed {
+        /// Who.
+        worker: WorkerId,
+        /// The job.
+        job: JobId,
+        /// The group.
+        generation: Generation,
+    },
+    /// A worker was told to checkpoint and stop.
+    Stopped {
+        /// Who.
+        worker: WorkerId,
+        /// The job.
+        job: JobId,
+        /// The group.
+        generation: Generation,
+    },
     /// A worker was told to drop a job's state.
     Released {
         /// Who.
@@ -184,6 +203,8 @@ impl Seen {
             | Self::PartsWritten { worker, .. }
             | Self::Acknowledged { worker, .. }
             | Self::Summoned { worker, .. }
+            | Self::Dismissed { worker, .. }
+            | Self::Stopped { worker, .. }
             | Self::Released { worker, .. } => Some(worker),
             Self::GatheringEnded { .. } | Self::Woke | Self::Reviewed => None,
         }
@@ -217,6 +238,12 @@ impl Presence {
         self.reporting.iter().filter_map(|id| self.workers.get_key_value(id))
     }
 
+    /// Whether members of a group that are not heard may still be about to come back: they were in it before this process began
+    /// to watch. Who has been in session with it and ended its stream is not waited for.
+    pub(crate) fn in_grace(&self, now: Time, grace: Duration, group: &Group) -> bool {
+        now < self.watching_since + grace && group.formed_at <= self.watching_since
+    }
+
     pub(crate) fn gathering(&self, key: &(JobId, Step, Generation)) -> Option<&Gathering> {
         self.gatherings.get(key)
     }
@@ -232,7 +259,7 @@ impl Presence {
         let is_news = match &observation.seen {
             Seen::At { worker, place, .. } => {
                 let known = self.workers.get(worker);
-                !known.is_some_and(|known| known.steps_on(place.as_ref()))
+                !known.is_some_and(|known| known.is_known_at(place.as_ref()))
             }
             Seen::Heard { .. } | Seen::PartsWritten { .. } | Seen::Acknowledged { .. } => false,
             _ => true,
@@ -275,6 +302,8 @@ impl Presence {
             joined: place,
             entered: same.and_then(|before| before.entered.clone()),
             summoned: None,
+            dismissed: None,
+            stopped: None,
             released: None,
             reported: same.map_or_else(BTreeSet::new, |before| before.reported.clone()),
         };
@@ -329,6 +358,14 @@ impl Presence {
             }
             Seen::Summoned { job, generation, .. } => {
                 presence.summoned = Some((job.clone(), *generation));
+                return;
+            }
+            Seen::Dismissed { job, generation, .. } => {
+                presence.dismissed = Some((job.clone(), *generation));
+                return;
+            }
+            Seen::Stopped { job, generation, .. } => {
+                presence.stopped = Some((job.clone(), *generation));
                 return;
             }
             Seen::Released { job, .. } => {

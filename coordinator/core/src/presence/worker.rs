@@ -36,6 +36,10 @@ pub struct WorkerPresence {
     pub(crate) entered: Option<(JobId, Generation)>,
     /// The newest group that it was told to form, on this stream.
     pub(crate) summoned: Option<(JobId, Generation)>,
+    /// The newest group that it was told to leave, on this stream.
+    pub(crate) dismissed: Option<(JobId, Generation)>,
+    /// The newest group in which it was told to checkpoint and stop, on this stream.
+    pub(crate) stopped: Option<(JobId, Generation)>,
     /// The newest group whose state it was told to drop: what it still says of it is out of date.
     pub(crate) released: Option<(JobId, Generation)>,
     /// Checkpoint parts it has reported and goes on to report until told otherwise.
@@ -98,6 +102,21 @@ impl WorkerPresence {
         matches!(&self.entered, Some((j, g)) if j == job && *g == generation)
     }
 
+    /// Whether it was told to form this group, on this stream.
+    pub(crate) fn was_summoned(&self, job: &JobId, generation: Generation) -> bool {
+        matches!(&self.summoned, Some((j, g)) if j == job && *g == generation)
+    }
+
+    /// Whether it was told to leave this group, on this stream.
+    pub(crate) fn was_dismissed(&self, job: &JobId, generation: Generation) -> bool {
+        matches!(&self.dismissed, Some((j, g)) if j == job && *g == generation)
+    }
+
+    /// Whether it was told to checkpoint and stop in this group, on this stream.
+    pub(crate) fn was_stopped(&self, job: &JobId, generation: Generation) -> bool {
+        matches!(&self.stopped, Some((j, g)) if j == job && *g == generation)
+    }
+
     /// The group that it may be at work in: one that it was told to form and has not answered, or
     /// the one it is known to be in.
     pub(crate) fn at_work(&self) -> Option<(&JobId, Generation)> {
@@ -115,10 +134,11 @@ impl WorkerPresence {
         self.at_work().filter(|(of, _)| *of == job).map(|(_, generation)| generation)
     }
 
-    /// Whether it was known to step in the group of this place already.
-    pub(super) fn steps_on(&self, place: Option<&(JobId, Generation, Step)>) -> bool {
-        let Some((job, generation, _)) = place else { return self.holding.is_none() };
-        let is_known = self.holding_of(job).is_some_and(|held| held.generation == *generation && held.stepping);
+    /// Whether it was known to step in the group of this place already, or to be out of it with the state of this step.
+    pub(super) fn is_known_at(&self, place: Option<&(JobId, Generation, Step)>) -> bool {
+        let Some((job, generation, step)) = place else { return self.holding.is_none() };
+        let is_as_held = |held: &Holding| held.generation == *generation && (held.stepping || held.step == *step);
+        let is_known = self.holding_of(job).is_some_and(is_as_held);
         is_known && matches!(&self.joined, Some((of, joined)) if of == job && joined == generation)
     }
 

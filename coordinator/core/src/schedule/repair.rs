@@ -19,7 +19,7 @@ pub(super) fn degraded(core: &Core, now: Time) -> Vec<Degraded<'_>> {
     let shorthanded = core.state().active_jobs().filter_map(|job| {
         let group = job.group()?;
         let is_leaving = job.is_loan || job.pause.is_some() || job.stopping.is_some() || job.shrink_to.is_some();
-        let lost = lost(core, now, group);
+        let lost = lost(core, now, job, group);
         let missing = job.submission.min_world_size().saturating_sub(group.members.len() - lost);
         (!is_leaving && group.completed.is_empty() && missing > 0).then_some(Degraded { job, missing, lost })
     });
@@ -27,9 +27,12 @@ pub(super) fn degraded(core: &Core, now: Time) -> Vec<Degraded<'_>> {
 }
 
 /// Members of a group that is breaking up which are not there any more, or are about to end.
-fn lost(core: &Core, now: Time, group: &Group) -> usize {
+fn lost(core: &Core, now: Time, job: &Job, group: &Group) -> usize {
     if !matches!(group.stage, Stage::Breaking { .. }) {
         return 0;
+    }
+    if let Some(lost) = core.attention().lost_of_calm(now, &job.id) {
+        return lost;
     }
     let detection = core.timings().detection;
     let stays = |worker| {

@@ -62,6 +62,10 @@ impl Bench {
     }
 
     pub(crate) fn submit(&mut self, job: &str, priority: i32, min: u32, max: u32) {
+        self.submit_under(Scheduling::default(), job, priority, min, max);
+    }
+
+    pub(crate) fn submit_under(&mut self, scheduling: Scheduling, job: &str, priority: i32, min: u32, max: u32) {
         let submission = Submission {
             name: job.to_owned(),
             namespace: "default".to_owned(),
@@ -76,7 +80,7 @@ impl Bench {
             data_digest: String::new(),
             folder: String::new(),
             idempotency_key: None,
-            scheduling: Scheduling::default(),
+            scheduling,
             needs_index: false,
         };
         self.perform(Command::Submit { job: JobId::from(job), submission }).unwrap();

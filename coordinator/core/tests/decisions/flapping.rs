@@ -135,11 +135,13 @@ fn a_cordoned_worker_gets_no_place_until_it_is_released() {
     bench.submit("demo", 0, 1, 2);
     bench.wait(60.0, &[1, 2]);
     assert_eq!(bench.world_size("demo"), 1);
+    bench.enter("demo", &[1]);
 
-    let (now, log) = (bench.now, bench.log.clone());
-    bench.core = Core::recover(TIMINGS, now, &log);
+    let held = bench.holding(1);
+    bench.core = Core::recover(TIMINGS, bench.now, &bench.log);
     assert_eq!(reason(&bench, 2).as_deref(), Some("new disk"), "a restart does not forget it");
-    (1..=2).for_each(|worker| bench.connect(worker, None));
+    bench.connect(1, held);
+    bench.connect(2, None);
     bench.wait(600.0, &[1, 2]);
     assert_eq!((reason(&bench, 2).is_some(), bench.world_size("demo")), (true, 1), "nor does time");
 

@@ -4,6 +4,8 @@
 
 mod bench;
 mod flapping;
+mod limits;
+mod looks;
 mod refused;
 mod replicas;
 mod rollback;
