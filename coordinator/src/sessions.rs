@@ -1,19 +1,51 @@
 //! The open streams of workers: where messages to them go.
 
 use std::collections::HashMap;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
 
 use cappa_core::Link;
-use cappa_proto::{CoordinatorMessage, coordinator_message::Message};
+use cappa_proto::{CoordinatorMessage, Form, coordinator_message::Message};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
+use tokio_stream::Stream;
 use tonic::Status;
 
-/// What one stream carries to its worker.
-pub(crate) type Outgoing = mpsc::Receiver<Result<CoordinatorMessage, Status>>;
+/// What a stream is to carry to its worker.
+#[derive(Debug)]
+pub(crate) enum Order {
+    /// A message.
+    Message(Message),
+    /// What all members of a group are told alike, and the rank of this one.
+    Form(Arc<Form>, u32),
+}
 
-type Streams = HashMap<Link, mpsc::Sender<Result<CoordinatorMessage, Status>>>;
+impl Order {
+    fn into_message(self) -> Message {
+        match self {
+            Self::Message(message) => message,
+            Self::Form(group, rank) => Message::Form(Form { rank, ..Arc::unwrap_or_clone(group) }),
+        }
+    }
+}
+
+/// What one stream carries to its worker. Messages that are long where groups are large are made by the stream's own task, not
+/// by the loop that sends them to all.
+#[derive(Debug)]
+pub(crate) struct Outgoing(mpsc::Receiver<Order>);
+
+impl Stream for Outgoing {
+    type Item = Result<CoordinatorMessage, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let order = self.0.poll_recv(context);
+        order.map(|order| Some(Ok(CoordinatorMessage { message: Some(order?.into_message()) })))
+    }
+}
+
+type Streams = HashMap<Link, mpsc::Sender<Order>>;
 
 /// Messages that a stream may lag behind before it is passed over until it has caught up.
 const BACKLOG: usize = 256;
@@ -31,7 +63,7 @@ impl Sessions {
         let link = Link(self.last.fetch_add(1, Ordering::Relaxed) + 1);
         let (sender, receiver) = mpsc::channel(BACKLOG);
         self.streams.lock().insert(link, sender);
-        (link, receiver)
+        (link, Outgoing(receiver))
     }
 
     /// Forgets a stream, which ends it once what was sent has left.
@@ -44,12 +76,32 @@ impl Sessions {
         self.streams.lock().clear();
     }
 
-    /// Hands a message to the stream. False when it is gone or lags behind; then nothing is sent.
-    pub(crate) fn send(&self, link: Link, message: Message) -> bool {
+    /// Hands an order to the stream. False when it is gone or lags behind; then nothing is sent.
+    pub(crate) fn send(&self, link: Link, order: Order) -> bool {
         let streams = self.streams.lock();
-        let Some(sender) = streams.get(&link) else {
-            return false;
-        };
-        sender.try_send(Ok(CoordinatorMessage { message: Some(message) })).is_ok()
+        streams.get(&link).is_some_and(|stream| stream.try_send(order).is_ok())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio_stream::StreamExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn members_of_a_group_share_one_description_and_each_is_told_its_rank() {
+        let sessions = Sessions::default();
+        let group = Arc::new(Form { job_id: "demo-1".into(), generation: 3, ..Form::default() });
+        let streams: Vec<_> = (0..3).map(|_| sessions.open()).collect();
+        for (rank, (link, _)) in (0..).zip(&streams) {
+            assert!(sessions.send(*link, Order::Form(Arc::clone(&group), rank)));
+        }
+        assert_eq!(Arc::strong_count(&group), 4, "nothing was copied yet");
+        for (rank, (link, stream)) in (0..).zip(streams) {
+            sessions.close(link);
+            let told: Vec<_> = stream.map(|told| told.unwrap().message.unwrap()).collect().await;
+            assert_eq!(told, [Message::Form(Form { rank, ..Form::clone(&group) })]);
+        }
     }
 }

@@ -9,6 +9,10 @@ const TICK: Duration = Duration::from_millis(50);
 /// Looking is followed by a pause so many times as long, up to the tick, whatever happens.
 const PAUSE: u32 = 3;
 
+/// The longest pause after a look that has left something: a look does only so much at once, and where it takes long all the same
+/// others use the processor.
+const REST: Duration = Duration::from_millis(10);
+
 /// The looks so far.
 #[derive(Debug)]
 pub(super) struct Looks {
@@ -17,11 +21,13 @@ pub(super) struct Looks {
     took: Duration,
     /// Something has happened since.
     is_hastened: bool,
+    /// It has left something.
+    has_left: bool,
 }
 
 impl Default for Looks {
     fn default() -> Self {
-        Self { ended: Instant::now(), took: Duration::ZERO, is_hastened: true }
+        Self { ended: Instant::now(), took: Duration::ZERO, is_hastened: true, has_left: false }
     }
 }
 
@@ -33,8 +39,13 @@ impl Looks {
 
     /// When the next look is due.
     pub(super) fn due(&self) -> Instant {
-        let pause = if self.is_hastened { (self.took * PAUSE).min(TICK) } else { TICK };
-        self.ended + pause
+        let pause = self.took * PAUSE;
+        self.ended
+            + match (self.has_left, self.is_hastened) {
+                (true, _) => pause.min(REST),
+                (false, true) => pause.min(TICK),
+                (false, false) => TICK,
+            }
     }
 
     /// Whether a look is due now.
@@ -44,7 +55,7 @@ impl Looks {
 
     /// A look that took so long is over; `is_all` unless it left something for the next.
     pub(super) fn end(&mut self, took: Duration, is_all: bool) {
-        *self = Self { ended: Instant::now(), took, is_hastened: !is_all };
+        *self = Self { ended: Instant::now(), took, is_hastened: false, has_left: !is_all };
     }
 }
 
@@ -59,10 +70,15 @@ mod tests {
         assert!(!looks.is_due(), "nothing has happened");
         looks.hasten();
         assert!(looks.is_due());
-        looks.end(Duration::from_millis(10), false);
-        let wait = looks.due() - looks.ended;
-        assert_eq!(wait, Duration::from_millis(30), "what was left is looked at after a pause");
-        looks.end(Duration::from_secs(1), false);
-        assert_eq!(looks.due() - looks.ended, TICK, "and no later than time is");
+        let wait_after = |looks: &mut Looks, took, is_all| {
+            looks.end(took, is_all);
+            looks.hasten();
+            looks.due() - looks.ended
+        };
+        let [short, long] = [2, 1_000].map(Duration::from_millis);
+        assert_eq!(wait_after(&mut looks, short, true), Duration::from_millis(6), "after a pause");
+        assert_eq!(wait_after(&mut looks, long, true), TICK, "and no later than time is");
+        assert_eq!(wait_after(&mut looks, short, false), Duration::from_millis(6), "as is what was left");
+        assert_eq!(wait_after(&mut looks, long, false), REST, "but that does not wait for long");
     }
 }

@@ -96,6 +96,11 @@ pub(super) struct Batch {
 }
 
 impl Mailbox {
+    /// Takes those who read and have come meanwhile.
+    pub(super) fn take_reads(&mut self, batch: &mut Batch) {
+        take(&mut self.reads, &mut batch.reads);
+    }
+
     /// Waits until there is something, and takes what there is of every kind. False when there is no handle any more.
     /// Nothing is lost when it is cancelled.
     pub(super) async fn receive(&mut self, batch: &mut Batch) -> bool {

@@ -1,14 +1,15 @@
 //! Does what the state says is outstanding. Messages go out at once, storage work runs beside the
-//! loop; what did not succeed is still outstanding at the next pass. Where many groups are to be told something, a pass ends
-//! after a while, and the next goes on with the group at which it ended.
+//! loop; what did not succeed is still outstanding at the next pass. Where many workers are to be told something, a pass tells
+//! some of them, and the next goes on with the group at which it ended.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use cappa_core::{Command, JobId, Time, Work};
-use cappa_wire::{Limits, message};
+use cappa_core::{Command, Generation, JobId, Time, Work};
+use cappa_proto::Form;
+use cappa_wire::{Limits, form, message, rank};
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
@@ -17,16 +18,17 @@ use super::storage_work::StorageWork;
 use super::{Handle, View};
 use crate::curves::Curves;
 use crate::indexing::IndexWork;
-use crate::sessions::Sessions;
+use crate::sessions::{Order, Sessions};
 
 /// The longest wait before storage work that failed is tried again.
 const LONGEST_RETRY: Duration = Duration::from_secs(10);
 
-/// How long one pass sends messages at most: a large group's orders keep nobody else waiting for longer.
-const LONGEST_PASS: Duration = Duration::from_millis(5);
+/// Messages that a pass sends at most, however fast: every one of them wakes a stream here and a worker that answers. Between
+/// pieces of this size others are heard.
+const MOST: usize = 128;
 
-/// Messages that a pass sends however long it takes: on a machine that others keep busy groups come together all the same.
-const LEAST: usize = 256;
+/// Of those so many may go to others than members of groups, whose orders are what training waits for.
+const MOST_BESIDES: usize = MOST / 2;
 
 /// What was tried already, and where messages and files go.
 pub(crate) struct Reconciler {
@@ -40,6 +42,8 @@ pub(crate) struct Reconciler {
     sent: HashMap<JobId, HashSet<Work>>,
     /// The same to others.
     sent_besides: HashSet<Work>,
+    /// What a pass tells all members of the group that it came to last.
+    form: Option<(JobId, Generation, Arc<Form>)>,
     /// The group at which the last pass ended before it was through.
     next: Option<JobId>,
     /// Storage work that runs, has failed, or is done without the state knowing it yet, as long as it is outstanding.
@@ -76,26 +80,27 @@ impl Reconciler {
         stop: CancellationToken,
     ) -> Self {
         let (sent, sent_besides, tried) = Default::default();
-        Self { sessions, curves, limits, handle, tasks, stop, sent, sent_besides, next: None, tried }
+        Self { sessions, curves, limits, handle, tasks, stop, sent, sent_besides, form: None, next: None, tried }
     }
 
     /// Does what is outstanding and was not done yet. Returns what the state must know of it, and whether that was all.
     pub(crate) fn pass(&mut self, view: &View, now: Time) -> (Vec<Command>, bool) {
         self.work_in_store(view, now);
-        let until = Instant::now() + LONGEST_PASS;
+        // What is told alike may have changed since the last pass.
+        self.form = None;
         let mut told = Vec::new();
         let besides = std::mem::take(&mut self.sent_besides);
-        let (besides, mut is_all) = self.tell(view, view.core.outstanding_besides(), besides, until, &mut told);
+        let (besides, mut is_all) = self.tell(view, view.core.outstanding_besides(), besides, MOST_BESIDES, &mut told);
         self.sent_besides = besides;
 
         let mut before = std::mem::take(&mut self.sent);
         let first = self.next.take();
         for (job, orders) in view.core.outstanding_in_groups(now, first.as_ref()) {
             let sent = before.remove(job).unwrap_or_default();
-            let is_late = self.next.is_some() || is_over(until, &told);
+            let is_late = self.next.is_some() || told.len() >= MOST;
             let (sent, was_all) = match is_late {
                 true => (sent, false),
-                false => self.tell(view, orders, sent, until, &mut told),
+                false => self.tell(view, orders, sent, MOST, &mut told),
             };
             if !was_all && self.next.is_none() {
                 self.next = Some(job.clone());
@@ -119,21 +124,21 @@ impl Reconciler {
         outstanding.into_iter().for_each(|work| self.start(view, work, now));
     }
 
-    /// Sends what of `outstanding` was not `sent` before, about up to a time. Returns what of it is on its streams now, and whether
-    /// that was all; `told` gets what the state must know of it.
+    /// Sends what of `outstanding` was not `sent` before, until a pass has sent so many messages. Returns what of it is on its streams
+    /// now, and whether that was all; `told` gets what the state must know of it.
     fn tell(
-        &self,
+        &mut self,
         view: &View,
         outstanding: impl Iterator<Item = Work>,
         mut sent: HashSet<Work>,
-        until: Instant,
+        most: usize,
         told: &mut Vec<Command>,
     ) -> (HashSet<Work>, bool) {
         let (mut still, mut is_all) = (HashSet::with_capacity(sent.len()), true);
         for work in outstanding {
             if let Some(work) = sent.take(&work) {
                 still.insert(work);
-            } else if is_over(until, told) {
+            } else if told.len() >= most {
                 is_all = false;
             } else if self.send(view, &work) {
                 told.push(Command::Told(work.clone()));
@@ -144,13 +149,31 @@ impl Reconciler {
     }
 
     /// Sends a message. False when its stream is gone or lags behind, or there is nothing to be said any more.
-    fn send(&self, view: &View, work: &Work) -> bool {
-        let message = message(&view.core, work, self.limits, |job| self.curves.last_step(job));
-        let is_sent = message.is_some_and(|(link, message)| self.sessions.send(link, message));
+    fn send(&mut self, view: &View, work: &Work) -> bool {
+        let order = match work {
+            Work::Form { worker, link, job, generation } => {
+                let rank = rank(&view.core, job, worker);
+                rank.and_then(|rank| Some((*link, Order::Form(self.form(view, job, *generation)?, rank))))
+            }
+            _ => message(&view.core, work, self.limits, |job| self.curves.last_step(job))
+                .map(|(link, message)| (link, Order::Message(message))),
+        };
+        let is_sent = order.is_some_and(|(link, order)| self.sessions.send(link, order));
         if is_sent {
             tracing::debug!(?work, "sent");
         }
         is_sent
+    }
+
+    /// What all members of a group are told alike, made once for those that a pass comes to one after another.
+    fn form(&mut self, view: &View, job: &JobId, generation: Generation) -> Option<Arc<Form>> {
+        let made = self.form.take().filter(|(of, at, _)| of == job && *at == generation);
+        let make = || {
+            let made = form(&view.core, job, generation, self.limits, self.curves.last_step(job))?;
+            Some((job.clone(), generation, Arc::new(made)))
+        };
+        self.form = made.or_else(make);
+        self.form.as_ref().map(|(.., made)| Arc::clone(made))
     }
 
     fn start(&mut self, view: &View, work: Work, now: Time) {
@@ -199,11 +222,6 @@ async fn make_index(index: IndexWork, handle: Handle, wanted: CancellationToken,
         // Whatever is left of the journals does no harm.
         let _ = tokio::task::spawn_blocking(move || indexed.clear_away()).await;
     }
-}
-
-/// Whether a pass that has sent these ends.
-fn is_over(until: Instant, told: &[Command]) -> bool {
-    told.len() >= LEAST && Instant::now() >= until
 }
 
 fn retry_after(count: u32) -> Duration {

@@ -2,19 +2,18 @@
 
 use cappa_core::{Command, JobId, Link, Refusal, Report, WorkerId, WorkerReport};
 use cappa_proto as proto;
+use cappa_proto::WorkerMessage;
 use cappa_proto::coordinator_message::Message as ToWorker;
 use cappa_proto::worker_message::Message as FromWorker;
 use cappa_proto::workers_server::Workers;
-use cappa_proto::{CoordinatorMessage, WorkerMessage};
 use cappa_shared::code::Code;
 use cappa_shared::timing::Timings;
 use cappa_wire::{greeting, report_of};
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::driver::Stopped;
 use crate::server::{Shared, save_curve};
-use crate::sessions::Sessions;
+use crate::sessions::{Order, Outgoing, Sessions};
 
 /// Serves the workers' streams.
 #[derive(Clone)]
@@ -26,7 +25,7 @@ pub(crate) struct WorkersService {
 
 #[tonic::async_trait]
 impl Workers for WorkersService {
-    type SessionStream = ReceiverStream<Result<CoordinatorMessage, Status>>;
+    type SessionStream = Outgoing;
 
     async fn session(
         &self,
@@ -42,7 +41,7 @@ impl Workers for WorkersService {
             }
             service.sessions.close(link);
         });
-        Ok(Response::new(ReceiverStream::new(outgoing)))
+        Ok(Response::new(outgoing))
     }
 }
 
@@ -64,7 +63,7 @@ impl WorkersService {
             return self.refuse(link, Code::Usage, why);
         }
         // The welcome goes out before the core knows of the stream: it is the first on every one.
-        self.sessions.send(link, ToWorker::Welcome(self.welcome(&hello)));
+        self.sessions.send(link, Order::Message(ToWorker::Welcome(self.welcome(&hello))));
         self.shared.facts.learn(&worker, &hello);
         let report = greeting(hello);
         let said = WorkerReport { worker: worker.clone(), link, report };
@@ -144,7 +143,7 @@ impl WorkersService {
     fn refuse(&self, link: Link, code: Code, reason: String) {
         tracing::warn!(%link, %code, reason, "refused a worker");
         let refused = proto::Refused { code: code.as_str().to_owned(), reason };
-        self.sessions.send(link, ToWorker::Refused(refused));
+        self.sessions.send(link, Order::Message(ToWorker::Refused(refused)));
     }
 }
 

@@ -6,4 +6,4 @@ mod report;
 mod tell;
 
 pub use report::{greeting, report_of};
-pub use tell::{Limits, message};
+pub use tell::{Limits, form, message, rank};

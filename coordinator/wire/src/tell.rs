@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cappa_core::{Core, Generation, Job, JobId, Link, Member, Work, WorkerId};
+use cappa_core::{Core, Generation, JobId, Link, Member, Work, WorkerId};
 use cappa_proto as proto;
 use cappa_proto::coordinator_message::Message;
 use cappa_shared::checkpoint::manifest_path;
@@ -27,8 +27,8 @@ pub fn message(
 ) -> Option<(Link, Message)> {
     Some(match work {
         Work::Form { worker, link, job, generation } => {
-            let job = core.state().job(job)?;
-            (*link, Message::Form(form(job, worker, *generation, limits, metrics_after(&job.id))?))
+            let form = form(core, job, *generation, limits, metrics_after(job))?;
+            (*link, Message::Form(proto::Form { rank: rank(core, job, worker)?, ..form }))
         }
         Work::Abort { link, job, generation, reason, .. } => {
             let (job_id, generation, reason) = (job.to_string(), generation.0, reason.clone());
@@ -51,21 +51,23 @@ pub fn message(
     })
 }
 
-fn form(
-    job: &Job,
-    worker: &WorkerId,
+/// What all members of a group are told alike when they are to form it, with rank 0: it grows with the group, and is made
+/// once for all of them. None when the group is over.
+pub fn form(
+    core: &Core,
+    job: &JobId,
     generation: Generation,
     limits: Limits,
     metrics_after: u64,
 ) -> Option<proto::Form> {
+    let job = core.state().job(job)?;
     let group = job.group().filter(|group| group.generation == generation)?;
-    let (rank, _) = group.member(worker)?;
     let restore = job.checkpoints.iter().rev().map(|checkpoint| manifest_path(ids::Step(checkpoint.step.0)));
     Some(proto::Form {
         job_id: job.id.to_string(),
         generation: generation.0,
         members: group.members.iter().map(peer).collect(),
-        rank: rank.0,
+        rank: 0,
         lead: group.lead.0,
         spec_json: job.submission.spec_json.clone(),
         folder: job.submission.folder.clone(),
@@ -76,6 +78,12 @@ fn form(
         total_steps: job.submission.total_steps.0,
         discarded: job.discarded.0,
     })
+}
+
+/// The worker's rank in the job's group.
+pub fn rank(core: &Core, job: &JobId, worker: &WorkerId) -> Option<u32> {
+    let (rank, _) = core.state().job(job)?.group()?.member(worker)?;
+    Some(rank.0)
 }
 
 fn peer(member: &Member) -> proto::Peer {
