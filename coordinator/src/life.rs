@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::curves::Curves;
-use crate::driver::{Driver, Followed, Follower, Mailbox, Reconciler, Recovered, Rules, recover};
+use crate::driver::{Driver, Followed, Follower, Known, Mailbox, Reconciler, Recovered, Rules, recover};
 use crate::leadership::{Candidate, Held, Leader, Role};
 use crate::log::{EventLog, LogError, Tail};
 use crate::metrics::Durations;
@@ -40,6 +40,9 @@ pub(crate) struct Office {
     has_followed: bool,
 }
 
+/// The lease, and how long nobody has held it.
+type Won = (Held, Option<Duration>);
+
 impl Life {
     /// Comes to lead if nobody does.
     ///
@@ -47,7 +50,7 @@ impl Life {
     /// What is wrong with the log.
     pub(crate) async fn take_office_if_free(&self) -> Result<Option<Office>, LogError> {
         match self.candidate.take_if_free().await? {
-            Some(lease) => Ok(Some(Box::pin(self.take_office(lease, None, false)).await?)),
+            Some(lease) => Ok(Some(Box::pin(self.take_office(lease, None, None)).await?)),
             None => Ok(None),
         }
     }
@@ -60,15 +63,15 @@ impl Life {
         let office = match office {
             Some(office) => office,
             None => match Box::pin(self.follow()).await? {
-                Some((lease, after)) => Box::pin(self.take_office(lease, after, true)).await?,
+                Some(((lease, after), known)) => Box::pin(self.take_office(lease, after, Some(known))).await?,
                 None => return Ok(()),
             },
         };
         Box::pin(self.lead(office)).await
     }
 
-    /// Returns with the lease, or with none when it was stopped before.
-    async fn follow(&mut self) -> Result<Option<(Held, Option<Duration>)>, LogError> {
+    /// Returns with the lease and what it knows, or with nothing when it was stopped before.
+    async fn follow(&mut self) -> Result<Option<(Won, Box<Known>)>, LogError> {
         let (candidate, roles) = (self.candidate.clone(), self.roles.clone());
         // In a task of its own: a long log that is being read doesn't keep it from looking.
         let mut waiting = tokio::spawn(async move { candidate.wait(&roles).await });
@@ -84,22 +87,23 @@ impl Life {
         let followed = follower.run(Tail::of(&self.candidate.store), &mut self.mailbox, end).await;
         waiting.abort();
         match followed? {
-            Followed::Until(Some(won)) => {
-                won.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic())).map(Some)
+            Followed::Until(Some(won), known) => {
+                let won = won.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
+                Ok(Some((won, known)))
             }
-            Followed::Until(None) | Followed::Stopped => Ok(None),
+            Followed::Until(None, _) | Followed::Stopped => Ok(None),
         }
     }
 
-    /// Opens the log, which fences who had it open before.
+    /// Opens the log, which fences who had it open before. Who has followed reads only what it does not know.
     async fn take_office(
         &self,
         lease: Held,
         silence: Option<Duration>,
-        has_followed: bool,
+        known: Option<Box<Known>>,
     ) -> Result<Office, LogError> {
-        let begun = Instant::now();
-        match self.open().await {
+        let (begun, has_followed) = (Instant::now(), known.is_some());
+        match self.open(known).await {
             Ok(recovered) => {
                 let after = silence.map(|silence| silence + begun.elapsed());
                 Ok(Office { lease, recovered, after, has_followed })
@@ -111,11 +115,14 @@ impl Life {
         }
     }
 
-    async fn open(&self) -> Result<Recovered, LogError> {
+    async fn open(&self, known: Option<Box<Known>>) -> Result<Recovered, LogError> {
         let store = &self.candidate.store;
-        let (log, recalled) = EventLog::open(store).await?;
-        tracing::info!(jobs = recalled.jobs.len(), entries = recalled.entries.len(), store = %store, "event log read");
-        let mut recovered = recover(log, recalled, self.rules.clone());
+        let (log, recalled) = EventLog::open_knowing(store, known.as_ref().map_or(0, |known| known.last())).await?;
+        tracing::info!(
+            jobs = recalled.jobs.len(), entries = recalled.entries.len(), known = recalled.known, store = %store,
+            "event log read"
+        );
+        let mut recovered = recover(log, recalled, known, self.rules.clone());
         recovered.condense().await?;
         // What was read while following may have grown since.
         self.shared.curves.forget();

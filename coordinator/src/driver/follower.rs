@@ -5,7 +5,7 @@ use cappa_core::Event;
 use tokio::sync::mpsc;
 
 use super::mailbox::{Batch, Mailbox};
-use super::{Rules, View};
+use super::{Known, Rules, View};
 use crate::log::{LogError, News, Recalled, Tail};
 
 /// News that wait for the loop at most.
@@ -14,13 +14,15 @@ const AHEAD: usize = 4;
 /// A state that follows the log.
 pub(crate) struct Follower {
     view: View,
+    /// The newest entry that it knows.
+    last: u64,
     rules: Rules,
 }
 
 /// How following ended.
 pub(crate) enum Followed<T> {
-    /// What was awaited has come.
-    Until(T),
+    /// What was awaited has come; and what it knew by then.
+    Until(T, Box<Known>),
     /// Nobody asks any more.
     Stopped,
 }
@@ -28,7 +30,7 @@ pub(crate) enum Followed<T> {
 impl Follower {
     /// Knows nothing until the tail tells.
     pub(crate) fn new(rules: Rules) -> Self {
-        Self { view: View::of(Recalled::default(), rules.clone()), rules }
+        Self { view: View::of(Recalled::default(), rules.clone()), last: 0, rules }
     }
 
     /// Serves readers until `end` comes to something.
@@ -48,22 +50,28 @@ impl Follower {
         let ended = loop {
             tokio::select! {
                 biased;
-                ended = &mut end => break Ok(Followed::Until(ended)),
+                ended = &mut end => break Ok(Some(ended)),
                 told = news.recv() => match told {
                     Some(Ok(news)) => self.learn(news, mailbox),
                     Some(Err(error)) => break Err(error),
-                    None => break Ok(Followed::Stopped),
+                    None => break Ok(None),
                 },
                 received = mailbox.receive(&mut batch) => {
                     if !received {
-                        break Ok(Followed::Stopped);
+                        break Ok(None);
                     }
                     self.answer(&mut batch);
                 }
             }
         };
         reading.abort();
-        ended
+        let (history, last) = (self.view.history, self.last);
+        Ok(match ended? {
+            Some(ended) => {
+                Followed::Until(ended, Box::new(Known { state: self.view.core.into_state(), history, last }))
+            }
+            None => Followed::Stopped,
+        })
     }
 
     fn learn(&mut self, news: News, mailbox: &Mailbox) {
@@ -82,6 +90,7 @@ impl Follower {
                 last
             }
         };
+        self.last = last;
         self.view.planned.refresh();
         mailbox.changed.send_replace(last);
     }

@@ -32,14 +32,11 @@ use crate::clock::Clock;
 use crate::facts::Facts;
 use crate::history::History;
 use crate::indexing::Indexing;
-use crate::log::{EventLog, LogError, Recalled, SavedJob};
+use crate::log::{Entry, EventLog, LogError, Recalled, SavedJob};
 use crate::metrics::Durations;
 
 /// How long one turn makes transitions that time and the state call for: between turns others are heard.
-const LONGEST_REVIEW: Duration = Duration::from_millis(5);
-
-/// Transitions between two looks at the clock.
-const TRANSITIONS: usize = 4;
+const LONGEST_REVIEW: Duration = Duration::from_millis(3);
 
 /// How long an append may take before people are told.
 const SLOW_APPEND: Duration = Duration::from_secs(5);
@@ -95,6 +92,20 @@ pub(crate) struct Recovered {
     last: u64,
 }
 
+/// What one that has followed knows of the log, all entries up to one.
+pub(crate) struct Known {
+    state: State,
+    history: History,
+    last: u64,
+}
+
+impl Known {
+    /// The newest entry that it knows.
+    pub(crate) fn last(&self) -> u64 {
+        self.last
+    }
+}
+
 /// What a state goes by besides the log.
 #[derive(Clone)]
 pub(crate) struct Rules {
@@ -104,19 +115,26 @@ pub(crate) struct Rules {
     pub(crate) facts: Facts,
 }
 
-/// Rebuilds the state from the log: from its snapshot, and from the entries since.
-pub(crate) fn recover(log: EventLog, recalled: Recalled, rules: Rules) -> Recovered {
+/// Rebuilds the state from the log: from its snapshot or from what is known, and from the entries since.
+pub(crate) fn recover(log: EventLog, recalled: Recalled, known: Option<Box<Known>>, rules: Rules) -> Recovered {
     let mut condenser = Condenser::starting_at(recalled.through, recalled.at);
     recalled.entries.iter().for_each(|entry| condenser.appended(entry));
     let last = recalled.last();
-    Recovered { view: View::of(recalled, rules), log, condenser, last }
+    let view = match known.filter(|_| recalled.known > 0) {
+        Some(known) => {
+            let Known { state, history, last } = *known;
+            let since = recalled.entries.partition_point(|entry| entry.sequence <= last);
+            View::going_on(state, history, recalled.newest(), &recalled.entries[since..], rules)
+        }
+        None => View::of(recalled, rules),
+    };
+    Recovered { view, log, condenser, last }
 }
 
 impl View {
     fn of(recalled: Recalled, rules: Rules) -> Self {
-        let Rules { timings, policy, indexing, facts } = rules;
-        let Recalled { at, common, jobs, entries, .. } = recalled;
-        let clock = Clock::starting_after(entries.last().map_or(at, |entry| entry.record.at));
+        let at = recalled.newest();
+        let Recalled { common, jobs, entries, .. } = recalled;
         let (jobs, histories): (Vec<_>, Vec<_>) = jobs
             .into_iter()
             .map(|SavedJob { job, history }| {
@@ -124,9 +142,15 @@ impl View {
                 (job, (id, history))
             })
             .unzip();
+        Self::going_on(State::of(jobs, common), History::of(histories), at, &entries, rules)
+    }
+
+    /// From a state and the entries since, the newest of which, or of the state's, is of this time.
+    fn going_on(state: State, mut history: History, at: Time, entries: &[Entry], rules: Rules) -> Self {
+        let Rules { timings, policy, indexing, facts } = rules;
+        let clock = Clock::starting_after(at);
         let records = entries.iter().map(|entry| &entry.record);
-        let core = Core::resume(timings, clock.now(), State::of(jobs, common), records).with_policy(policy);
-        let mut history = History::of(histories);
+        let core = Core::resume(timings, clock.now(), state, records).with_policy(policy);
         entries.iter().for_each(|entry| history.apply(entry));
         Self { core, history, indexing, facts, clock, planned: Planned::default() }
     }
@@ -178,9 +202,8 @@ impl Driver {
     }
 
     async fn turn(&mut self, batch: &mut Batch) -> Result<(), LogError> {
-        self.view.planned.refresh();
         // All that the last turn decided is durable: who reads need not wait for what this one decides.
-        batch.reads.drain(..).for_each(|read| read(&self.view));
+        self.answer(batch);
         let mut records: Vec<Record> = Vec::new();
         let mut replies = Vec::new();
         for Asked { command, reply } in batch.asked.drain(..) {
@@ -201,11 +224,20 @@ impl Driver {
             let _ = reply.send(result);
         }
         if is_due {
+            // So is what this one has decided: who came meanwhile need not wait for what is done about it either.
+            self.mailbox.take_reads(batch);
+            self.answer(batch);
             let begun = Instant::now();
             let was_all = self.reconcile();
             self.looks.end(reviewed + begun.elapsed(), is_all && was_all);
         }
         Ok(())
+    }
+
+    /// Answers who reads.
+    fn answer(&mut self, batch: &mut Batch) {
+        self.view.planned.refresh();
+        batch.reads.drain(..).for_each(|read| read(&self.view));
     }
 
     fn perform(&mut self, command: &Command) -> Result<Vec<Record>, Refusal> {
@@ -228,7 +260,7 @@ impl Driver {
     fn review(&mut self, records: &mut Vec<Record>) -> bool {
         let begun = Instant::now();
         loop {
-            let (decided, is_all) = self.view.core.review_up_to(self.view.now(), TRANSITIONS);
+            let (decided, is_all) = self.view.core.review_up_to(self.view.now(), 1);
             records.extend(decided);
             if is_all || begun.elapsed() >= LONGEST_REVIEW {
                 return is_all;
@@ -253,7 +285,12 @@ impl Driver {
         }
         for entry in patiently(self.log.append(records)).await? {
             let Record { job, change, .. } = &entry.record;
-            tracing::info!(sequence = entry.sequence, job = job.as_ref().map(field::display), change = kind(change), "logged");
+            tracing::info!(
+                sequence = entry.sequence,
+                job = job.as_ref().map(field::display),
+                change = kind(change),
+                "logged"
+            );
             let history = job.as_ref().and_then(|job| self.view.history.job(job));
             let members = history.map_or(&[][..], |history| &history.members);
             self.durations.logged(&entry.record, members, self.view.core.presence());

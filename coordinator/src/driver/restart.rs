@@ -10,9 +10,10 @@ use cappa_core::{
 use cappa_proto as proto;
 use cappa_shared::storage::{AllowList, Location};
 
-use super::{Recovered, Rules, recover};
+use super::{Known, Recovered, Rules, recover};
 use crate::curves::Curves;
 use crate::facts::Facts;
+use crate::history::History;
 use crate::indexing::Indexing;
 use crate::log::EventLog;
 use crate::services::list;
@@ -72,15 +73,28 @@ fn life(n: u64) -> Vec<Record> {
         Change::Ended { ending: Ending::Succeeded { step, summary } },
         Change::Swept,
     ];
-    let record = |(place, change): (u64, Change)| Record { at: Time(1_000_000 + n * 10 + place), job: Some(id(n)), change };
+    let record =
+        |(place, change): (u64, Change)| Record { at: Time(1_000_000 + n * 10 + place), job: Some(id(n)), change };
     (0..).zip(changes).map(record).collect()
 }
 
 async fn start(store: &Location) -> Recovered {
-    let (log, recalled) = EventLog::open(store).await.unwrap();
+    take_over(store, None).await.0
+}
+
+/// A start of one that may have followed; and how many jobs of the snapshot it has read.
+async fn take_over(store: &Location, known: Option<Box<Known>>) -> (Recovered, usize) {
+    let (log, recalled) = EventLog::open_knowing(store, known.as_ref().map_or(0, |known| known.last())).await.unwrap();
     let indexing = Indexing::new(AllowList::everything());
     let (policy, facts) = (Policy::default(), Facts::default());
-    recover(log, recalled, Rules { timings: TIMINGS, policy, indexing, facts })
+    let read = recalled.jobs.len();
+    (recover(log, recalled, known, Rules { timings: TIMINGS, policy, indexing, facts }), read)
+}
+
+/// What a follower would know that had come as far as this start.
+fn known(recovered: Recovered) -> Option<Box<Known>> {
+    let Recovered { view, last, .. } = recovered;
+    Some(Box::new(Known { state: view.core.into_state(), history: view.history, last }))
 }
 
 /// All that a start knows, as text.
@@ -125,6 +139,39 @@ async fn a_start_from_a_snapshot_knows_what_a_start_from_all_entries_knows() {
     let third = start(&store).await;
     assert_eq!(told(&third), told(&second));
     assert_eq!(third.view.core.state().job_of_key("team-1", "key-1").unwrap().id, id(1));
+}
+
+#[tokio::test]
+async fn a_successor_that_has_followed_knows_what_any_start_knows_and_reads_no_job_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = cappa_shared::storage::create(folder.path().to_str().unwrap()).unwrap();
+    let mut writer = start(&store).await;
+    writer.log.append((0..3).flat_map(life).collect()).await.unwrap();
+    let mut writer = start(&store).await;
+    condense(&mut writer).await;
+    let mut later = life(3);
+    let rest = later.split_off(3);
+    writer.log.append(later).await.unwrap();
+    let followed = known(start(&store).await);
+    assert_eq!(followed.as_ref().unwrap().last(), 27);
+    // What it has not heard of yet, when it comes to lead.
+    let mut writer = start(&store).await;
+    writer.log.append(rest).await.unwrap();
+    let (successor, read) = take_over(&store, followed).await;
+    assert_eq!((read, successor.last), (0, 32));
+    let expected = told(&start(&store).await);
+    assert_eq!(told(&successor), expected);
+    // Its own snapshot has the job that changed since the one before, also where it knew of it already.
+    let mut successor_again = take_over(&store, known(successor)).await.0;
+    let snapshot = successor_again.condenser.snapshot(&successor_again.view);
+    assert_eq!(snapshot.jobs.iter().map(|saved| saved.job.id.clone()).collect::<Vec<_>>(), [id(3)]);
+    condense(&mut successor_again).await;
+    assert_eq!(told(&start(&store).await), expected);
+
+    // One that is far behind reads the snapshot.
+    let nothing = Known { state: cappa_core::State::default(), history: History::default(), last: 5 };
+    let (behind, read) = take_over(&store, Some(Box::new(nothing))).await;
+    assert_eq!((read, told(&behind)), (4, expected));
 }
 
 /// Writes a log as programs did that knew format 1: entries only, of records without what came to them since.
@@ -238,6 +285,11 @@ async fn a_start_over_a_hundred_thousand_finished_jobs_takes_seconds() {
     let took = begun.elapsed();
     println!("start from the snapshot of 100,000 jobs: {:.1} s, {:.0} MiB", took.as_secs_f64(), resident_mib());
     assert_eq!(from_snapshot.view.core.state().jobs().count(), 100_000);
+    let followed = known(start(&store).await);
+    let begun = Instant::now();
+    let (_, read) = take_over(&store, followed).await;
+    println!("take-over by one that has followed: {:.2} s", begun.elapsed().as_secs_f64());
+    assert_eq!(read, 0);
     let (view, curves) = (&from_snapshot.view, Curves::default());
     let page = |request: &proto::ListRequest| list::page(view, &curves, request).unwrap();
     let listed = timed("a page of the list", || {

@@ -5,6 +5,7 @@ mod backup;
 mod format;
 mod snapshot;
 mod tail;
+mod threads;
 
 use std::sync::Arc;
 
@@ -20,6 +21,7 @@ pub(crate) use backup::{back_up, restore};
 pub(crate) use format::FORMAT;
 pub(crate) use snapshot::{SavedJob, Snapshot};
 pub(crate) use tail::{News, Tail};
+use threads::Threads;
 
 /// Set while a backup is being restored.
 const RESTORING: &str = "restoring";
@@ -33,6 +35,8 @@ pub(crate) struct EventLog {
     covered: u64,
     /// The newest entry that is deleted, as are all before it.
     cleared: u64,
+    /// Where the log's own tasks run, until it is closed.
+    _threads: Threads,
 }
 
 /// What a log tells on opening: the snapshot, and the entries since.
@@ -42,6 +46,8 @@ pub(crate) struct Recalled {
     pub(crate) at: Time,
     /// The newest entry that the snapshot covers; zero without one.
     pub(crate) through: u64,
+    /// The newest entry that whoever opened the log knew: the snapshot is left out. Zero where it is not.
+    pub(crate) known: u64,
     /// What of the snapshot's state is no single job's.
     pub(crate) common: Common,
     /// The snapshot's jobs.
@@ -54,6 +60,11 @@ impl Recalled {
     /// The newest entry of all; zero without any.
     pub(crate) fn last(&self) -> u64 {
         self.entries.last().map_or(self.through, |last| last.sequence)
+    }
+
+    /// When that was written.
+    pub(crate) fn newest(&self) -> Time {
+        self.entries.last().map_or(self.at, |last| last.record.at)
     }
 }
 
@@ -78,6 +89,9 @@ pub enum LogError {
     /// The log has closed by itself.
     #[error("the event log has closed by itself ({0:?}); check the store and start again")]
     Closed(CloseReason),
+    /// The system gives the log no thread of its own.
+    #[error("the event log gets no thread; raise the system's limit of processes and start again")]
+    Thread(#[source] std::io::Error),
     /// The folder of the store that holds the log can't be looked at.
     #[error("the store of the event log can't be used; check it and start again")]
     Store(#[source] StorageError),
@@ -127,16 +141,24 @@ impl From<slatedb::Error> for LogError {
 }
 
 impl EventLog {
-    /// Takes over the log below `store` and reads it. From here on, the next write of any process
+    /// The same as [`EventLog::open_knowing`] for one that knows nothing.
+    #[cfg(test)]
+    pub(crate) async fn open(store: &Location) -> Result<(Self, Recalled), LogError> {
+        Self::open_knowing(store, 0).await
+    }
+
+    /// Takes over the log below `store` and reads what whoever knows all entries up to `known` does not know. From here on, the next write of any process
     /// that had it open before fails with [`LogError::Fenced`].
     ///
     /// # Errors
     /// Every [`LogError`]. A log of a newer program is left as it is, and who has it open is not disturbed.
-    pub(crate) async fn open(store: &Location) -> Result<(Self, Recalled), LogError> {
+    pub(crate) async fn open_knowing(store: &Location, known: u64) -> Result<(Self, Recalled), LogError> {
         format::check_beside(store).await?;
-        let db = open(store).await?;
+        let threads = Threads::start().map_err(LogError::Thread)?;
+        let wanted = store.clone();
+        let db = threads.run(async move { open(&wanted).await }).await?;
         let recalled = match prepare(&db).await {
-            Ok(()) => read(&db).await,
+            Ok(()) => read(&db, known).await,
             Err(error) => Err(error),
         };
         let recalled = match recalled {
@@ -154,7 +176,8 @@ impl EventLog {
         let oldest = oldest.next().await?.map(|row| format::decode(&row.key, &row.value)).transpose()?;
         let cleared = oldest.map_or(recalled.through, |oldest| (oldest.sequence - 1).min(recalled.through));
         let status = db.subscribe();
-        Ok((Self { db, status, next: newest + 1, covered: recalled.through, cleared }, recalled))
+        let log = Self { db, status, next: newest + 1, covered: recalled.through, cleared, _threads: threads };
+        Ok((log, recalled))
     }
 
     /// Makes a snapshot the log's own, in a task beside the appends: what it covers is never read again.
@@ -246,25 +269,36 @@ async fn through(db: &(impl DbReadOps + Sync)) -> Result<u64, LogError> {
     Ok(common.through)
 }
 
-async fn read(db: &(impl DbReadOps + Sync)) -> Result<Recalled, LogError> {
+/// All that there is, without the snapshot if what it tells is known.
+async fn read(db: &(impl DbReadOps + Sync), known: u64) -> Result<Recalled, LogError> {
     let mut recalled = Recalled::default();
     if let Some(value) = db.get(format::COMMON).await? {
         let common: snapshot::CommonRow = snapshot::row(format::COMMON.as_bytes(), &value)?;
         (recalled.through, recalled.at, recalled.common) = (common.through, common.at, common.common);
     }
-    let mut jobs = db.scan_prefix(format::JOBS.as_bytes(), ..).await?;
-    while let Some(found) = jobs.next().await? {
-        let row: snapshot::JobRow = snapshot::row(&found.key, &found.value)?;
-        // Rows of a first snapshot that was not written to its end.
-        if row.through <= recalled.through {
-            recalled.jobs.push(row.saved);
-        }
+    if known > 0 && known >= recalled.through {
+        recalled.known = known;
+    } else {
+        recalled.jobs = jobs(db, recalled.through).await?;
     }
     let mut entries = db.scan(format::entry_key(recalled.through + 1)..format::entry_key(u64::MAX)).await?;
     while let Some(found) = entries.next().await? {
         recalled.entries.push(format::decode(&found.key, &found.value)?);
     }
     Ok(recalled)
+}
+
+/// The jobs of the snapshot that covers `through`.
+async fn jobs(db: &(impl DbReadOps + Sync), through: u64) -> Result<Vec<SavedJob>, LogError> {
+    let (mut jobs, mut rows) = (Vec::new(), db.scan_prefix(format::JOBS.as_bytes(), ..).await?);
+    while let Some(found) = rows.next().await? {
+        let row: snapshot::JobRow = snapshot::row(&found.key, &found.value)?;
+        // Rows of a first snapshot that was not written to its end.
+        if row.through <= through {
+            jobs.push(row.saved);
+        }
+    }
+    Ok(jobs)
 }
 
 #[cfg(test)]
@@ -347,7 +381,10 @@ mod tests {
         // They read the keys of the prefix in their order, and look at `version` first.
         let first = log.db.scan_prefix(b"log/", ..).await.unwrap().next().await.unwrap().unwrap();
         let header: serde_json::Value = serde_json::from_slice(&first.value).unwrap();
-        assert_eq!((&first.key[..], &header["version"]), (&b"log/00000000000000000000"[..], &serde_json::json!(FORMAT)));
+        assert_eq!(
+            (&first.key[..], &header["version"]),
+            (&b"log/00000000000000000000"[..], &serde_json::json!(FORMAT))
+        );
     }
 
     #[tokio::test]

@@ -99,7 +99,7 @@ impl Tail {
         }
         // The snapshot may be replaced while it is read: then it is read again, at the next time.
         let before = through(reader).await?;
-        let recalled = read(reader).await?;
+        let recalled = read(reader, 0).await?;
         if recalled.through != before || through(reader).await? != before || !follow_on(before + 1, &recalled.entries) {
             return Ok(None);
         }
