@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use crate::curves::Curves;
 use crate::driver::View;
 use crate::facts::Facts;
+use crate::history::unix_ms;
 use crate::leadership::Role;
 use crate::services::views;
 
@@ -16,42 +17,77 @@ const POINTS: usize = 1_500;
 /// Jobs that the overview lists, newest first.
 const JOBS: usize = 200;
 
-/// All that the page shows first.
-pub(super) fn overview(view: &View, curves: &Curves, facts: &Facts, role: &Role) -> Value {
-    let jobs = view.core.state().jobs_by_age(None).take(JOBS).map(|job| job_json(&views::job(view, curves, job)));
-    json!({
-        "version": env!("CARGO_PKG_VERSION"),
-        "leads": role.leads(),
-        "leader": role.leader().map(|leader| &leader.at.http),
-        "now_unix_ms": view.now().0,
-        "jobs": jobs.collect::<Vec<_>>(),
-        "workers": workers(view, facts),
-    })
+/// What the loop says of the newest jobs. All else is made of it where nobody waits for the loop.
+pub(super) struct Overview {
+    now_unix_ms: i64,
+    jobs: Vec<proto::Job>,
 }
 
-/// One job with its curve, events and workers.
-pub(super) fn detail(view: &View, curves: &Curves, facts: &Facts, id: &JobId) -> Option<Value> {
-    let job = view.core.state().job(id)?;
-    let events = view.history.job(id).map(|history| history.events.as_slice()).unwrap_or_default();
-    let points = curves.points(id, 0);
+impl Overview {
+    pub(super) fn of(view: &View, curves: &Curves) -> Self {
+        let jobs = view.core.state().jobs_by_age(None).take(JOBS).map(|job| views::job(view, curves, job));
+        Self { now_unix_ms: unix_ms(view.now()), jobs: jobs.collect() }
+    }
+
+    /// All that the page shows first.
+    pub(super) fn json(&self, workers: &[proto::Worker], facts: &Facts, role: &Role) -> Value {
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "leads": role.leads(),
+            "leader": role.leader().map(|leader| &leader.at.http),
+            "now_unix_ms": self.now_unix_ms,
+            "jobs": self.jobs.iter().map(job_json).collect::<Vec<_>>(),
+            "workers": workers_json(workers, facts),
+        })
+    }
+}
+
+/// What the loop says of one job.
+pub(super) struct Detail {
+    now_unix_ms: i64,
+    job: proto::Job,
+    events: Vec<proto::JobEvent>,
+    checkpoints: Vec<proto::CheckpointInfo>,
+}
+
+impl Detail {
+    /// None when there is no such job.
+    pub(super) fn of(view: &View, curves: &Curves, id: &JobId) -> Option<Self> {
+        let job = view.core.state().job(id)?;
+        Some(Self {
+            now_unix_ms: unix_ms(view.now()),
+            job: views::job(view, curves, job),
+            events: view.history.job(id).map(|history| history.events.clone()).unwrap_or_default(),
+            checkpoints: views::checkpoints(job),
+        })
+    }
+
+    /// The job with its curve, events and workers.
+    pub(super) fn json(&self, points: &[proto::StepMetrics], workers: &[proto::Worker], facts: &Facts) -> Value {
+        let checkpoints = self.checkpoints.iter().rev().filter(|checkpoint| !checkpoint.retired);
+        json!({
+            "now_unix_ms": self.now_unix_ms,
+            "job": job_json(&self.job),
+            "curve": thinned(points),
+            "events": self.events.iter().map(event_json).collect::<Vec<_>>(),
+            "workers": workers_json(workers, facts),
+            "checkpoints": checkpoints.map(|c| json!({
+                "step": c.step, "manifest": c.manifest, "bytes": c.bytes, "committed_unix_ms": c.committed_unix_ms,
+                "parts": c.parts, "pinned": c.pinned,
+            })).collect::<Vec<_>>(),
+        })
+    }
+}
+
+/// The curve, with so many points as can be seen.
+fn thinned(points: &[proto::StepMetrics]) -> Vec<Value> {
     let stride = points.len().div_ceil(POINTS).max(1);
     let last = points.len().saturating_sub(1);
     let is_shown = |place: usize, point: &proto::StepMetrics| {
         place.is_multiple_of(stride) || place == last || point.update() != proto::Update::Made
     };
     let thinned = points.iter().enumerate().filter(|(place, point)| is_shown(*place, point));
-    let checkpoints = views::checkpoints(job).into_iter().rev().filter(|checkpoint| !checkpoint.retired);
-    Some(json!({
-        "now_unix_ms": view.now().0,
-        "job": job_json(&views::job(view, curves, job)),
-        "curve": thinned.map(|(_, point)| point_json(point)).collect::<Vec<_>>(),
-        "events": events.iter().map(event_json).collect::<Vec<_>>(),
-        "workers": workers(view, facts),
-        "checkpoints": checkpoints.map(|c| json!({
-            "step": c.step, "manifest": c.manifest, "bytes": c.bytes, "committed_unix_ms": c.committed_unix_ms,
-            "parts": c.parts, "pinned": c.pinned,
-        })).collect::<Vec<_>>(),
-    }))
+    thinned.map(|(_, point)| point_json(point)).collect()
 }
 
 fn job_json(job: &proto::Job) -> Value {
@@ -108,8 +144,8 @@ fn event_json(event: &proto::JobEvent) -> Value {
     })
 }
 
-fn workers(view: &View, facts: &Facts) -> Vec<Value> {
-    let workers = views::workers(view, facts).into_iter();
+fn workers_json(workers: &[proto::Worker], facts: &Facts) -> Vec<Value> {
+    let workers = workers.iter();
     workers
         .map(|worker| {
             json!({

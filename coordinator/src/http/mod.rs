@@ -13,6 +13,7 @@ use tokio::net::TcpListener;
 use crate::leadership::Role;
 use crate::metrics::Snapshot;
 use crate::server::Shared;
+use crate::services::fleet;
 
 mod json;
 
@@ -80,21 +81,24 @@ async fn metrics(State(shared): State<Shared>) -> Response {
 }
 
 async fn jobs(State(shared): State<Shared>) -> Response {
-    let (curves, facts) = (shared.curves.clone(), shared.facts.clone());
-    let role = shared.role.borrow().clone();
-    match shared.handle.read(move |view| json::overview(view, &curves, &facts, &role)).await {
-        Ok(overview) => axum::Json(overview).into_response(),
-        Err(_) => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+    let (curves, role) = (shared.curves.clone(), shared.role.borrow().clone());
+    let overview = shared.handle.read(move |view| json::Overview::of(view, &curves)).await;
+    match (overview, fleet::all(&shared.handle, &shared.facts).await) {
+        (Ok(overview), Ok(workers)) => axum::Json(overview.json(&workers, &shared.facts, &role)).into_response(),
+        _ => StatusCode::SERVICE_UNAVAILABLE.into_response(),
     }
 }
 
 async fn job(State(shared): State<Shared>, Path(id): Path<String>) -> Response {
     let id = JobId(id);
-    let (curves, facts) = (shared.curves.clone(), shared.facts.clone());
+    let (curves, wanted) = (shared.curves.clone(), id.clone());
     shared.load_curve(&id).await;
-    match shared.handle.read(move |view| json::detail(view, &curves, &facts, &id)).await {
-        Ok(Some(detail)) => axum::Json(detail).into_response(),
-        Ok(None) => StatusCode::NOT_FOUND.into_response(),
-        Err(_) => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+    let detail = shared.handle.read(move |view| json::Detail::of(view, &curves, &wanted)).await;
+    match (detail, fleet::all(&shared.handle, &shared.facts).await) {
+        (Ok(Some(detail)), Ok(workers)) => {
+            axum::Json(detail.json(&shared.curves.points(&id, 0), &workers, &shared.facts)).into_response()
+        }
+        (Ok(None), _) => StatusCode::NOT_FOUND.into_response(),
+        _ => StatusCode::SERVICE_UNAVAILABLE.into_response(),
     }
 }

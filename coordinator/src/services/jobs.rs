@@ -12,7 +12,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::status::{bad_request, not_found, refused, status};
-use super::{follow, list, queue, views};
+use super::{fleet, follow, list, queue, views};
 use crate::admission::{Admission, Document, Rejected};
 use crate::server::{Shared, abandoned};
 
@@ -65,13 +65,9 @@ impl JobsService {
         }
     }
 
-    async fn workers(
-        &self,
-        is_wanted: impl Fn(&str) -> bool + Send + 'static,
-    ) -> Result<Response<proto::ListWorkersResponse>, Status> {
-        let facts = self.shared.facts.clone();
-        let mut workers = self.shared.handle.read(move |view| views::workers(view, &facts)).await?;
-        workers.retain(|worker| is_wanted(&worker.id));
+    /// A worker after a change.
+    async fn worker(&self, id: WorkerId) -> Result<Response<proto::ListWorkersResponse>, Status> {
+        let workers = fleet::one(&self.shared.handle, &self.shared.facts, id).await?;
         Ok(Response::new(proto::ListWorkersResponse { workers }))
     }
 
@@ -275,7 +271,8 @@ impl Jobs for JobsService {
         &self,
         _request: Request<proto::ListWorkersRequest>,
     ) -> Result<Response<proto::ListWorkersResponse>, Status> {
-        self.workers(|_| true).await
+        let workers = fleet::all(&self.shared.handle, &self.shared.facts).await?;
+        Ok(Response::new(proto::ListWorkersResponse { workers }))
     }
 
     async fn release_worker(
@@ -284,7 +281,7 @@ impl Jobs for JobsService {
     ) -> Result<Response<proto::ListWorkersResponse>, Status> {
         let (worker, reason) = of_worker(request, "released");
         self.perform(Command::ReleaseWorker { worker: worker.clone(), reason }).await?;
-        self.workers(move |id| id == worker.as_str()).await
+        self.worker(worker).await
     }
 
     async fn cordon_worker(
@@ -293,7 +290,7 @@ impl Jobs for JobsService {
     ) -> Result<Response<proto::ListWorkersResponse>, Status> {
         let (worker, reason) = of_worker(request, "cordoned");
         self.perform(Command::CordonWorker { worker: worker.clone(), reason }).await?;
-        self.workers(move |id| id == worker.as_str()).await
+        self.worker(worker).await
     }
 
     async fn drain_worker(
@@ -302,7 +299,7 @@ impl Jobs for JobsService {
     ) -> Result<Response<proto::ListWorkersResponse>, Status> {
         let (worker, reason) = of_worker(request, "drained");
         self.perform(Command::DrainWorker { worker: worker.clone(), reason }).await?;
-        self.workers(move |id| id == worker.as_str()).await
+        self.worker(worker).await
     }
 }
 

@@ -1,5 +1,6 @@
 //! The gRPC services: thin translations between the wire and the driver.
 
+pub(crate) mod fleet;
 mod follow;
 mod jobs;
 pub(crate) mod list;

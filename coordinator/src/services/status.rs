@@ -77,7 +77,9 @@ pub(crate) fn refused(refusal: &Refusal) -> Status {
             status(Code::AlreadyExists, format!("job {job} exists already"))
         }
         Refusal::UnknownWorker(worker) => status(Code::NotFound, format!("no worker `{worker}` is connected")),
-        Refusal::NotQuarantined(worker) => status(Code::WrongState, format!("worker {worker} is neither quarantined nor cordoned")),
+        Refusal::NotQuarantined(worker) => {
+            status(Code::WrongState, format!("worker {worker} is neither quarantined nor cordoned"))
+        }
         Refusal::WorkerIdTaken => {
             status(Code::AlreadyExists, "another live process has this worker id; give each worker its own")
         }

@@ -1,8 +1,6 @@
-//! Jobs and workers as the wire shows them.
+//! Jobs as the wire shows them.
 
-use std::collections::HashMap;
-
-use cappa_core::{Checkpoint, Ending, Group, Holding, Job, Member, Phase, Reason, Stage, WorkerId, WorkerPresence};
+use cappa_core::{Checkpoint, Ending, Group, Job, Member, Phase, Reason, Stage};
 use cappa_proto as proto;
 use cappa_proto::JobState;
 
@@ -11,7 +9,6 @@ use crate::accounting::BUCKETS;
 use crate::checkpoints::manifest_path;
 use crate::curves::{Curves, Summary};
 use crate::driver::View;
-use crate::facts::Facts;
 use crate::history::unix_ms;
 use crate::indexing::Standing;
 
@@ -209,68 +206,5 @@ fn checkpoint(job: &Job, checkpoint: &Checkpoint) -> proto::CheckpointInfo {
         generation: checkpoint.generation.0,
         pinned: checkpoint.pin.clone(),
         retired: false,
-    }
-}
-
-/// All workers that this process has seen, and those that are quarantined or cordoned, by id.
-pub(crate) fn workers(view: &View, facts: &Facts) -> Vec<proto::Worker> {
-    let presence = view.core.presence();
-    let groups = view.core.state().live_jobs().filter_map(Job::group);
-    let ranks: HashMap<&WorkerId, u32> =
-        groups.flat_map(|group| group.members.iter().map(|member| &member.worker).zip(0..)).collect();
-    let rank = |id| ranks.get(id).copied().unwrap_or(0);
-    let seen = presence.workers().map(|(id, presence)| worker(view, facts, id, presence, rank(id)));
-    let quarantined = view.core.state().flaps().quarantined();
-    let unseen = quarantined.filter(|(id, _)| presence.worker(id).is_none()).map(|(id, quarantine)| proto::Worker {
-        id: id.to_string(),
-        state: "lost".to_owned(),
-        note: quarantine.reason.clone(),
-        quarantined_until_unix_ms: quarantine.until.map_or(0, unix_ms),
-        ..proto::Worker::default()
-    });
-    let mut all: Vec<_> = seen.chain(unseen).collect();
-    all.sort_by(|a, b| a.id.cmp(&b.id));
-    all
-}
-
-fn worker(view: &View, facts: &Facts, id: &WorkerId, presence: &WorkerPresence, rank: u32) -> proto::Worker {
-    let job = view.core.state().job_of(id);
-    let facts = facts.of(id);
-    let holding = presence.holding.as_ref();
-    let quarantine = view.core.state().flaps().quarantine(id);
-    let leaves = presence.leaving.as_ref().or(presence.asked_to_end.as_ref());
-    let at = job.map(|job| job.id.to_string()).or_else(|| holding.map(|holding| holding.job.to_string()));
-    proto::Worker {
-        id: id.to_string(),
-        host: presence.host.clone(),
-        state: worker_state(view, id, presence, job).to_owned(),
-        job_id: at.unwrap_or_default(),
-        rank,
-        step: holding.map_or(0, |holding| holding.step.0),
-        version: facts.version,
-        device: facts.device,
-        last_heard_unix_ms: unix_ms(presence.last_heard),
-        note: quarantine.map(|quarantine| &quarantine.reason).or(leaves).cloned().unwrap_or_default(),
-        quarantined_until_unix_ms: quarantine.and_then(|quarantine| quarantine.until).map_or(0, unix_ms),
-    }
-}
-
-/// One of the words of `Worker.state`.
-pub(crate) fn worker_state(view: &View, id: &WorkerId, presence: &WorkerPresence, job: Option<&Job>) -> &'static str {
-    if !presence.is_live(view.now(), view.core.timings().detection) {
-        return "lost";
-    }
-    if let (None, Some(quarantine)) = (job, view.core.state().flaps().quarantine(id)) {
-        return if quarantine.until.is_some() { "quarantined" } else { "cordoned" };
-    }
-    if job.is_none() && presence.is_leaving() {
-        return "leaving";
-    }
-    let stage = job.and_then(Job::group).map(|group| &group.stage);
-    match (stage, &presence.holding) {
-        (Some(Stage::Forming | Stage::Breaking { .. }), _) => "forming",
-        (Some(Stage::Running { .. } | Stage::Evaluating { .. }), _) => "training",
-        (None, Some(Holding { .. })) => "holding",
-        (None, None) => "idle",
     }
 }
