@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use cappa_core::JobId;
 use cappa_proto::{Quarantined, StepMetrics, Update};
@@ -13,10 +14,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::accounting::StepTime;
 
+/// Curves of jobs that are over which stay in memory: those that were used last.
+const KEPT_OVER: usize = 64;
+
 /// All curves. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Curves {
     jobs: Arc<Mutex<HashMap<JobId, Curve>>>,
+    uses: Arc<AtomicU64>,
 }
 
 #[derive(Debug, Default)]
@@ -31,6 +36,10 @@ struct Curve {
     examples: u64,
     quarantined: u64,
     reasons: BTreeMap<String, u64>,
+    /// Its points were let go, and are in the job's folder.
+    is_let_go: bool,
+    /// When it was used last: the number of that use.
+    used: u64,
 }
 
 /// What a job's steps sum up to.
@@ -151,9 +160,34 @@ impl Curves {
         self.jobs.lock().clear();
     }
 
-    /// Whether anything is known of the job.
+    /// Whether the job's curve is in memory, which counts as a use of it.
     pub(crate) fn knows(&self, job: &JobId) -> bool {
-        self.jobs.lock().contains_key(job)
+        let mut jobs = self.jobs.lock();
+        let Some(curve) = jobs.get_mut(job).filter(|curve| !curve.is_let_go) else { return false };
+        curve.used = self.uses.fetch_add(1, Ordering::Relaxed);
+        true
+    }
+
+    /// Jobs whose curves are in memory, and in their folders as well.
+    pub(crate) fn held(&self) -> Vec<JobId> {
+        let jobs = self.jobs.lock();
+        let held = jobs.iter().filter(|(_, curve)| !curve.is_let_go && curve.unsaved.is_empty());
+        held.map(|(job, _)| job.clone()).collect()
+    }
+
+    /// Of these jobs, which are over, only the curves that were used last stay. The others are read again when someone asks for
+    /// them.
+    pub(crate) fn let_go(&self, mut over: Vec<JobId>) {
+        let mut jobs = self.jobs.lock();
+        over.sort_by_cached_key(|job| std::cmp::Reverse(jobs.get(job).map(|curve| curve.used)));
+        for job in over.into_iter().skip(KEPT_OVER) {
+            // What nobody has quarantined leaves nothing that the folder does not have.
+            match jobs.get_mut(&job) {
+                Some(curve) if !curve.unsaved.is_empty() => {}
+                Some(curve) if curve.quarantined > 0 => curve.let_go(),
+                _ => drop(jobs.remove(&job)),
+            }
+        }
     }
 
     /// Writes the points that are not there yet as one segment of the job's folder.
@@ -212,6 +246,8 @@ impl Curves {
         let mut jobs = self.jobs.lock();
         let curve = jobs.entry(job.clone()).or_default();
         curve.abandoned = curve.abandoned.or(abandoned);
+        curve.is_let_go = false;
+        curve.used = self.uses.fetch_add(1, Ordering::Relaxed);
         curve.read.extend(read);
         for point in points {
             curve.insert(point);
@@ -221,6 +257,12 @@ impl Curves {
 }
 
 impl Curve {
+    /// Keeps only what the job's folder does not have.
+    fn let_go(&mut self) {
+        let (reasons, quarantined) = (std::mem::take(&mut self.reasons), self.quarantined);
+        *self = Self { reasons, quarantined, is_let_go: true, ..Self::default() };
+    }
+
     /// False when there is a point for the step already that counts more, or the step was given up.
     fn insert(&mut self, point: StepMetrics) -> bool {
         let is_known = self.points.get(&point.step).is_some_and(|known| known.generation >= point.generation);
@@ -278,6 +320,32 @@ mod tests {
         assert!(points[1].loss.is_nan());
         let summary = reloaded.summary(&job);
         assert_eq!((summary.step, summary.latest.unwrap().loss), (2, 3.0));
+    }
+
+    #[tokio::test]
+    async fn curves_of_very_many_jobs_that_are_over_are_not_all_in_memory_and_are_read_again_when_asked_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = |job: &JobId| format!("{}/{job}", folder.path().display());
+        let curves = Curves::default();
+        let over: Vec<JobId> = (0..KEPT_OVER + 3).map(|n| JobId(format!("job-{n:03}"))).collect();
+        for job in &over {
+            curves.add(job, vec![point(1, 3.0), point(2, 2.0)]);
+            curves.save(job, &url(job)).await.unwrap();
+        }
+        let [used, quarantining, unsaved] = [&over[0], &over[1], &over[2]];
+        over.iter().chain([used]).for_each(|job| assert!(curves.knows(job)));
+        curves.quarantine(quarantining, &[], 7);
+        curves.add(unsaved, vec![point(3, 1.0)]);
+        assert_eq!(curves.held().len(), over.len() - 1);
+        curves.let_go(over.clone());
+        assert_eq!((curves.held().len(), curves.unsaved().len()), (KEPT_OVER, 1));
+        assert!(curves.knows(used), "it was used last");
+
+        assert!(!curves.knows(quarantining) && curves.points(quarantining, 0).is_empty());
+        assert_eq!(curves.summary(quarantining).quarantined, 7, "the folder does not have that");
+        curves.load(quarantining, &url(quarantining), None).await.unwrap();
+        assert_eq!((curves.points(quarantining, 0).len(), curves.summary(quarantining).time.total), (2, 1.0));
+        assert!(curves.knows(quarantining));
     }
 
     #[tokio::test]

@@ -29,7 +29,7 @@ use crate::leadership::{Addresses, Candidate, RedirectLayer, Role, Roles};
 use crate::life::{Life, follow_curves};
 use crate::log::LogError;
 use crate::logs::Logs;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, is_past};
 use crate::services::{JobsService, WorkersService};
 use crate::sessions::Sessions;
 
@@ -41,6 +41,9 @@ const SETTLE: Duration = Duration::from_secs(1);
 
 /// How often new points of the curves are written to the jobs' folders.
 const SAVE_EVERY: Duration = Duration::from_secs(3);
+
+/// After how many times of that curves of jobs that are over are let go.
+const LET_GO_EVERY: u64 = 20;
 
 /// How long calls that are being answered keep an orderly end waiting.
 const LAST_CALLS: Duration = Duration::from_millis(200);
@@ -320,7 +323,7 @@ fn serve_grpc(
 
 async fn save_curves(shared: Shared) {
     let mut tick = tokio::time::interval(SAVE_EVERY);
-    loop {
+    for saved in 1_u64.. {
         tokio::select! {
             () = shared.stop.cancelled() => return,
             _ = tick.tick() => {}
@@ -330,12 +333,24 @@ async fn save_curves(shared: Shared) {
         } else {
             follow_curves(&shared).await;
         }
+        if saved.is_multiple_of(LET_GO_EVERY) {
+            let_go(&shared).await;
+        }
     }
 }
 
 async fn save_once(handle: &Handle, curves: &Curves) {
     for job in curves.unsaved() {
         save_curve(handle, curves, &job).await;
+    }
+}
+
+/// Of most jobs that are over the curve is in their folder only.
+async fn let_go(shared: &Shared) {
+    let held = shared.curves.held();
+    let over = shared.handle.read(move |view| held.into_iter().filter(|job| is_past(view, job)).collect());
+    if let Ok(over) = over.await {
+        shared.curves.let_go(over);
     }
 }
 

@@ -17,7 +17,7 @@ use prometheus_client::registry::Registry;
 
 pub(crate) use durations::Durations;
 pub(crate) use rpc::RpcLayer;
-pub(crate) use snapshot::Snapshot;
+pub(crate) use snapshot::{Snapshot, is_past};
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Phase {

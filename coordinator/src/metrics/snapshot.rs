@@ -12,7 +12,7 @@ use super::names;
 use crate::curves::{Curves, Summary};
 use crate::driver::View;
 use crate::leadership::Role;
-use crate::services::views;
+use crate::services::{fleet, views};
 
 type Labels = Vec<(&'static str, String)>;
 
@@ -30,7 +30,7 @@ impl Snapshot {
         let mut jobs: BTreeMap<i32, f64> = BTreeMap::new();
         for job in view.core.state().jobs() {
             *jobs.entry(views::state(job).into()).or_default() += 1.0;
-            if !job.has_ended() || view.now().since(job.phase_since) < KEPT_AFTER_END {
+            if is_shown(view, job) {
                 snapshot.job(view, job, &curves.summary(&job.id));
             }
         }
@@ -40,9 +40,11 @@ impl Snapshot {
             snapshot.gauge(names::JOBS, vec![("state", state)], count);
         }
         let mut workers: BTreeMap<&str, f64> =
-            ["idle", "forming", "training", "holding", "leaving", "quarantined", "cordoned", "lost"].map(|s| (s, 0.0)).into();
+            ["idle", "forming", "training", "holding", "leaving", "quarantined", "cordoned", "lost"]
+                .map(|s| (s, 0.0))
+                .into();
         for (id, presence) in view.core.presence().workers() {
-            let state = views::worker_state(view, id, presence, view.core.state().job_of(id));
+            let state = fleet::worker_state(view, id, presence, view.core.state().job_of(id));
             *workers.entry(state).or_default() += 1.0;
         }
         for (state, count) in workers {
@@ -111,6 +113,15 @@ impl Snapshot {
 
 /// An ended job is still shown for so long, so that its last numbers are scraped.
 const KEPT_AFTER_END: std::time::Duration = std::time::Duration::from_secs(600);
+
+fn is_shown(view: &View, job: &cappa_core::Job) -> bool {
+    !job.has_ended() || view.now().since(job.phase_since) < KEPT_AFTER_END
+}
+
+/// Whether a job has been over for so long that nothing of it is scraped any more.
+pub(crate) fn is_past(view: &View, job: &cappa_core::JobId) -> bool {
+    view.core.state().job(job).is_none_or(|job| !is_shown(view, job))
+}
 
 impl Collector for Snapshot {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
