@@ -240,7 +240,7 @@ mod tests {
                 measure: measure.into(),
                 value: value(&run.setting, run.seed),
                 blind: None,
-                chance: Some(0.5),
+                chance: (!is_cost(measure)).then_some(0.5),
             };
             let scores = ["few-shot-objects, 10 a class", "relations", "perplexity of a token"].map(score).to_vec();
             Ran { setting: run.setting, seed: run.seed, transfer: None, job: run.name(), loss: 1.0, scores }
