@@ -170,3 +170,60 @@ impl Network {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use cappa_shared::spec::SpecBase;
+
+    use super::*;
+
+    fn network(objective: &str) -> Network {
+        let text = format!(
+            "apiVersion: cappa.dev/v1\nname: n\nobjective: {objective}\nmodel: {{ preset: tiny, width: 64, layers: 1, mlp: 64 }}\n\
+             data: {{ train: a.json, tokenizer: t.json }}\nduration: {{ steps: 1 }}\n"
+        );
+        let spec = JobSpec::parse(&text, &SpecBase::folder("/jobs")).unwrap();
+        let network = Network::new(&spec, Device::Cpu).unwrap();
+        // An untrained captioner finds everything as likely.
+        for (place, param) in network.params().tensors().enumerate() {
+            let wave = Tensor::arange(param.numel() as i64, (Kind::Float, Device::Cpu)) * 0.7 + place as f64;
+            let _ = tch::no_grad(|| param.shallow_clone().g_add_(&(wave.sin().view_as(param) * 0.05)));
+        }
+        network
+    }
+
+    /// Texts of two tokens, the first of which is this.
+    fn texts(first: &[i64]) -> Tensor {
+        let rows = Tensor::zeros([first.len() as i64, 24], (Kind::Int64, Device::Cpu));
+        rows.select(1, 0).copy_(&Tensor::from_slice(first));
+        let _ = rows.select(1, 1).fill_(1);
+        rows
+    }
+
+    #[test]
+    fn a_label_is_what_its_prompts_say_on_average() {
+        let images = (Tensor::arange(2 * 64 * 64 * 3, (Kind::Float, Device::Cpu)) * 0.37).sin().view([2, 64, 64, 3]);
+        // Two labels with two prompts each, label by label.
+        let (both, [one, other]) = (texts(&[10, 20, 11, 21]), [texts(&[10, 11]), texts(&[20, 21])]);
+        for objective in ["cap", "clip"] {
+            let network = network(objective);
+            let encoded = network.encode(&images).unwrap();
+            let scores = |texts: &Tensor, prompts| {
+                let candidates = network.candidates(texts.shallow_clone(), prompts).unwrap();
+                network.score(&encoded, &candidates).unwrap()
+            };
+            let mean = (scores(&one, 1) + scores(&other, 1)) / 2.0;
+            let (found, apart) = (scores(&both, 2), scores(&one, 1) - scores(&other, 1));
+            assert!(apart.abs().min().double_value(&[]) > 1e-4, "{objective}: the prompts say the same");
+            // Of two towers the label's embedding has length 1 again: each column is longer by one factor.
+            let ratio = &found / &mean;
+            let spread = (ratio.select(0, 0) - ratio.select(0, 1)).abs().max().double_value(&[]);
+            assert!(spread < 1e-3, "{objective}: {ratio:?} {spread}");
+            let factor = ratio.min().double_value(&[]);
+            assert!(
+                if objective == "cap" { (factor - 1.0).abs() < 1e-5 } else { factor > 1.0 },
+                "{objective}: {factor}"
+            );
+        }
+    }
+}
