@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use cappa_core::JobId;
+use cappa_proto as proto;
 use cappa_proto::jobs_server::JobsServer;
 use cappa_proto::workers_server::WorkersServer;
 use cappa_shared::storage::{self, Location, StorageError};
@@ -21,16 +22,16 @@ use tonic::transport::server::TcpIncoming;
 use crate::admission::Admission;
 use crate::config::Config;
 use crate::curves::Curves;
-use crate::driver::{self, Handle, Rules};
+use crate::driver::{self, Handle, Rules, Stopped};
 use crate::facts::Facts;
 use crate::http;
 use crate::indexing::Indexing;
-use crate::leadership::{Addresses, Candidate, RedirectLayer, Role, Roles};
+use crate::leadership::{Addresses, Candidate, RedirectLayer, Role, Roles, ToLeader};
 use crate::life::{Life, follow_curves};
 use crate::log::LogError;
 use crate::logs::Logs;
 use crate::metrics::{Metrics, is_past};
-use crate::services::{JobsService, WorkersService};
+use crate::services::{JobsService, WorkersService, fleet};
 use crate::sessions::Sessions;
 
 /// The largest message of a client or worker. Parts lists and batches of log lines are the largest.
@@ -95,6 +96,7 @@ pub struct Coordinator {
 pub(crate) struct Shared {
     pub(crate) handle: Handle,
     pub(crate) role: Roles,
+    pub(crate) to_leader: ToLeader,
     pub(crate) curves: Curves,
     pub(crate) logs: Logs,
     pub(crate) facts: Facts,
@@ -120,6 +122,16 @@ impl Shared {
         }
         if let Err(error) = self.curves.load(id, &folder, abandoned).await {
             tracing::warn!(job = %id, error = &error as &dyn std::error::Error, "the curve can't be read");
+        }
+    }
+
+    /// All workers, as who leads knows them; none where that one can't be asked.
+    pub(crate) async fn workers(&self) -> Result<Option<Vec<proto::Worker>>, Stopped> {
+        let role = self.role.borrow().clone();
+        match role {
+            Role::Leads { .. } => fleet::all(&self.handle, &self.facts).await.map(Some),
+            Role::Follows { leader: Some(leader) } => Ok(self.to_leader.workers(&leader).await),
+            Role::Follows { leader: None } => Ok(None),
         }
     }
 }
@@ -148,6 +160,7 @@ impl Coordinator {
         let shared = Shared {
             handle: handle.clone(),
             role,
+            to_leader: ToLeader::new(timings.rpc),
             curves: Curves::default(),
             logs: Logs::default(),
             facts,
@@ -292,7 +305,7 @@ fn serve_grpc(
     let server = tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(20)))
         .layer(crate::metrics::RpcLayer::new(shared.metrics.clone()))
-        .layer(RedirectLayer::new(shared.role.clone()))
+        .layer(RedirectLayer::new(shared.role.clone(), shared.to_leader.clone()))
         .add_service(health_service)
         .add_service(v1)
         .add_service(v1alpha)

@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 
 use cappa_coordinator::LogError;
 use cappa_proto::jobs_client::JobsClient;
+use cappa_proto::worker_message::Message;
 use cappa_proto::{
-    ChangeRequest, CurveRequest, GetRequest, Job, JobState, ListRequest, ListWorkersRequest, SubmitRequest,
-    WatchRequest, job_update,
+    ChangeRequest, CurveRequest, GetRequest, Job, JobState, ListRequest, ListWorkersRequest, LogBatch, LogLine,
+    LogsRequest, QueueRequest, SubmitRequest, WatchRequest, job_update,
 };
 use cappa_shared::coordinators::LEADER_HEADER;
 use rustix::process::{Pid, Signal, kill_process};
@@ -92,6 +93,15 @@ impl Server {
                 return job;
             }
             assert!(begun.elapsed() < PATIENCE, "{state:?} was wanted: {job:#?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Waits until the log has told it of a job.
+    async fn until_it_knows(&self, id: &str) {
+        let begun = Instant::now();
+        while self.jobs.clone().get(GetRequest { job_id: id.to_owned() }).await.is_err() {
+            assert!(begun.elapsed() < PATIENCE, "it hears nothing");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -202,7 +212,7 @@ async fn of_two_that_believe_they_lead_the_older_is_fenced_and_nothing_it_does_c
 }
 
 #[tokio::test]
-async fn a_follower_serves_what_the_log_tells_and_sends_all_else_to_the_leader() {
+async fn a_follower_serves_what_the_log_tells_and_sends_who_wants_a_change_to_the_leader() {
     let fixture = Fixture::new();
     let leader = fixture.start().await;
     let mut worker = FakeWorker::connect(&leader.address, "worker-a").await;
@@ -231,9 +241,8 @@ async fn a_follower_serves_what_the_log_tells_and_sends_all_else_to_the_leader()
     for refused in [
         reads.clone().submit(SubmitRequest { spec: fixture.spec("late", "1"), ..Default::default() }).await.err(),
         reads.clone().pause(ChangeRequest { job_id: id.clone(), ..Default::default() }).await.err(),
-        reads.clone().list_workers(ListWorkersRequest {}).await.err(),
     ] {
-        let refused = refused.expect("a follower does not decide, nor know the workers");
+        let refused = refused.expect("a follower does not decide");
         assert_eq!(refused.code(), tonic::Code::Unavailable);
         let led = refused.metadata().get(LEADER_HEADER).expect("it says who leads").to_str().unwrap();
         assert_eq!(led, leader.coordinator.grpc_address().to_string());
@@ -272,6 +281,113 @@ async fn a_follower_serves_what_the_log_tells_and_sends_all_else_to_the_leader()
         (kinds.first().map(String::as_str), kinds.last().map(String::as_str)),
         (Some("submitted"), Some("succeeded"))
     );
+}
+
+#[tokio::test]
+async fn a_follower_passes_on_what_the_leaders_memory_alone_tells_and_streams_go_on() {
+    let fixture = Fixture::new();
+    let leader = Server::start(&fixture, "leader").await;
+    let mut worker = FakeWorker::connect(&leader.url(), "worker-a").await;
+    let follower = Server::start(&fixture, "follower").await;
+    let id = leader.submit(&fixture.spec("demo", "1")).await.unwrap();
+    let _form = worker.form().await;
+    let waits = leader.submit(&fixture.spec("waits", "2")).await.unwrap();
+    leader.until(&waits, JobState::Queued).await;
+    follower.until_it_knows(&id).await;
+
+    let mut jobs = follower.jobs.clone();
+    let workers = jobs.list_workers(ListWorkersRequest {}).await.unwrap();
+    let led = workers.metadata().get(LEADER_HEADER).expect("it says who leads").to_str().unwrap().to_owned();
+    assert_eq!(led, leader.grpc);
+    let workers = workers.into_inner().workers;
+    assert!(workers.len() == 1 && workers[0].id == "worker-a" && workers[0].job_id == id, "{workers:?}");
+    let queue = jobs.queue(QueueRequest::default()).await.unwrap().into_inner();
+    assert_eq!((queue.jobs[0].job_id.as_str(), queue.connected_workers), (waits.as_str(), 1), "{queue:?}");
+    let overview = http(&follower.http, "/api/jobs").await.unwrap();
+    let detail = http(&follower.http, &format!("/api/jobs/{id}")).await.unwrap();
+    assert!(overview.contains("\"id\":\"worker-a\"") && detail.contains("\"id\":\"worker-a\""), "{overview}{detail}");
+
+    let say = |text: &str| {
+        let line = LogLine { message: text.to_owned(), ..LogLine::default() };
+        worker.say(Message::Logs(LogBatch { job_id: id.clone(), lines: vec![line], ..LogBatch::default() }))
+    };
+    let request = LogsRequest { job_id: id.clone(), follow: true, ..LogsRequest::default() };
+    let mut lines = jobs.logs(request).await.unwrap().into_inner();
+    for text in ["first", "second"] {
+        say(text).await;
+        let line = tokio::time::timeout(PATIENCE, lines.message()).await.expect("a line").unwrap();
+        assert_eq!(line.map(|line| line.message).as_deref(), Some(text));
+    }
+
+    // A request that a follower has passed on goes no further.
+    let mut marked = tonic::Request::new(ListWorkersRequest {});
+    marked.metadata_mut().insert("cappa-forwarded", "1".parse().unwrap());
+    let refused = jobs.list_workers(marked).await.expect_err("it has come from a follower");
+    assert!(refused.message().contains(&leader.grpc), "{refused:?}");
+
+    drop(leader);
+    let broken = loop {
+        match tokio::time::timeout(PATIENCE, lines.message()).await.expect("an end") {
+            Ok(line) => assert!(line.is_some(), "a stream that breaks off does not look complete"),
+            Err(broken) => break broken,
+        }
+    };
+    assert_eq!(broken.code(), tonic::Code::Unavailable, "{broken:?}");
+    let refused = jobs.list_workers(ListWorkersRequest {}).await.expect_err("who is said to lead is away");
+    assert_eq!(refused.code(), tonic::Code::Unavailable, "{refused:?}");
+    let overview = http(&follower.http, "/api/jobs").await.unwrap();
+    assert!(overview.contains("\"workers\":null") && overview.contains(&id), "{overview}");
+    follower.until_it_leads().await;
+    assert_eq!(jobs.list_workers(ListWorkersRequest {}).await.unwrap().into_inner().workers, []);
+}
+
+#[tokio::test]
+async fn a_leader_that_hangs_keeps_a_followers_readers_waiting_no_longer_than_any_call_may_take() {
+    let fixture = Fixture::new();
+    let leader = fixture.start().await;
+    let follower = fixture.start().await;
+    // Accepts connections and says nothing, as a stopped process; by the lease it leads.
+    let hung = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let hung_at = hung.local_addr().unwrap().to_string();
+    leader.coordinator.shut_down().await.unwrap();
+    let lease = fixture.folder.path().join("store/coordinator/lease/000000000009.json");
+    let renew = |renewals: u64| {
+        let lease_of = |at: &str| {
+            serde_json::json!({
+                "grpc": at, "http": at, "version": env!("CARGO_PKG_VERSION"), "format": 1, "renewals": renewals,
+                "released": false,
+            })
+        };
+        std::fs::write(lease.with_extension("part"), lease_of(&hung_at).to_string()).unwrap();
+        std::fs::rename(lease.with_extension("part"), &lease).unwrap();
+    };
+    let mut renewals = 0;
+    let begun = Instant::now();
+    loop {
+        renewals += 1;
+        renew(renewals);
+        let ready = follower.http("/readyz").await;
+        if ready.contains(&hung_at) {
+            break;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{ready}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let mut jobs = follower.jobs.clone();
+    let asked = tokio::spawn(async move {
+        let begun = Instant::now();
+        (jobs.queue(QueueRequest::default()).await, begun.elapsed())
+    });
+    while !asked.is_finished() {
+        renewals += 1;
+        renew(renewals);
+        assert!(begun.elapsed() < PATIENCE, "it waits for ever");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let (answer, took) = asked.await.unwrap();
+    let refused = answer.expect_err("nobody answers");
+    assert!(refused.code() == tonic::Code::Unavailable && refused.message().contains(&hung_at), "{refused:?}");
+    assert!(took < Duration::from_secs(4), "{took:?}");
 }
 
 #[tokio::test]

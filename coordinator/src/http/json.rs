@@ -6,7 +6,6 @@ use serde_json::{Map, Value, json};
 
 use crate::curves::Curves;
 use crate::driver::View;
-use crate::facts::Facts;
 use crate::history::unix_ms;
 use crate::leadership::Role;
 use crate::services::views;
@@ -29,15 +28,15 @@ impl Overview {
         Self { now_unix_ms: unix_ms(view.now()), jobs: jobs.collect() }
     }
 
-    /// All that the page shows first.
-    pub(super) fn json(&self, workers: &[proto::Worker], facts: &Facts, role: &Role) -> Value {
+    /// All that the page shows first; workers that nobody can tell of are null.
+    pub(super) fn json(&self, workers: Option<&[proto::Worker]>, role: &Role) -> Value {
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "leads": role.leads(),
             "leader": role.leader().map(|leader| &leader.at.http),
             "now_unix_ms": self.now_unix_ms,
             "jobs": self.jobs.iter().map(job_json).collect::<Vec<_>>(),
-            "workers": workers_json(workers, facts),
+            "workers": workers.map(workers_json),
         })
     }
 }
@@ -63,14 +62,14 @@ impl Detail {
     }
 
     /// The job with its curve, events and workers.
-    pub(super) fn json(&self, points: &[proto::StepMetrics], workers: &[proto::Worker], facts: &Facts) -> Value {
+    pub(super) fn json(&self, points: &[proto::StepMetrics], workers: Option<&[proto::Worker]>) -> Value {
         let checkpoints = self.checkpoints.iter().rev().filter(|checkpoint| !checkpoint.retired);
         json!({
             "now_unix_ms": self.now_unix_ms,
             "job": job_json(&self.job),
             "curve": thinned(points),
             "events": self.events.iter().map(event_json).collect::<Vec<_>>(),
-            "workers": workers_json(workers, facts),
+            "workers": workers.map(workers_json),
             "checkpoints": checkpoints.map(|c| json!({
                 "step": c.step, "manifest": c.manifest, "bytes": c.bytes, "committed_unix_ms": c.committed_unix_ms,
                 "parts": c.parts, "pinned": c.pinned,
@@ -144,7 +143,7 @@ fn event_json(event: &proto::JobEvent) -> Value {
     })
 }
 
-fn workers_json(workers: &[proto::Worker], facts: &Facts) -> Vec<Value> {
+fn workers_json(workers: &[proto::Worker]) -> Vec<Value> {
     let workers = workers.iter();
     workers
         .map(|worker| {
@@ -157,7 +156,7 @@ fn workers_json(workers: &[proto::Worker], facts: &Facts) -> Vec<Value> {
                 "step": worker.step,
                 "version": worker.version,
                 "device": worker.device,
-                "metrics_address": facts.of(&cappa_core::WorkerId(worker.id.clone())).metrics_address,
+                "metrics_address": worker.metrics_address,
                 "last_heard_unix_ms": worker.last_heard_unix_ms,
                 "note": worker.note,
                 "quarantined_until_unix_ms": worker.quarantined_until_unix_ms,

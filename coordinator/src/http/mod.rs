@@ -13,7 +13,6 @@ use tokio::net::TcpListener;
 use crate::leadership::Role;
 use crate::metrics::Snapshot;
 use crate::server::Shared;
-use crate::services::fleet;
 
 mod json;
 
@@ -83,8 +82,8 @@ async fn metrics(State(shared): State<Shared>) -> Response {
 async fn jobs(State(shared): State<Shared>) -> Response {
     let (curves, role) = (shared.curves.clone(), shared.role.borrow().clone());
     let overview = shared.handle.read(move |view| json::Overview::of(view, &curves)).await;
-    match (overview, fleet::all(&shared.handle, &shared.facts).await) {
-        (Ok(overview), Ok(workers)) => axum::Json(overview.json(&workers, &shared.facts, &role)).into_response(),
+    match (overview, shared.workers().await) {
+        (Ok(overview), Ok(workers)) => axum::Json(overview.json(workers.as_deref(), &role)).into_response(),
         _ => StatusCode::SERVICE_UNAVAILABLE.into_response(),
     }
 }
@@ -94,9 +93,9 @@ async fn job(State(shared): State<Shared>, Path(id): Path<String>) -> Response {
     let (curves, wanted) = (shared.curves.clone(), id.clone());
     shared.load_curve(&id).await;
     let detail = shared.handle.read(move |view| json::Detail::of(view, &curves, &wanted)).await;
-    match (detail, fleet::all(&shared.handle, &shared.facts).await) {
+    match (detail, shared.workers().await) {
         (Ok(Some(detail)), Ok(workers)) => {
-            axum::Json(detail.json(&shared.curves.points(&id, 0), &workers, &shared.facts)).into_response()
+            axum::Json(detail.json(&shared.curves.points(&id, 0), workers.as_deref())).into_response()
         }
         (Ok(None), _) => StatusCode::NOT_FOUND.into_response(),
         _ => StatusCode::SERVICE_UNAVAILABLE.into_response(),

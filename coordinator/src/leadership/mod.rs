@@ -2,6 +2,7 @@
 //! it safe is that the event log takes appends from the one who opened it last. All others [follow](crate::driver).
 
 mod candidate;
+mod forward;
 mod lease;
 mod redirect;
 
@@ -11,6 +12,7 @@ use tokio::sync::watch;
 use tonic::codegen::http::HeaderValue;
 
 pub(crate) use candidate::Candidate;
+pub(crate) use forward::ToLeader;
 pub(crate) use lease::Held;
 pub(crate) use redirect::RedirectLayer;
 

@@ -84,6 +84,7 @@ fn seen(view: &View, facts: &Facts, id: &WorkerId, presence: &WorkerPresence, ra
         step: holding.map_or(0, |holding| holding.step.0),
         version: facts.version,
         device: facts.device,
+        metrics_address: facts.metrics_address,
         last_heard_unix_ms: unix_ms(presence.last_heard),
         note: quarantine.map(|quarantine| &quarantine.reason).or(leaves).cloned().unwrap_or_default(),
         quarantined_until_unix_ms: quarantine.and_then(|quarantine| quarantine.until).map_or(0, unix_ms),
