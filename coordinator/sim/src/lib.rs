@@ -77,6 +77,16 @@ impl std::ops::AddAssign for Summary {
     }
 }
 
+/// A schedule step by step, the last line being what it came to: what a failing test shows.
+pub fn rendered(seed: u64, tamper: Tamper) -> String {
+    let mut told = String::new();
+    let ran = run(seed, tamper, Some(&mut |line| told.extend([line.as_str(), "\n"])));
+    match ran {
+        Ok(summary) => told + &format!("every promise was kept: {summary:?}"),
+        Err(failure) => told + &failure.to_string(),
+    }
+}
+
 /// Runs one schedule.
 ///
 /// # Errors
