@@ -186,7 +186,7 @@ impl Cluster {
         let begun = Instant::now();
         std::mem::swap(&mut self.here, spare);
         self.coordinator = Some(standby);
-        // Who follows knows no workers and says so.
+        // Who follows would have to ask the leader for them, and says that it can't.
         while self.jobs().await?.list_workers(wire::ListWorkersRequest {}).await.is_err() {
             if begun.elapsed() > START_LIMIT {
                 bail!("nobody takes over:\n{}", self.logs());
