@@ -11,8 +11,8 @@ use super::SynthError;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
-    /// One or two plain objects (8 colours, 6 shapes, 2 sizes, 4 relations) and, in 10 % of the pictures, one of 16
-    /// words in a colour; one caption of a fixed grammar.
+    /// One plain object (8 colours, 6 shapes, 2 sizes) in 40 % of the pictures, two in 50 %, of which the left or the upper
+    /// one is named first, and one of 16 words in a colour in 10 %; one caption of a fixed grammar.
     Easy,
     /// Up to three objects, words beside objects, 10 colours, 8 shapes, stripes and dots; 1–3 captions.
     Medium,

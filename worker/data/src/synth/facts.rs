@@ -87,7 +87,7 @@ pub struct Negatives {
     /// The colours of the first two items exchanged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attribute: Option<String>,
-    /// The relation of the first two items reversed.
+    /// The first two items in each other's place, which reverses their relation in the same words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub relation: Option<String>,
     /// A colour, a shape or a word replaced by one that is not in the picture.

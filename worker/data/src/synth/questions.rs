@@ -3,7 +3,6 @@
 
 use super::rng::Rng;
 use super::scene::{Content, Item, Scene};
-use super::vocabulary::Relation;
 use super::words::WORDS;
 
 /// A question and its only right answer.
@@ -43,13 +42,16 @@ fn word(scene: &Scene, _: &mut Rng) -> Option<Asked> {
     Some(Asked { question: "what word is written?".to_owned(), answer: noun(word).to_owned() })
 }
 
-/// Of the first two objects, where their shapes tell them apart: yes and no are equally likely, so that neither can be guessed.
+/// Of the first two objects, in either order, where their shapes tell them apart: yes and no are equally likely for every relation, so
+/// that neither can be guessed.
 fn relation(scene: &Scene, rng: &mut Rng) -> Option<Asked> {
     let [first, second, ..] = scene.items.as_slice() else { return None };
     let can_be_told = |item: &Item| !item.content.is_word() && is_only(scene, item, |item| item.content.noun());
     let relation = scene.relation.filter(|_| can_be_told(first) && can_be_told(second))?;
+    let (first, second, relation) =
+        if rng.chance(0.5) { (first, second, relation) } else { (second, first, relation.reversed()) };
     let holds = rng.chance(0.5);
-    let said: Relation = if holds { relation } else { relation.reversed() };
+    let said = if holds { relation } else { relation.reversed() };
     let question = format!("is the {} {} the {}?", noun(first), said.name(), noun(second));
     Some(Asked { question, answer: if holds { "yes" } else { "no" }.to_owned() })
 }

@@ -1,7 +1,7 @@
 //! What each level draws from.
 
 use super::config::Level;
-use super::vocabulary::{Colour, Shape, Texture};
+use super::vocabulary::{Colour, Relation, Shape, Texture};
 use super::words::Typeface;
 
 /// What a scene is composed of.
@@ -64,12 +64,15 @@ pub(super) struct Rules {
     /// Whether objects come in two exact sizes and a lone object stands on a grid of eighths, the patches of the preset
     /// `tiny`: shapes are then learned within the demo's minutes.
     pub(super) regular: bool,
+    /// The relations that two objects may be said to be in. Where the left or the upper one is always named first, as people read, what to
+    /// name first teaches where things are; in any order a small network has to learn both at once, and stays at chance.
+    pub(super) relations: &'static [Relation],
     /// Largest deviation of a pixel's channel, of 255, and whether the background has a gradient.
     pub(super) noise: f32,
 }
 
 const EASY: Rules = Rules {
-    kinds: &[(Kind::Single, 12), (Kind::Pair, 6), (Kind::Word, 2)],
+    kinds: &[(Kind::Single, 8), (Kind::Pair, 10), (Kind::Word, 2)],
     shapes: Shape::ALL.split_at(6).0,
     colours: Colour::ALL.split_at(8).0,
     textures: &[Texture::Plain],
@@ -81,6 +84,7 @@ const EASY: Rules = Rules {
     colour_jitter: 8.0,
     rotation: 0.0,
     regular: true,
+    relations: &[Relation::LeftOf, Relation::Above],
     noise: 0.0,
 };
 
@@ -97,6 +101,7 @@ const MEDIUM: Rules = Rules {
     colour_jitter: 12.0,
     rotation: 12.0,
     regular: false,
+    relations: Relation::ALL,
     noise: 0.0,
 };
 

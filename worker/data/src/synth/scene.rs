@@ -73,7 +73,7 @@ impl Scene {
                 break items;
             }
         };
-        let (relation, third) = draw_relations(kind, &items, rng);
+        let (relation, third) = draw_relations(rules, kind, &items, rng);
         let mut scene = Self { kind, items, relation, third };
         layout::arrange(&mut scene, rules.regular, rng);
         scene
@@ -95,10 +95,13 @@ impl Scene {
         Some(scene)
     }
 
-    /// The same scene with the relation of the first two items reversed, as something to say, not to draw.
+    /// The same scene with the first two items in each other's place, as something to say, not to draw: the same words in another
+    /// relation (the form of ARO's relations).
     pub(super) fn with_relation_reversed(&self) -> Option<Self> {
-        let relation = self.relation?;
-        Some(Self { relation: Some(relation.reversed()), ..self.clone() })
+        self.relation?;
+        let mut scene = self.clone();
+        scene.items.swap(0, 1);
+        Some(scene)
     }
 
     /// The scenes, as something to say, in which one noun or one colour of this one is another that nothing in it has; in a drawn
@@ -152,7 +155,7 @@ impl Scene {
                 }
                 _ => {
                     scene.items.insert(usize::from(!is_first), item);
-                    scene.relation = Some(rng.pick(Relation::ALL));
+                    scene.relation = Some(rng.pick(rules.relations));
                 }
             }
             (is_new && split_of(&scene.items) == split).then_some(scene)
@@ -228,10 +231,10 @@ fn word(rules: &Rules, word: usize, rng: &mut Rng) -> Item {
     Item { content: Content::Word { word, typeface }, colour, place: Place::default(), angle: 0.0 }
 }
 
-fn draw_relations(kind: Kind, items: &[Item], rng: &mut Rng) -> (Option<Relation>, Option<Relation>) {
+fn draw_relations(rules: &Rules, kind: Kind, items: &[Item], rng: &mut Rng) -> (Option<Relation>, Option<Relation>) {
     let relation = match kind {
         Kind::Single | Kind::Word => return (None, None),
-        Kind::Pair | Kind::Triple => rng.pick(Relation::ALL),
+        Kind::Pair | Kind::Triple => rng.pick(rules.relations),
         // A word is as wide as the picture, nearly: nothing fits beside it.
         Kind::WordPair => rng.pick(&[Relation::Above, Relation::Below]),
         Kind::WordTriple => rng.pick(&[Relation::LeftOf, Relation::RightOf]),
