@@ -62,8 +62,8 @@ golden: setup ## Check the model against a folder of reference data (DIR=…)
 	@test -n "$(DIR)" || { echo "name the folder: make golden DIR=…" >&2; exit 2; }
 	@$(CARGO) run --quiet -p cappa-worker --bin golden-check -- "$(DIR)"
 
-parity: setup $(PARITY_SITE)/.complete ## Compare exported networks with timm, transformers and open_clip (fetches PyTorch, 5 GB)
-	@PYTHONPATH=$(abspath $(PARITY_SITE)) $(CARGO) test -p cappa-model --test export -- --include-ignored --nocapture
+parity: setup $(PARITY_SITE)/.complete ## Compare with timm, transformers and open_clip, out and in (fetches PyTorch, 5 GB)
+	@PYTHONPATH=$(abspath $(PARITY_SITE)) $(CARGO) test -p cappa-model --test export --test import -- --include-ignored --nocapture
 
 $(PARITY_SITE)/.complete: Makefile
 	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --upgrade --target $(PARITY_SITE) $(PARITY_PACKAGES)

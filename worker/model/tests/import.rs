@@ -5,11 +5,12 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::process::Command;
 
 use cappa_model::export::{Exported, Format};
 use cappa_model::import::{Hints, Imported, Program, SETTINGS, import};
 use cappa_model::transfer::{Part, transfer};
-use cappa_model::{Architecture, Captioner, ContrastiveConfig, Pooling, TwoTower};
+use cappa_model::{Architecture, Captioner, Classifier, ClassifierConfig, ContrastiveConfig, Pooling, TwoTower};
 use tch::{Device, Kind, Tensor};
 
 fn captioner(seed: u64) -> Captioner {
@@ -222,4 +223,73 @@ fn heads_that_nothing_tells_are_asked_for() {
     let exported = captioner(1).export(&Format::Timm).expect("square");
     let error = import(exported.tensors, &Hints::default()).unwrap_err().to_string();
     assert!(error.contains("how many attention heads its width 64 has"), "{error}");
+}
+
+/// Tensors by name.
+type Tensors = BTreeMap<String, Tensor>;
+
+/// What born.py saved: the network as we read it, and images, texts and the package's features.
+fn born(folder: &Path) -> (Imported, Tensors) {
+    let read = |file: &str| Tensor::read_safetensors(folder.join(file)).expect("weights");
+    let settings = |name: &&'static str| {
+        let document = std::fs::read(folder.join(name)).ok()?;
+        Some((*name, serde_json::from_slice(&document).expect("JSON")))
+    };
+    let hints = Hints { documents: SETTINGS.iter().filter_map(settings).collect(), ..Hints::default() };
+    let imported = import(read("model.safetensors"), &hints).expect("a network that is here too");
+    (imported, read("features.safetensors").into_iter().collect())
+}
+
+/// Tokens and pooled features of an image network, by a classifier of a single class that nobody asks for.
+fn features(imported: &Imported, images: &Tensor) -> [(&'static str, Tensor); 2] {
+    let Architecture::Image(network) = &imported.architecture else { panic!("{:?}", imported.architecture) };
+    let config = ClassifierConfig {
+        image_size: network.image_size,
+        patch: network.patch,
+        position: network.position,
+        image: network.tower,
+        classes: 1,
+    };
+    let mut params = named(imported);
+    let zeros = |size: &[i64]| Tensor::zeros(size, (Kind::Float, Device::Cpu));
+    params.push(("params/img/head/kernel".into(), zeros(&[network.tower.width, 1])));
+    params.push(("params/img/head/bias".into(), zeros(&[1])));
+    let mut classifier = Classifier::new(&config, 1, Device::Cpu).expect("a valid network");
+    let grid = [0, 1].map(|axis| network.image_size[axis] / network.patch[axis]);
+    transfer(classifier.params_mut(), &params, &[], grid).expect("all of its parameters");
+    let tokens = classifier.encode(images).expect("images fit");
+    [("pooled", classifier.pooled(&tokens)), ("tokens", tokens)]
+}
+
+#[test]
+#[ignore = "needs PyTorch, timm, transformers and open_clip in Python: make parity"]
+fn networks_that_timm_transformers_and_open_clip_made_have_their_features_here() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/export/born.py");
+    let output = Command::new("python3").arg(script).arg(folder.path()).output().expect("python3");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+
+    let _no_grad = tch::no_grad_guard();
+    let compare = |what: &str, ours: &Tensor, theirs: &Tensor| {
+        assert_eq!(ours.size(), theirs.size(), "{what}");
+        let difference = (ours - theirs).abs().max().double_value(&[]);
+        println!("{what}: {difference:.2e}");
+        assert!(difference <= 1e-4, "{what}: {difference}");
+    };
+    for name in ["timm-avg", "timm-map", "transformers"] {
+        let (imported, theirs) = born(&folder.path().join(name));
+        assert_eq!(imported.notes, Vec::<String>::new(), "{name}");
+        for (feature, ours) in features(&imported, &theirs["images"]) {
+            compare(&format!("{name}, {feature}"), &ours, &theirs[feature]);
+        }
+    }
+    let (imported, theirs) = born(&folder.path().join("open_clip"));
+    let Architecture::TwoTower(config) = &imported.architecture else { panic!("{:?}", imported.architecture) };
+    let towers = TwoTower::from_named(config, &named(&imported), Device::Cpu).expect("all of its parameters");
+    let image = towers.embed_images(&theirs["images"]).expect("images fit");
+    let text = towers.embed_texts(&theirs["texts"]).expect("texts fit");
+    let logits = towers.similarity(&image, &text) + towers.params().get("b").expect("a bias");
+    for (feature, ours) in [("image", image), ("text", text), ("logits", logits)] {
+        compare(&format!("open_clip, {feature}"), &ours, &theirs[feature]);
+    }
 }
