@@ -41,6 +41,9 @@ const NEVER: usize = 100_000;
 /// The longest wait for all workers to be connected, or for all jobs to run.
 const PATIENCE: Duration = Duration::from_secs(180);
 
+/// Times that every job loses a worker at the same moment: one of them lasts for too few calls to tell their 99th percentile.
+const STRIKES: usize = 4;
+
 /// What is simulated.
 #[derive(Debug, Clone)]
 pub struct Load {
@@ -153,9 +156,14 @@ impl<'a> Run<'a> {
         self.report.calls("while workers are lost one by one", &calls, begun);
 
         let begun = Instant::now();
-        let hit = saboteur.strike_all();
-        self.until_recovered(&story, &saboteur).await?;
-        self.report.struck(hit, self.load.jobs, begun.elapsed());
+        let (mut hit, mut longest) = (usize::MAX, Duration::ZERO);
+        for _ in 0..STRIKES {
+            let begun = Instant::now();
+            hit = hit.min(saboteur.strike_all());
+            self.until_recovered(&story, &saboteur).await?;
+            longest = longest.max(begun.elapsed());
+        }
+        self.report.struck(STRIKES, hit, self.load.jobs, longest);
         self.report.calls("while all jobs form again at once", &calls, begun);
         stop.cancel();
         probe.join().map_err(|_| anyhow::anyhow!("the probe panicked"))??;

@@ -21,6 +21,9 @@ pub(crate) struct Call {
     pub(crate) method: &'static str,
     pub(crate) begun: Instant,
     pub(crate) seconds: f64,
+    /// How much later than it wanted the client came to make it: what its own wait for a processor adds to a call, once when
+    /// it begins and once when it ends.
+    pub(crate) late: f64,
 }
 
 /// The calls so far.
@@ -43,7 +46,7 @@ pub(crate) fn start(
 
 async fn call_in_turns(address: &str, jobs: &[String], calls: &Calls, stop: &CancellationToken) -> Result<()> {
     let mut client = JobsClient::connect(address.to_owned()).await?.max_decoding_message_size(64 << 20);
-    let mut turn = 0;
+    let (mut turn, mut late) = (0, 0.0);
     while !stop.is_cancelled() {
         let job_id = jobs[turn % jobs.len()].clone();
         let begun = Instant::now();
@@ -57,9 +60,11 @@ async fn call_in_turns(address: &str, jobs: &[String], calls: &Calls, stop: &Can
             n if n % 10 == 3 => client.checkpoints(wire::GetRequest { job_id }).await.map(|_| "Checkpoints")?,
             _ => client.get(wire::GetRequest { job_id }).await.map(|_| "Get")?,
         };
-        calls.lock().push(Call { method, begun, seconds: begun.elapsed().as_secs_f64() });
+        calls.lock().push(Call { method, begun, seconds: begun.elapsed().as_secs_f64(), late });
         turn += 1;
-        tokio::time::sleep(PAUSE).await;
+        let due = tokio::time::Instant::now() + PAUSE;
+        tokio::time::sleep_until(due).await;
+        late = due.elapsed().as_secs_f64();
     }
     Ok(())
 }

@@ -83,14 +83,17 @@ impl Report {
         self.add(format!("RPC {when}, p50"), quantile(&all, 0.5), None, "ms");
         self.add(format!("RPC {when}, p99"), quantile(&all, 0.99), Some(50.0), "ms");
         self.add(format!("RPC {when}, worst"), quantile(&all, 1.0), None, "ms");
+        self.add(format!("RPC {when}"), all.len() as f64, None, "calls");
+        let late: Vec<f64> = calls.iter().map(|call| call.late * 1e3).collect();
+        self.add(format!("the client's own wait for a processor {when}, p99"), quantile(&late, 0.99), None, "ms");
         let lists: Vec<f64> =
             calls.iter().filter(|call| call.method == "ListWorkers").map(|call| call.seconds * 1e3).collect();
         self.add(format!("ListWorkers {when}, p50"), quantile(&lists, 0.5), None, "ms");
     }
 
-    pub(super) fn struck(&mut self, hit: usize, jobs: usize, took: Duration) {
-        let name = format!("until {jobs} jobs run again, of which {hit} lost a worker at once");
-        self.add(name, took.as_secs_f64(), None, "s");
+    pub(super) fn struck(&mut self, times: usize, hit: usize, jobs: usize, longest: Duration) {
+        let name = format!("until {jobs} jobs run again, of which {hit} lost a worker in {times} strikes, the longest");
+        self.add(name, longest.as_secs_f64(), None, "s");
     }
 
     pub(super) fn verdict(&mut self, losses: &[Loss], verdict: Verdict) {
