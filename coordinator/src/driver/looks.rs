@@ -13,10 +13,6 @@ const PAUSE: u32 = 3;
 /// others use the processor.
 const REST: Duration = Duration::from_millis(10);
 
-/// The longest pause for the sake of those who wait already: orders are not held up for long where other programs keep the
-/// processors busy.
-const LONGEST_REST: Duration = Duration::from_millis(25);
-
 /// The looks so far.
 #[derive(Debug)]
 pub(super) struct Looks {
@@ -27,13 +23,11 @@ pub(super) struct Looks {
     is_hastened: bool,
     /// It has left something.
     has_left: bool,
-    /// How long others waited for their turn when it ended. What it has left makes them wait no longer if it comes after them.
-    waited: Duration,
 }
 
 impl Default for Looks {
     fn default() -> Self {
-        Self { ended: Instant::now(), took: Duration::ZERO, is_hastened: true, has_left: false, waited: Duration::ZERO }
+        Self { ended: Instant::now(), took: Duration::ZERO, is_hastened: true, has_left: false }
     }
 }
 
@@ -48,7 +42,7 @@ impl Looks {
         let pause = self.took * PAUSE;
         self.ended
             + match (self.has_left, self.is_hastened) {
-                (true, _) => pause.min(REST).max(self.waited.min(LONGEST_REST)),
+                (true, _) => pause.min(REST),
                 (false, true) => pause.min(TICK),
                 (false, false) => TICK,
             }
@@ -59,10 +53,9 @@ impl Looks {
         Instant::now() >= self.due()
     }
 
-    /// A look that took so long is over; `is_all` unless it left something for the next, which comes after those who have
-    /// `waited` so long for their turn.
-    pub(super) fn end(&mut self, took: Duration, is_all: bool, waited: Duration) {
-        *self = Self { ended: Instant::now(), took, is_hastened: false, has_left: !is_all, waited };
+    /// A look that took so long is over; `is_all` unless it left something for the next.
+    pub(super) fn end(&mut self, took: Duration, is_all: bool) {
+        *self = Self { ended: Instant::now(), took, is_hastened: false, has_left: !is_all };
     }
 }
 
@@ -73,23 +66,19 @@ mod tests {
     #[test]
     fn what_happens_is_looked_at_at_once_unless_looking_is_dear() {
         let mut looks = Looks::default();
-        looks.end(Duration::ZERO, true, Duration::ZERO);
+        looks.end(Duration::ZERO, true);
         assert!(!looks.is_due(), "nothing has happened");
         looks.hasten();
         assert!(looks.is_due());
-        let wait_after = |looks: &mut Looks, took, is_all, waited| {
-            looks.end(took, is_all, waited);
+        let wait_after = |looks: &mut Looks, took, is_all| {
+            looks.end(took, is_all);
             looks.hasten();
             looks.due() - looks.ended
         };
-        let [none, short, long] = [0, 2, 1_000].map(Duration::from_millis);
-        assert_eq!(wait_after(&mut looks, short, true, none), Duration::from_millis(6), "after a pause");
-        assert_eq!(wait_after(&mut looks, long, true, none), TICK, "and no later than time is");
-        assert_eq!(wait_after(&mut looks, short, false, none), Duration::from_millis(6), "as is what was left");
-        assert_eq!(wait_after(&mut looks, long, false, none), REST, "but that does not wait for long");
-        let behind = Duration::from_millis(20);
-        assert_eq!(wait_after(&mut looks, long, false, behind), behind, "unless others wait already");
-        assert_eq!(wait_after(&mut looks, short, false, long), LONGEST_REST, "and then with a bound");
-        assert_eq!(wait_after(&mut looks, short, true, behind), Duration::from_millis(6), "news are looked at at once");
+        let [short, long] = [2, 1_000].map(Duration::from_millis);
+        assert_eq!(wait_after(&mut looks, short, true), Duration::from_millis(6), "after a pause");
+        assert_eq!(wait_after(&mut looks, long, true), TICK, "and no later than time is");
+        assert_eq!(wait_after(&mut looks, short, false), Duration::from_millis(6), "as is what was left");
+        assert_eq!(wait_after(&mut looks, long, false), REST, "but that does not wait for long");
     }
 }

@@ -5,7 +5,6 @@
 
 mod condenser;
 mod follower;
-mod lag;
 mod looks;
 mod mailbox;
 mod planned;
@@ -23,7 +22,6 @@ use tracing::field;
 
 use condenser::Condenser;
 pub(crate) use follower::{Followed, Follower};
-use lag::Lag;
 use looks::Looks;
 use mailbox::{Asked, Batch};
 pub(crate) use mailbox::{Handle, Mailbox, Stopped, mailbox};
@@ -82,7 +80,6 @@ pub(crate) struct Driver {
     reconciler: Reconciler,
     durations: Durations,
     looks: Looks,
-    lag: Lag,
     mailbox: Mailbox,
 }
 
@@ -180,8 +177,7 @@ impl Driver {
     pub(crate) fn new(recovered: Recovered, mailbox: Mailbox, reconciler: Reconciler, durations: Durations) -> Self {
         let Recovered { view, log, condenser, last } = recovered;
         mailbox.changed.send_replace(last);
-        let (looks, lag) = (Looks::default(), Lag::measured());
-        Self { view, log, condenser, reconciler, durations, looks, lag, mailbox }
+        Self { view, log, condenser, reconciler, durations, looks: Looks::default(), mailbox }
     }
 
     /// Runs until it is cancelled or the log fails.
@@ -233,7 +229,7 @@ impl Driver {
             self.answer(batch);
             let begun = Instant::now();
             let was_all = self.reconcile();
-            self.looks.end(reviewed + begun.elapsed(), is_all && was_all, self.lag.now());
+            self.looks.end(reviewed + begun.elapsed(), is_all && was_all);
         }
         Ok(())
     }

@@ -25,7 +25,7 @@ const LONGEST_RETRY: Duration = Duration::from_secs(10);
 
 /// Messages that a pass sends at most, however fast: every one of them wakes a stream here and a worker that answers. Between
 /// pieces of this size others are heard.
-const MOST: usize = 64;
+const MOST: usize = 128;
 
 /// Of those so many may go to others than members of groups, whose orders are what training waits for.
 const MOST_BESIDES: usize = MOST / 2;
