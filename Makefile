@@ -3,7 +3,7 @@
 PYTHON ?= python3
 # The kind of libtorch: the CUDA build where a GPU is at hand.
 LIBTORCH_KIND ?= $(shell nvidia-smi >/dev/null 2>&1 && echo cuda || echo cpu)
-# Updates of the demo; empty: as many as fit into five minutes on two cores.
+# Updates of the demo, or of a full run of the study; empty: as many as fit into five minutes, or an hour, on two cores.
 STEPS ?=
 # A folder of reference data for `make golden`.
 DIR ?=
@@ -78,8 +78,8 @@ fuzz: ## Feed a million damaged inputs to the readers (FUZZ_INPUTS=N)
 chaos: build ## Break jobs on a cluster of real processes (MINUTES=N SEED=N; as root with partitions, full disks and memory)
 	@target/debug/chaos --minutes $(MINUTES) --seed $(SEED) $(if $(filter 0,$(shell id -u)),--hosts) --out target/chaos.json
 
-study: build ## Compare the paper's systems at small scale (SCALE=cpu: sized for an hour on two cores; SCALE=gpu)
-	@target/debug/cappactl local study --scale $(SCALE) --workers $(if $(filter gpu,$(SCALE)),1,2)
+study: build ## Compare the paper's systems at small scale (SCALE=cpu: sized for an hour on two cores; SCALE=gpu STEPS=N)
+	@target/debug/cappactl local study --scale $(SCALE) $(if $(STEPS),--steps $(STEPS))
 
 bench-data: ## Measure reading images beside its Python peers
 	@bench/data.sh
