@@ -290,7 +290,7 @@ async fn an_evaluation_waits_for_a_ranks_store_is_paused_meanwhile_and_is_done_a
     cluster.finish(&job).await?;
     let results = cluster.store_folder().join("jobs").join(&job).join("evaluations/000000000005/results.json");
     let results: Value = serde_json::from_slice(&std::fs::read(results)?)?;
-    assert_eq!(results["evaluations"][0]["samples"], 60, "every sample with a class: {results}");
+    assert_eq!(results["evaluations"][0]["samples"], 40, "every sample with a class: {results}");
     Ok(())
 }
 
