@@ -62,7 +62,7 @@ pub(super) struct Rules {
     /// Largest rotation of an object, in degrees.
     pub(super) rotation: f32,
     /// Whether objects come in two exact sizes and a lone object stands on a grid of eighths, the patches of the preset
-    /// `tiny`: shapes are then learned within the demo's minutes.
+    /// `tiny`: shapes are then learned within minutes.
     pub(super) regular: bool,
     /// The relations that two objects may be said to be in. Where the left or the upper one is always named first, as people read, what to
     /// name first teaches where things are; in any order a small network has to learn both at once, and stays at chance.
