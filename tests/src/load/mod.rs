@@ -149,6 +149,7 @@ impl<'a> Run<'a> {
         let (calls, probe) = probe::start(&self.coordinator.address, &jobs, stop.clone());
         let mut saboteur = Saboteur::new(Arc::clone(&self.fleet), &jobs, self.load.detection);
         let (begun, cpu) = (Instant::now(), self.coordinator.cpu_seconds()?);
+        let first = begun;
         saboteur.harass(self.load.duration, self.load.losses_per_second).await;
         self.until_recovered(&story, &saboteur).await?;
         let steady = begun.elapsed();
@@ -165,6 +166,7 @@ impl<'a> Run<'a> {
         }
         self.report.struck(STRIKES, hit, self.load.jobs, longest);
         self.report.calls("while all jobs form again at once", &calls, begun);
+        self.report.calls("all the time", &calls, first);
         stop.cancel();
         probe.join().map_err(|_| anyhow::anyhow!("the probe panicked"))??;
 
