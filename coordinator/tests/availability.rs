@@ -309,7 +309,7 @@ async fn a_follower_passes_on_what_the_leaders_memory_alone_tells_and_streams_go
 
     let say = |text: &str| {
         let line = LogLine { message: text.to_owned(), ..LogLine::default() };
-        worker.say(Message::Logs(LogBatch { job_id: id.clone(), lines: vec![line], ..LogBatch::default() }))
+        worker.say(Message::Logs(LogBatch { job_id: id.clone(), lines: vec![line] }))
     };
     let request = LogsRequest { job_id: id.clone(), follow: true, ..LogsRequest::default() };
     let mut lines = jobs.logs(request).await.unwrap().into_inner();
