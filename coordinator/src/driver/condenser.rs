@@ -48,6 +48,12 @@ impl Condenser {
         self.changed.extend(entry.record.job.clone());
     }
 
+    /// The number of the newest entry.
+    #[cfg(test)]
+    pub(super) fn newest(&self) -> u64 {
+        self.last.0
+    }
+
     /// A snapshot, if the entries since the last one are many beside what it writes and none is being written.
     pub(super) fn if_worth_it(&self, view: &View) -> Option<Snapshot> {
         let entries = self.last.0 - self.through;

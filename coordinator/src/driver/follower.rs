@@ -79,12 +79,16 @@ impl Follower {
             News::Anew(recalled) => {
                 let last = recalled.last();
                 self.view = View::of(recalled, self.rules.clone());
+                mailbox.changes.tell_all();
                 last
             }
             News::Entries(entries) => {
                 let Some(last) = entries.last().map(|entry| entry.sequence) else { return };
                 for entry in entries {
                     self.view.history.apply(&entry);
+                    if let Some(job) = &entry.record.job {
+                        mailbox.changes.tell(job);
+                    }
                     self.view.core.apply(&Event::Record(entry.record));
                 }
                 last
@@ -92,7 +96,6 @@ impl Follower {
         };
         self.last = last;
         self.view.planned.refresh();
-        mailbox.changed.send_replace(last);
     }
 
     fn answer(&mut self, batch: &mut Batch) {

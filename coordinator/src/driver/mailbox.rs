@@ -1,11 +1,12 @@
 //! What the loop is asked and told, in lanes: who reads waits neither for those who ask for a decision nor for what ten
 //! thousand workers report, and who waits for an answer does not wait for reports.
 
-use cappa_core::{Command, Refusal};
+use cappa_core::{Command, JobId, Refusal};
 use thiserror::Error;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 
 use super::View;
+use super::changes::{Changes, Following};
 
 /// Of each kind so many wait for the loop at most; senders wait beyond that.
 const BACKLOG: usize = 4096;
@@ -32,7 +33,7 @@ pub(crate) struct Handle {
     reads: mpsc::Sender<Read>,
     asked: mpsc::Sender<Asked>,
     told: mpsc::Sender<Command>,
-    changed: watch::Receiver<u64>,
+    changes: Changes,
 }
 
 impl Handle {
@@ -63,9 +64,9 @@ impl Handle {
         answer.await.map_err(|_| Stopped)
     }
 
-    /// Signals the number of the newest log entry.
-    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
-        self.changed.clone()
+    /// What happens to the job from now on.
+    pub(crate) fn changes(&self, job: &JobId) -> Following {
+        self.changes.of(job)
     }
 }
 
@@ -74,7 +75,7 @@ pub(crate) struct Mailbox {
     reads: mpsc::Receiver<Read>,
     asked: mpsc::Receiver<Asked>,
     told: mpsc::Receiver<Command>,
-    pub(super) changed: watch::Sender<u64>,
+    pub(super) changes: Changes,
 }
 
 /// The way to a loop that is yet to be built, and its mailbox.
@@ -82,9 +83,9 @@ pub(crate) fn mailbox() -> (Handle, Mailbox) {
     let (read, reads) = mpsc::channel(BACKLOG);
     let (ask, asked) = mpsc::channel(BACKLOG);
     let (tell, told) = mpsc::channel(BACKLOG);
-    let (changed, watcher) = watch::channel(0);
-    let handle = Handle { reads: read, asked: ask, told: tell, changed: watcher };
-    (handle, Mailbox { reads, asked, told, changed })
+    let changes = Changes::default();
+    let handle = Handle { reads: read, asked: ask, told: tell, changes: changes.clone() };
+    (handle, Mailbox { reads, asked, told, changes })
 }
 
 /// What one turn takes from the mailbox.

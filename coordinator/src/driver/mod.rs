@@ -3,6 +3,7 @@
 //! The state in memory runs ahead of the log by the batch that is being appended, but nothing of it
 //! leaves the loop before the append is durable, and a failed append ends the process.
 
+mod changes;
 mod condenser;
 mod follower;
 mod looks;
@@ -89,7 +90,6 @@ pub(crate) struct Recovered {
     pub(crate) view: View,
     log: EventLog,
     condenser: Condenser,
-    last: u64,
 }
 
 /// What one that has followed knows of the log, all entries up to one.
@@ -119,7 +119,6 @@ pub(crate) struct Rules {
 pub(crate) fn recover(log: EventLog, recalled: Recalled, known: Option<Box<Known>>, rules: Rules) -> Recovered {
     let mut condenser = Condenser::starting_at(recalled.through, recalled.at);
     recalled.entries.iter().for_each(|entry| condenser.appended(entry));
-    let last = recalled.last();
     let view = match known.filter(|_| recalled.known > 0) {
         Some(known) => {
             let Known { state, history, last } = *known;
@@ -128,7 +127,7 @@ pub(crate) fn recover(log: EventLog, recalled: Recalled, known: Option<Box<Known
         }
         None => View::of(recalled, rules),
     };
-    Recovered { view, log, condenser, last }
+    Recovered { view, log, condenser }
 }
 
 impl View {
@@ -175,8 +174,8 @@ impl Recovered {
 impl Driver {
     /// The loop over a recovered state.
     pub(crate) fn new(recovered: Recovered, mailbox: Mailbox, reconciler: Reconciler, durations: Durations) -> Self {
-        let Recovered { view, log, condenser, last } = recovered;
-        mailbox.changed.send_replace(last);
+        let Recovered { view, log, condenser } = recovered;
+        mailbox.changes.tell_all();
         Self { view, log, condenser, reconciler, durations, looks: Looks::default(), mailbox }
     }
 
@@ -296,7 +295,9 @@ impl Driver {
             self.durations.logged(&entry.record, members, self.view.core.presence());
             self.view.history.apply(&entry);
             self.condenser.appended(&entry);
-            self.mailbox.changed.send_replace(entry.sequence);
+            if let Some(job) = &entry.record.job {
+                self.mailbox.changes.tell(job);
+            }
         }
         self.condense().await
     }

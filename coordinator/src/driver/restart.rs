@@ -93,7 +93,7 @@ async fn take_over(store: &Location, known: Option<Box<Known>>) -> (Recovered, u
 
 /// What a follower would know that had come as far as this start.
 fn known(recovered: Recovered) -> Option<Box<Known>> {
-    let Recovered { view, last, .. } = recovered;
+    let (last, view) = (recovered.condenser.newest(), recovered.view);
     Some(Box::new(Known { state: view.core.into_state(), history: view.history, last }))
 }
 
@@ -128,7 +128,7 @@ async fn a_start_from_a_snapshot_knows_what_a_start_from_all_entries_knows() {
 
     let mut from_snapshot = start(&store).await;
     assert_eq!(told(&from_snapshot), before);
-    assert_eq!(from_snapshot.last, 27);
+    assert_eq!(from_snapshot.condenser.newest(), 27);
     from_snapshot.log.append(rest).await.unwrap();
     let mut second = start(&store).await;
     assert!(second.view.core.state().job(&id(3)).unwrap().has_ended());
@@ -158,7 +158,7 @@ async fn a_successor_that_has_followed_knows_what_any_start_knows_and_reads_no_j
     let mut writer = start(&store).await;
     writer.log.append(rest).await.unwrap();
     let (successor, read) = take_over(&store, followed).await;
-    assert_eq!((read, successor.last), (0, 32));
+    assert_eq!((read, successor.condenser.newest()), (0, 32));
     let expected = told(&start(&store).await);
     assert_eq!(told(&successor), expected);
     // Its own snapshot has the job that changed since the one before, also where it knew of it already.

@@ -25,10 +25,10 @@ pub(super) async fn watch(
     to: mpsc::Sender<Result<proto::JobUpdate, Status>>,
 ) {
     let mut last = None;
-    let mut changes = handle.changes();
+    let mut changes = handle.changes(&job);
     let mut view_is_due = tokio::time::Instant::now();
     loop {
-        changes.mark_unchanged();
+        changes.looks();
         let (id, curves, wants_view) = (job.clone(), curves.clone(), view_is_due <= tokio::time::Instant::now());
         let seen = handle.read(move |view| news(view, &curves, &id, after, wants_view)).await;
         let (events, view) = match seen {
@@ -62,13 +62,12 @@ pub(super) async fn watch(
         tokio::select! {
             () = to.closed() => return,
             () = tokio::time::sleep_until(view_is_due) => {}
-            Ok(()) = changes.changed() => {}
+            () = changes.changed() => {}
         }
     }
 }
 
-/// The job's events after one, and the job as it is now where that is wanted or there are any: most of what happens
-/// happens to other jobs.
+/// The job's events after one, and the job as it is now where that is wanted or there are any.
 fn news(
     view: &View,
     curves: &Curves,

@@ -51,15 +51,13 @@ impl JobsService {
     }
 
     /// Goes back, as soon as no checkpoint is half committed any more.
-    async fn roll_back(&self, command: Command) -> Result<(), Status> {
-        let mut changes = self.shared.handle.changes();
+    async fn roll_back(&self, job: &JobId, command: Command) -> Result<(), Status> {
+        let mut changes = self.shared.handle.changes(job);
         let deadline = tokio::time::Instant::now() + COMMIT_PATIENCE;
         loop {
             match self.shared.handle.perform(command.clone()).await? {
                 Err(Refusal::StillCommitting(_))
-                    if tokio::time::timeout_at(deadline, changes.changed())
-                        .await
-                        .is_ok_and(|changed| changed.is_ok()) => {}
+                    if tokio::time::timeout_at(deadline, changes.changed()).await.is_ok() => {}
                 decided => return decided.map_err(|refusal| refused(&refusal)),
             }
         }
@@ -258,7 +256,7 @@ impl Jobs for JobsService {
 
     async fn rollback(&self, request: Request<proto::CheckpointRequest>) -> Result<Response<proto::Job>, Status> {
         let (job, step, reason) = of_checkpoint(request, "rolled back");
-        self.roll_back(Command::RollBack { job: job.clone(), step, reason }).await?;
+        self.roll_back(&job, Command::RollBack { job: job.clone(), step, reason }).await?;
         let wanted = job.clone();
         let branch = self.shared.handle.read(move |view| view.core.state().job(&wanted).and_then(abandoned)).await?;
         if let Some((step, generation)) = branch {
