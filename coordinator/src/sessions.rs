@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use cappa_core::Link;
@@ -34,14 +34,44 @@ impl Order {
 /// What one stream carries to its worker. Messages that are long where groups are large are made by the stream's own task, not
 /// by the loop that sends them to all.
 #[derive(Debug)]
-pub(crate) struct Outgoing(mpsc::Receiver<Order>);
+pub(crate) struct Outgoing {
+    orders: mpsc::Receiver<Order>,
+    unsent: Unsent,
+}
 
 impl Stream for Outgoing {
     type Item = Result<CoordinatorMessage, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let order = self.0.poll_recv(context);
-        order.map(|order| Some(Ok(CoordinatorMessage { message: Some(order?.into_message()) })))
+        let order = self.orders.poll_recv(context);
+        order.map(|order| {
+            let order = order?;
+            self.unsent.less();
+            Some(Ok(CoordinatorMessage { message: Some(order.into_message()) }))
+        })
+    }
+}
+
+impl Drop for Outgoing {
+    fn drop(&mut self) {
+        self.orders.close();
+        while self.orders.try_recv().is_ok() {
+            self.unsent.less();
+        }
+    }
+}
+
+/// How many orders wait for their streams to send them.
+#[derive(Debug, Clone, Default)]
+struct Unsent(Arc<AtomicUsize>);
+
+impl Unsent {
+    fn more(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn less(&self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -55,6 +85,7 @@ const BACKLOG: usize = 256;
 pub(crate) struct Sessions {
     streams: Arc<Mutex<Streams>>,
     last: Arc<AtomicU64>,
+    unsent: Unsent,
 }
 
 impl Sessions {
@@ -63,7 +94,7 @@ impl Sessions {
         let link = Link(self.last.fetch_add(1, Ordering::Relaxed) + 1);
         let (sender, receiver) = mpsc::channel(BACKLOG);
         self.streams.lock().insert(link, sender);
-        (link, Outgoing(receiver))
+        (link, Outgoing { orders: receiver, unsent: self.unsent.clone() })
     }
 
     /// Forgets a stream, which ends it once what was sent has left.
@@ -79,7 +110,19 @@ impl Sessions {
     /// Hands an order to the stream. False when it is gone or lags behind; then nothing is sent.
     pub(crate) fn send(&self, link: Link, order: Order) -> bool {
         let streams = self.streams.lock();
-        streams.get(&link).is_some_and(|stream| stream.try_send(order).is_ok())
+        let Some(stream) = streams.get(&link) else { return false };
+        // Counted first: its stream may send it before this returns.
+        self.unsent.more();
+        let is_sent = stream.try_send(order).is_ok();
+        if !is_sent {
+            self.unsent.less();
+        }
+        is_sent
+    }
+
+    /// How many orders wait for their streams to send them.
+    pub(crate) fn unsent(&self) -> usize {
+        self.unsent.0.load(Ordering::Relaxed)
     }
 }
 
@@ -98,10 +141,23 @@ mod tests {
             assert!(sessions.send(*link, Order::Form(Arc::clone(&group), rank)));
         }
         assert_eq!(Arc::strong_count(&group), 4, "nothing was copied yet");
+        assert_eq!(sessions.unsent(), 3);
         for (rank, (link, stream)) in (0..).zip(streams) {
             sessions.close(link);
             let told: Vec<_> = stream.map(|told| told.unwrap().message.unwrap()).collect().await;
             assert_eq!(told, [Message::Form(Form { rank, ..Form::clone(&group) })]);
         }
+        assert_eq!(sessions.unsent(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_a_stream_that_ends_has_not_sent_is_waited_for_by_nobody() {
+        let sessions = Sessions::default();
+        let order = || Order::Form(Arc::default(), 0);
+        let (link, outgoing) = sessions.open();
+        assert!(sessions.send(link, order()) && sessions.send(link, order()));
+        drop(outgoing);
+        assert!(!sessions.send(link, order()), "it has ended");
+        assert_eq!(sessions.unsent(), 0);
     }
 }

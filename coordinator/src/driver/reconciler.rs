@@ -23,12 +23,12 @@ use crate::sessions::{Order, Sessions};
 /// The longest wait before storage work that failed is tried again.
 const LONGEST_RETRY: Duration = Duration::from_secs(10);
 
-/// Messages that a pass sends at most, however fast: every one of them wakes a stream here and a worker that answers. Between
-/// pieces of this size others are heard.
+/// Messages that may wait for their streams to send them: every one of them has woken a task, and all of those stand before
+/// people's calls and before what workers say.
 const MOST: usize = 128;
 
-/// Of those so many may go to others than members of groups, whose orders are what training waits for.
-const MOST_BESIDES: usize = MOST / 2;
+/// So many a pass sends in any case: workers that do not read hold nobody up.
+const LEAST: usize = 16;
 
 /// What was tried already, and where messages and files go.
 pub(crate) struct Reconciler {
@@ -89,18 +89,21 @@ impl Reconciler {
         // What is told alike may have changed since the last pass.
         self.form = None;
         let mut told = Vec::new();
+        let most = MOST.saturating_sub(self.sessions.unsent()).max(LEAST);
+        // Half of them go to members of groups at least: their orders are what training waits for.
+        let most_besides = most / 2;
         let besides = std::mem::take(&mut self.sent_besides);
-        let (besides, mut is_all) = self.tell(view, view.core.outstanding_besides(), besides, MOST_BESIDES, &mut told);
+        let (besides, mut is_all) = self.tell(view, view.core.outstanding_besides(), besides, most_besides, &mut told);
         self.sent_besides = besides;
 
         let mut before = std::mem::take(&mut self.sent);
         let first = self.next.take();
         for (job, orders) in view.core.outstanding_in_groups(now, first.as_ref()) {
             let sent = before.remove(job).unwrap_or_default();
-            let is_late = self.next.is_some() || told.len() >= MOST;
+            let is_late = self.next.is_some() || told.len() >= most;
             let (sent, was_all) = match is_late {
                 true => (sent, false),
-                false => self.tell(view, orders, sent, MOST, &mut told),
+                false => self.tell(view, orders, sent, most, &mut told),
             };
             if !was_all && self.next.is_none() {
                 self.next = Some(job.clone());
