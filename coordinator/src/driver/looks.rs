@@ -1,5 +1,6 @@
 //! When the loop looks at the state as a whole: at once when something has happened, and now and then for what time
-//! brings, but in a large cluster no more often than leaves most of the loop's time to those who talk to it.
+//! brings, but in a large cluster no more often than leaves most of the loop's time to those who talk to it. A look is
+//! followed by a pass over the orders that come of it; where those are too many for one, further passes need no look.
 
 use std::time::{Duration, Instant};
 
@@ -9,8 +10,8 @@ const TICK: Duration = Duration::from_millis(50);
 /// Looking is followed by a pause so many times as long, up to the tick, whatever happens.
 const PAUSE: u32 = 3;
 
-/// The longest pause after a look that has left something: a look does only so much at once, and where it takes long all the same
-/// others use the processor.
+/// The longest pause after a look or a pass that has left something: each does only so much at once, and where it takes long all
+/// the same others use the processor.
 const REST: Duration = Duration::from_millis(10);
 
 /// The looks so far.
@@ -23,11 +24,13 @@ pub(super) struct Looks {
     is_hastened: bool,
     /// It has left something.
     has_left: bool,
+    /// When the orders are due that the last pass has left.
+    orders_due: Option<Instant>,
 }
 
 impl Default for Looks {
     fn default() -> Self {
-        Self { ended: Instant::now(), took: Duration::ZERO, is_hastened: true, has_left: false }
+        Self { ended: Instant::now(), took: Duration::ZERO, is_hastened: true, has_left: false, orders_due: None }
     }
 }
 
@@ -37,8 +40,34 @@ impl Looks {
         self.is_hastened = true;
     }
 
-    /// When the next look is due.
+    /// When a look or a pass is due.
     pub(super) fn due(&self) -> Instant {
+        let look = self.look_due();
+        self.orders_due.map_or(look, |orders| orders.min(look))
+    }
+
+    /// Whether a look is due now.
+    pub(super) fn is_due(&self) -> bool {
+        Instant::now() >= self.look_due()
+    }
+
+    /// Whether a pass is due now that no look calls for.
+    pub(super) fn orders_are_due(&self) -> bool {
+        self.orders_due.is_some_and(|due| Instant::now() >= due)
+    }
+
+    /// A look that took so long is over; `is_all` unless it left something for the next.
+    pub(super) fn end(&mut self, took: Duration, is_all: bool) {
+        let (ended, has_left) = (Instant::now(), !is_all);
+        *self = Self { ended, took, is_hastened: false, has_left, orders_due: self.orders_due };
+    }
+
+    /// A pass that took so long is over; `is_all` unless it left orders for the next.
+    pub(super) fn passed(&mut self, took: Duration, is_all: bool) {
+        self.orders_due = (!is_all).then(|| Instant::now() + (took * PAUSE).min(REST));
+    }
+
+    fn look_due(&self) -> Instant {
         let pause = self.took * PAUSE;
         self.ended
             + match (self.has_left, self.is_hastened) {
@@ -46,16 +75,6 @@ impl Looks {
                 (false, true) => pause.min(TICK),
                 (false, false) => TICK,
             }
-    }
-
-    /// Whether a look is due now.
-    pub(super) fn is_due(&self) -> bool {
-        Instant::now() >= self.due()
-    }
-
-    /// A look that took so long is over; `is_all` unless it left something for the next.
-    pub(super) fn end(&mut self, took: Duration, is_all: bool) {
-        *self = Self { ended: Instant::now(), took, is_hastened: false, has_left: !is_all };
     }
 }
 
@@ -80,5 +99,16 @@ mod tests {
         assert_eq!(wait_after(&mut looks, long, true), TICK, "and no later than time is");
         assert_eq!(wait_after(&mut looks, short, false), Duration::from_millis(6), "as is what was left");
         assert_eq!(wait_after(&mut looks, long, false), REST, "but that does not wait for long");
+    }
+
+    #[test]
+    fn orders_that_were_left_need_no_look() {
+        let mut looks = Looks::default();
+        looks.end(Duration::from_secs(1), true);
+        looks.passed(Duration::ZERO, false);
+        assert!(looks.orders_are_due() && !looks.is_due());
+        assert!(looks.due() <= Instant::now());
+        looks.passed(Duration::ZERO, true);
+        assert!(!looks.orders_are_due());
     }
 }
