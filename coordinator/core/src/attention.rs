@@ -6,6 +6,7 @@
 //! this is a function of what was seen, and is gathered anew by every process.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use crate::config::Timings;
 use crate::ids::{JobId, Time, WorkerId};
@@ -13,11 +14,16 @@ use crate::job::{Group, Job, Stage};
 use crate::presence::{Presence, WorkerPresence};
 use crate::state::State;
 
+/// Where a look has found nothing, the next one is for what time brings: it need not come at once.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
 /// The groups and workers to look at: all that are not calm.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Attention {
     /// Jobs with a calm group.
     calm: BTreeMap<JobId, Calm>,
+    /// Jobs with another group of which nothing followed when it was looked at, and until when that is taken for granted.
+    passed_over: BTreeMap<JobId, Time>,
     /// Workers that were seen and belong to no group.
     bystanders: BTreeSet<WorkerId>,
 }
@@ -34,6 +40,22 @@ impl Attention {
     /// Whether nothing can follow from the job's group, nor from what its members do.
     pub(crate) fn is_calm(&self, now: Time, job: &JobId) -> bool {
         self.lost_of_calm(now, job).is_some()
+    }
+
+    /// Whether a look need not come to the job: its group is calm, or was looked at a moment ago and nothing was heard of it since.
+    pub(crate) fn may_pass_over(&self, now: Time, job: &JobId) -> bool {
+        self.is_calm(now, job) || self.passed_over.get(job).is_some_and(|until| now < *until)
+    }
+
+    /// Whether it is taken for granted since an earlier time that nothing follows from the job's group.
+    fn was_passed_over_before(&self, now: Time, job: &JobId) -> bool {
+        self.passed_over.get(job).is_some_and(|until| now < *until && *until < now + LOOK_AGAIN)
+    }
+
+    /// A look at these has found nothing to do.
+    pub(crate) fn passed_over(&mut self, now: Time, jobs: Vec<JobId>) {
+        let until = now + LOOK_AGAIN;
+        self.passed_over.extend(jobs.into_iter().map(|job| (job, until)));
     }
 
     /// How many members the job's calm group has lost; none of one that is not calm.
@@ -54,11 +76,13 @@ impl Attention {
     /// Something has happened to the job.
     pub(crate) fn rouse(&mut self, job: &JobId) {
         self.calm.remove(job);
+        self.passed_over.remove(job);
     }
 
     /// Something has happened to everybody.
     pub(crate) fn rouse_all(&mut self) {
         self.calm.clear();
+        self.passed_over.clear();
     }
 
     /// A worker was seen that may not have been before.
@@ -84,7 +108,7 @@ impl Attention {
     /// A review has found nothing to do: groups that are whole, or wait for their members' answers, are calm from here on.
     pub(crate) fn reviewed(&mut self, at: Time, state: &State, presence: &Presence, timings: &Timings) {
         for job in state.active_jobs() {
-            if self.is_calm(at, &job.id) {
+            if self.is_calm(at, &job.id) || self.was_passed_over_before(at, &job.id) {
                 continue;
             }
             match job.group().and_then(|group| calm(at, job, group, presence, timings)) {
@@ -94,6 +118,7 @@ impl Attention {
         }
         let state = |id: &JobId| state.job(id).is_some_and(|job| job.group().is_some());
         self.calm.retain(|id, calm| at < calm.until && state(id));
+        self.passed_over.retain(|_, until| at < *until);
     }
 }
 

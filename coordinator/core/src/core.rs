@@ -187,9 +187,10 @@ impl Core {
     pub fn review_up_to(&mut self, now: Time, most: usize) -> (Vec<Record>, bool) {
         let mut records = Vec::new();
         while records.len() < most {
-            let events = decide::review(self, decide::At(now), self.looked_at.as_ref());
-            let is_all = events.iter().all(ends_a_look);
-            self.absorb(events, &mut records);
+            let looked = decide::review(self, decide::At(now), self.looked_at.as_ref());
+            let is_all = looked.events.iter().all(ends_a_look);
+            self.attention.passed_over(now, looked.passed_over);
+            self.absorb(looked.events, &mut records);
             if is_all {
                 return (records, true);
             }

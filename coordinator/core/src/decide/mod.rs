@@ -64,7 +64,7 @@ pub(crate) fn decide(core: &Core, now: Time, command: &Command) -> Result<Vec<Ev
         Command::CheckpointDeleted { job, step, generation } => checkpoint::deleted(core, at, job, *step, *generation),
         Command::Swept { job } => checkpoint::swept(core, at, job),
         Command::Told(work) => Ok(told(work).map(|seen| at.seen(seen)).into_iter().collect()),
-        Command::Review => Ok(review::review(core, at, None)),
+        Command::Review => Ok(review::review(core, at, None).events),
     }
 }
 
