@@ -56,6 +56,11 @@ impl Looks {
         self.orders_due.is_some_and(|due| Instant::now() >= due)
     }
 
+    /// How long ago the last look ended.
+    pub(super) fn since(&self) -> Duration {
+        self.ended.elapsed()
+    }
+
     /// A look that took so long is over; `is_all` unless it left something for the next.
     pub(super) fn end(&mut self, took: Duration, is_all: bool) {
         let (ended, has_left) = (Instant::now(), !is_all);

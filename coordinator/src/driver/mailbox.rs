@@ -1,6 +1,8 @@
 //! What the loop is asked and told, in lanes: who reads waits neither for those who ask for a decision nor for what ten
 //! thousand workers report, and who waits for an answer does not wait for reports.
 
+use std::time::{Duration, Instant};
+
 use cappa_core::{Command, JobId, Refusal};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
@@ -15,6 +17,13 @@ const BACKLOG: usize = 4096;
 const BATCH: usize = 512;
 
 pub(super) type Read = Box<dyn FnOnce(&View) + Send>;
+
+/// A command whose sender waits for nothing.
+pub(super) struct Told {
+    pub(super) command: Command,
+    /// When it came.
+    at: Instant,
+}
 
 /// A command whose sender waits for what comes of it.
 pub(super) struct Asked {
@@ -32,7 +41,7 @@ pub(crate) struct Stopped;
 pub(crate) struct Handle {
     reads: mpsc::Sender<Read>,
     asked: mpsc::Sender<Asked>,
-    told: mpsc::Sender<Command>,
+    told: mpsc::Sender<Told>,
     changes: Changes,
 }
 
@@ -47,7 +56,8 @@ impl Handle {
 
     /// Hands a command over without waiting for what it leads to. Commands are decided in the order in which they are told.
     pub(crate) async fn tell(&self, command: Command) -> Result<(), Stopped> {
-        self.told.send(command).await.map_err(|_| Stopped)
+        let told = Told { command, at: Instant::now() };
+        self.told.send(told).await.map_err(|_| Stopped)
     }
 
     /// Looks at the state, in which all is durable.
@@ -74,7 +84,7 @@ impl Handle {
 pub(crate) struct Mailbox {
     reads: mpsc::Receiver<Read>,
     asked: mpsc::Receiver<Asked>,
-    told: mpsc::Receiver<Command>,
+    told: mpsc::Receiver<Told>,
     pub(super) changes: Changes,
 }
 
@@ -93,13 +103,21 @@ pub(crate) fn mailbox() -> (Handle, Mailbox) {
 pub(super) struct Batch {
     pub(super) reads: Vec<Read>,
     pub(super) asked: Vec<Asked>,
-    pub(super) told: Vec<Command>,
+    pub(super) told: Vec<Told>,
 }
 
 impl Mailbox {
     /// Takes those who read and have come meanwhile.
     pub(super) fn take_reads(&mut self, batch: &mut Batch) {
         take(&mut self.reads, &mut batch.reads);
+    }
+
+    /// How far a taken batch is behind: how long what was told last in it has waited while more waits.
+    pub(super) fn behind(&self, batch: &Batch) -> Duration {
+        match batch.told.last() {
+            Some(last) if !self.told.is_empty() => last.at.elapsed(),
+            _ => Duration::ZERO,
+        }
     }
 
     /// Waits until there is something, and takes what there is of every kind. False when there is no handle any more.
@@ -127,4 +145,25 @@ fn take<T>(lane: &mut mpsc::Receiver<T>, batch: &mut Vec<T>) -> usize {
         batch.push(next);
     }
     batch.len() - before
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_batch_is_behind_while_more_waits_that_was_told_long_ago() {
+        let (handle, mut mailbox) = mailbox();
+        for _ in 0..=BATCH {
+            handle.tell(Command::Review).await.unwrap();
+        }
+        let long = Duration::from_millis(20);
+        tokio::time::sleep(long).await;
+        let mut batch = Batch::default();
+        assert!(mailbox.receive(&mut batch).await);
+        assert!(batch.told.len() == BATCH && mailbox.behind(&batch) >= long);
+        batch.told.clear();
+        assert!(mailbox.receive(&mut batch).await);
+        assert_eq!((batch.told.len(), mailbox.behind(&batch)), (1, Duration::ZERO));
+    }
 }

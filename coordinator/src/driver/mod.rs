@@ -24,7 +24,7 @@ use tracing::field;
 use condenser::Condenser;
 pub(crate) use follower::{Followed, Follower};
 use looks::Looks;
-use mailbox::{Asked, Batch};
+use mailbox::{Asked, Batch, Told};
 pub(crate) use mailbox::{Handle, Mailbox, Stopped, mailbox};
 use planned::Planned;
 pub(crate) use reconciler::Reconciler;
@@ -201,6 +201,7 @@ impl Driver {
     }
 
     async fn turn(&mut self, batch: &mut Batch) -> Result<(), LogError> {
+        let lags = self.lags_behind(batch);
         // All that the last turn decided is durable: who reads need not wait for what this one decides.
         self.answer(batch);
         let mut records: Vec<Record> = Vec::new();
@@ -209,11 +210,11 @@ impl Driver {
             let result = self.perform(&command).map(|decided| records.extend(decided));
             replies.push((reply, result));
         }
-        for command in batch.told.drain(..) {
+        for Told { command, .. } in batch.told.drain(..) {
             // Who tells does not wait for an answer, and a refusal was noted.
             records.extend(self.perform(&command).unwrap_or_default());
         }
-        let is_due = self.looks.is_due();
+        let is_due = self.looks.is_due() && !lags;
         let begun = Instant::now();
         let is_all = !is_due || self.review(&mut records);
         let reviewed = begun.elapsed();
@@ -235,6 +236,13 @@ impl Driver {
             }
         }
         Ok(())
+    }
+
+    /// Whether workers have said so much that is not heard yet that whoever seems silent may not be. After half of the
+    /// detection time without a look the next one knows that silence means nothing.
+    fn lags_behind(&self, batch: &Batch) -> bool {
+        let detection = self.view.core.timings().detection;
+        self.mailbox.behind(batch) > detection / 4 && self.looks.since() <= detection / 2
     }
 
     /// Answers who reads.
