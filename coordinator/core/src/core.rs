@@ -189,6 +189,7 @@ impl Core {
         while records.len() < most {
             let looked = decide::review(self, decide::At(now), self.looked_at.as_ref());
             let is_all = looked.events.iter().all(ends_a_look);
+            self.presence.last_look = now;
             self.attention.passed_over(now, looked.passed_over);
             self.absorb(looked.events, &mut records);
             if is_all {

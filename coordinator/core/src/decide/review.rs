@@ -27,7 +27,7 @@ impl From<Vec<Event>> for Looked {
 /// many transitions at once cost little more than one look at every job.
 pub(crate) fn review(core: &Core, at: At, first: Option<&JobId>) -> Looked {
     let presence = core.presence();
-    let stood_still = at.0.since(presence.reviewed_at);
+    let stood_still = at.0.since(presence.last_look);
     // A process that was stopped, or starved, has not listened: it must not judge who was silent.
     if stood_still > core.timings().detection / 2 {
         return vec![at.seen(Seen::Woke)].into();

@@ -19,7 +19,9 @@ type Workers = HashMap<WorkerId, WorkerPresence, BuildHasherDefault<DefaultHashe
 pub struct Presence {
     /// Since when this process can judge silence: its start, or when it woke from a standstill.
     pub(crate) watching_since: Time,
-    /// When the state was last reviewed.
+    /// When the state was last looked at, whether or not the look came to its end.
+    pub(crate) last_look: Time,
+    /// When a look last found nothing more to do.
     pub(crate) reviewed_at: Time,
     /// When a worker last connected.
     pub(crate) arrival_at: Time,
@@ -215,6 +217,7 @@ impl Presence {
     pub(crate) fn new(now: Time) -> Self {
         Self {
             watching_since: now,
+            last_look: now,
             reviewed_at: now,
             arrival_at: now,
             workers: Workers::default(),
@@ -267,7 +270,7 @@ impl Presence {
         match &observation.seen {
             Seen::Connected { .. } => self.connect(at, &observation.seen),
             Seen::Woke => self.wake(at),
-            Seen::Reviewed => self.reviewed_at = at,
+            Seen::Reviewed => (self.last_look, self.reviewed_at) = (at, at),
             Seen::GatheringEnded { job, step, generation } => {
                 self.gatherings.remove(&(job.clone(), *step, *generation));
             }
@@ -316,6 +319,7 @@ impl Presence {
 
     fn wake(&mut self, at: Time) {
         self.watching_since = at;
+        self.last_look = at;
         self.reviewed_at = at;
         for worker in self.workers.values_mut().filter(|w| w.link.is_some()) {
             worker.last_heard = at;

@@ -1,8 +1,8 @@
 //! What a look at the state looks at, and what is told again.
 
-use cappa_core::{Command, Generation, Holding, JobId, Link, Step, Work};
+use cappa_core::{Change, Command, Generation, Holding, JobId, Link, Step, Work};
 
-use crate::bench::{Bench, name};
+use crate::bench::{Bench, TIMINGS, name};
 
 const JOBS: u64 = 20;
 const MEMBERS: u64 = 5;
@@ -48,6 +48,22 @@ fn tell_all(bench: &mut Bench) -> usize {
 
 fn orders(bench: &Bench, is_wanted: impl Fn(&Work) -> bool) -> usize {
     bench.core.outstanding(bench.now).filter(|work| is_wanted(work)).count()
+}
+
+#[test]
+fn a_coordinator_that_comes_to_no_end_has_not_stood_still_and_waits_for_nobody_to_come_back() {
+    let mut bench = running();
+    for job in 0..JOBS {
+        let worker = members(job)[0];
+        bench.core.perform(bench.now, &Command::Disconnected { worker: name(worker), link: Link(worker) }).unwrap();
+    }
+    for losses in 1..=10 {
+        bench.now = bench.now + TIMINGS.detection / 12;
+        let (records, is_all) = bench.core.review_up_to(bench.now, 1);
+        bench.log.extend(records);
+        let broken = bench.log.iter().filter(|record| matches!(record.change, Change::GroupBroken { .. })).count();
+        assert_eq!((broken, is_all), (losses, false), "each look finds one");
+    }
 }
 
 #[test]
