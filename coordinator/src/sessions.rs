@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use cappa_core::Link;
 use cappa_proto::{CoordinatorMessage, Form, coordinator_message::Message};
 use parking_lot::Mutex;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio_stream::Stream;
 use tonic::Status;
 
@@ -63,15 +63,23 @@ impl Drop for Outgoing {
 
 /// How many orders wait for their streams to send them.
 #[derive(Debug, Clone, Default)]
-struct Unsent(Arc<AtomicUsize>);
+struct Unsent(Arc<Waiting>);
+
+#[derive(Debug, Default)]
+struct Waiting {
+    orders: AtomicUsize,
+    few: Notify,
+}
 
 impl Unsent {
     fn more(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
+        self.0.orders.fetch_add(1, Ordering::Relaxed);
     }
 
     fn less(&self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        if self.0.orders.fetch_sub(1, Ordering::Relaxed) == FEW + 1 {
+            self.0.few.notify_one();
+        }
     }
 }
 
@@ -79,6 +87,9 @@ type Streams = HashMap<Link, mpsc::Sender<Order>>;
 
 /// Messages that a stream may lag behind before it is passed over until it has caught up.
 const BACKLOG: usize = 256;
+
+/// So few orders that wait for their streams call for more.
+pub(crate) const FEW: usize = 32;
 
 /// All open streams. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -122,7 +133,12 @@ impl Sessions {
 
     /// How many orders wait for their streams to send them.
     pub(crate) fn unsent(&self) -> usize {
-        self.unsent.0.load(Ordering::Relaxed)
+        self.unsent.0.orders.load(Ordering::Relaxed)
+    }
+
+    /// Returns once no more than [`FEW`] are left of more. For one that waits.
+    pub(crate) async fn few_unsent(&self) {
+        self.unsent.0.few.notified().await;
     }
 }
 

@@ -61,15 +61,25 @@ impl Looks {
         self.ended.elapsed()
     }
 
+    /// Whether the last pass has left orders.
+    pub(super) fn has_orders(&self) -> bool {
+        self.orders_due.is_some()
+    }
+
+    /// Orders that were left are due.
+    pub(super) fn hasten_orders(&mut self) {
+        self.orders_due = self.orders_due.map(|due| due.min(Instant::now()));
+    }
+
     /// A look that took so long is over; `is_all` unless it left something for the next.
     pub(super) fn end(&mut self, took: Duration, is_all: bool) {
         let (ended, has_left) = (Instant::now(), !is_all);
         *self = Self { ended, took, is_hastened: false, has_left, orders_due: self.orders_due };
     }
 
-    /// A pass that took so long is over; `is_all` unless it left orders for the next.
-    pub(super) fn passed(&mut self, took: Duration, is_all: bool) {
-        self.orders_due = (!is_all).then(|| Instant::now() + (took * PAUSE).min(REST));
+    /// A pass is over; `is_all` unless it left orders for the next.
+    pub(super) fn passed(&mut self, is_all: bool) {
+        self.orders_due = (!is_all).then(|| Instant::now() + REST);
     }
 
     fn look_due(&self) -> Instant {
@@ -110,10 +120,13 @@ mod tests {
     fn orders_that_were_left_need_no_look() {
         let mut looks = Looks::default();
         looks.end(Duration::from_secs(1), true);
-        looks.passed(Duration::ZERO, false);
-        assert!(looks.orders_are_due() && !looks.is_due());
-        assert!(looks.due() <= Instant::now());
-        looks.passed(Duration::ZERO, true);
+        looks.passed(false);
+        let due = looks.due();
+        assert!(looks.has_orders() && due <= Instant::now() + REST);
+        looks.hasten_orders();
+        assert!(looks.orders_are_due() && !looks.is_due() && looks.due() <= due);
+        looks.passed(true);
+        looks.hasten_orders();
         assert!(!looks.orders_are_due());
     }
 }

@@ -192,6 +192,7 @@ impl Driver {
                 () = stop.cancelled() => break,
                 error = self.log.closed() => return Err(error),
                 received = self.mailbox.receive(&mut batch) => if !received { break },
+                () = self.reconciler.is_heard(), if self.looks.has_orders() => self.looks.hasten_orders(),
                 () = next_look => {}
             }
             self.turn(&mut batch).await?;
@@ -230,7 +231,7 @@ impl Driver {
             let begun = Instant::now();
             let was_all = self.reconcile();
             let passed = begun.elapsed();
-            self.looks.passed(passed, was_all);
+            self.looks.passed(was_all);
             if is_due {
                 self.looks.end(reviewed + passed, is_all);
             }

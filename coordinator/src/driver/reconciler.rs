@@ -18,14 +18,14 @@ use super::storage_work::StorageWork;
 use super::{Handle, View};
 use crate::curves::Curves;
 use crate::indexing::IndexWork;
-use crate::sessions::{Order, Sessions};
+use crate::sessions::{FEW, Order, Sessions};
 
 /// The longest wait before storage work that failed is tried again.
 const LONGEST_RETRY: Duration = Duration::from_secs(10);
 
 /// Messages that may wait for their streams to send them: every one of them has woken a task, and all of those stand before
 /// people's calls and before what workers say.
-const MOST: usize = 128;
+const MOST: usize = 2 * FEW;
 
 /// So many a pass sends in any case: workers that do not read hold nobody up.
 const LEAST: usize = 16;
@@ -81,6 +81,12 @@ impl Reconciler {
     ) -> Self {
         let (sent, sent_besides, tried) = Default::default();
         Self { sessions, curves, limits, handle, tasks, stop, sent, sent_besides, form: None, next: None, tried }
+    }
+
+    /// Returns once the streams have sent most of the orders that the last passes gave them.
+    pub(crate) fn is_heard(&self) -> impl Future<Output = ()> + use<> {
+        let sessions = self.sessions.clone();
+        async move { sessions.few_unsent().await }
     }
 
     /// Does what is outstanding and was not done yet. Returns what the state must know of it, and whether that was all.
@@ -142,7 +148,10 @@ impl Reconciler {
             if let Some(work) = sent.take(&work) {
                 still.insert(work);
             } else if told.len() >= most {
+                // What is not come to is taken for outstanding until a pass that is through.
                 is_all = false;
+                still.extend(sent.drain());
+                break;
             } else if self.send(view, &work) {
                 told.push(Command::Told(work.clone()));
                 still.insert(work);
