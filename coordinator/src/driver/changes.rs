@@ -29,7 +29,7 @@ impl Changes {
 
     /// Something may have happened to any job.
     pub(super) fn tell_all(&self) {
-        self.0.lock().values().for_each(|followers| _ = followers.send_replace(()));
+        self.0.lock().values().for_each(|followers| followers.send_replace(()));
     }
 }
 
