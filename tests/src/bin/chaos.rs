@@ -78,8 +78,8 @@ async fn soak(args: &Args) -> Result<i32> {
     }
     let failures = report.failures();
     failures.iter().for_each(|failure| println!("FAILED {failure}"));
-    println!("steps lost: {}; rounds that failed: {}", report.steps_lost(), failures.len());
-    Ok(i32::from(!failures.is_empty() || report.steps_lost() > 0))
+    println!("{}; rounds that failed: {}", report.losses(), failures.len());
+    Ok(i32::from(!failures.is_empty() || !report.losses().is_none()))
 }
 
 fn processor() -> Result<String> {

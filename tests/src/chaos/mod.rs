@@ -11,5 +11,5 @@ mod soak;
 
 pub use faults::Fault;
 pub use network::{Cut, Host, Network};
-pub use report::Report;
+pub use report::{Losses, Report};
 pub use soak::{Settings, run};

@@ -9,17 +9,52 @@ use serde_json::{Value, json};
 #[derive(Debug, Clone, Default)]
 struct Kind {
     seconds: Vec<f64>,
-    steps_lost: u64,
+    losses: Losses,
     failures: Vec<String>,
 }
 
-/// One round that came to its end.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Recovered {
-    /// From the fault to the next step.
-    pub(super) seconds: f64,
+/// What a job was short of when it had ended, by its manifests and its history.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Losses {
     /// Steps that had to be made again.
-    pub(super) steps_lost: u64,
+    pub steps: u64,
+    /// Samples that were used without the fault, and not with it.
+    pub samples_lost: u64,
+    /// Uses of samples beyond the first of an epoch.
+    pub samples_repeated: u64,
+    /// Checkpoints that were committed, and that the newest one does not come from.
+    pub checkpoints: u64,
+}
+
+impl Losses {
+    /// Whether nothing was lost, and nothing used twice.
+    pub fn is_none(self) -> bool {
+        self == Self::default()
+    }
+
+    /// In the order of the fields.
+    fn counts(self) -> [u64; 4] {
+        [self.steps, self.samples_lost, self.samples_repeated, self.checkpoints]
+    }
+}
+
+impl std::ops::AddAssign for Losses {
+    fn add_assign(&mut self, other: Self) {
+        self.steps += other.steps;
+        self.samples_lost += other.samples_lost;
+        self.samples_repeated += other.samples_repeated;
+        self.checkpoints += other.checkpoints;
+    }
+}
+
+impl fmt::Display for Losses {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { steps, samples_lost, samples_repeated, checkpoints } = self;
+        write!(
+            f,
+            "steps lost: {steps}; samples lost: {samples_lost}, repeated: {samples_repeated}; checkpoints lost: {checkpoints}"
+        )
+    }
 }
 
 /// Counts of a histogram's buckets, by upper bound.
@@ -33,13 +68,12 @@ pub struct Report {
 }
 
 impl Report {
-    pub(super) fn add(&mut self, fault: String, outcome: anyhow::Result<Recovered>) {
+    /// Adds a round: the seconds from its fault to the next step, and what was lost, also where it failed for that.
+    pub(super) fn add(&mut self, fault: String, outcome: anyhow::Result<f64>, losses: Losses) {
         let kind = self.kinds.entry(fault).or_default();
+        kind.losses += losses;
         match outcome {
-            Ok(recovered) => {
-                kind.seconds.push(recovered.seconds);
-                kind.steps_lost += recovered.steps_lost;
-            }
+            Ok(seconds) => kind.seconds.push(seconds),
             Err(error) => kind.failures.push(format!("{error:#}")),
         }
     }
@@ -65,9 +99,11 @@ impl Report {
         self.kinds.iter().flat_map(of_kind).collect()
     }
 
-    /// Steps that had to be made again.
-    pub fn steps_lost(&self) -> u64 {
-        self.kinds.values().map(|kind| kind.steps_lost).sum()
+    /// What was lost in all of them.
+    pub fn losses(&self) -> Losses {
+        let mut losses = Losses::default();
+        self.kinds.values().for_each(|kind| losses += kind.losses);
+        losses
     }
 
     /// The same as a document.
@@ -78,7 +114,7 @@ impl Report {
                 "rounds": kind.seconds.len() + kind.failures.len(),
                 "recovered": kind.seconds.len(),
                 "seconds": kind.seconds.iter().map(|s| (s * 1e3).round() / 1e3).collect::<Vec<_>>(),
-                "steps_lost": kind.steps_lost,
+                "lost": of(kind.losses),
                 "failures": kind.failures,
             })
         };
@@ -89,7 +125,7 @@ impl Report {
         json!({
             "faults": self.kinds.iter().map(kind).collect::<Vec<_>>(),
             "phases": self.phases.iter().map(phase).collect::<Vec<_>>(),
-            "steps_lost": self.steps_lost(),
+            "lost": of(self.losses()),
         })
     }
 }
@@ -98,8 +134,16 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "{:42} {:>6} {:>9} {:>7} {:>7} {:>10}",
-            "fault", "rounds", "recovered", "p50 s", "max s", "steps lost"
+            "{:42} {:>6} {:>9} {:>7} {:>7} {:>10} {:>12} {:>8} {:>16}",
+            "fault",
+            "rounds",
+            "recovered",
+            "p50 s",
+            "max s",
+            "steps lost",
+            "samples lost",
+            "repeated",
+            "checkpoints lost"
         )?;
         for (name, kind) in &self.kinds {
             let mut sorted = kind.seconds.clone();
@@ -107,7 +151,9 @@ impl fmt::Display for Report {
             let (rounds, recovered) = (sorted.len() + kind.failures.len(), sorted.len());
             let p50 = sorted.get(recovered / 2).copied().unwrap_or(f64::NAN);
             let max = sorted.last().copied().unwrap_or(f64::NAN);
-            writeln!(f, "{name:42} {rounds:>6} {recovered:>9} {p50:>7.2} {max:>7.2} {:>10}", kind.steps_lost)?;
+            let [steps, lost, repeated, checkpoints] = kind.losses.counts();
+            write!(f, "{name:42} {rounds:>6} {recovered:>9} {p50:>7.2} {max:>7.2} ")?;
+            writeln!(f, "{steps:>10} {lost:>12} {repeated:>8} {checkpoints:>16}")?;
         }
         writeln!(f, "\n{:42} {:>6} {:>9} {:>7}", "phase of members' recoveries", "count", "p50 ≤ s", "p99 ≤ s")?;
         for (name, buckets) in &self.phases {
@@ -116,6 +162,11 @@ impl fmt::Display for Report {
         }
         Ok(())
     }
+}
+
+fn of(losses: Losses) -> Value {
+    let [steps, samples_lost, samples_repeated, checkpoints] = losses.counts();
+    json!({ "steps": steps, "samples_lost": samples_lost, "samples_repeated": samples_repeated, "checkpoints": checkpoints })
 }
 
 /// Phase, upper bound and count of a line of a page of metrics.

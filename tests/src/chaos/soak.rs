@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::process::Output;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,11 +12,12 @@ use cappa_test_stores::S3Server;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;
 use rand::{Rng as _, SeedableRng as _};
+use serde::Deserialize;
 use wire::JobState;
 
 use super::clock::Clock;
 use super::limits::{self, Starved};
-use super::report::{Recovered, Report};
+use super::report::{Losses, Report};
 use super::{Fault, Network};
 use crate::corpus::cappactl_ended;
 use crate::jobs::{Curve, JobSpec};
@@ -59,6 +61,41 @@ pub(super) struct Stage {
     network: Option<Arc<Network>>,
     starved: Option<Starved>,
     report: Report,
+    /// Of the round.
+    losses: Losses,
+}
+
+/// What of `cappactl audit` is counted.
+#[derive(Deserialize)]
+struct Audit {
+    checkpoints: Vec<u64>,
+    epochs: Vec<EpochUse>,
+}
+
+impl Audit {
+    /// Samples that were used, each once an epoch.
+    fn used(&self) -> u64 {
+        self.epochs.iter().map(|epoch| epoch.used).sum()
+    }
+}
+
+/// What the job comes to without a fault.
+struct Undisturbed {
+    curve: Curve,
+    /// Samples, each once an epoch.
+    used: u64,
+}
+
+#[derive(Deserialize)]
+struct EpochUse {
+    used: u64,
+    repeated: u64,
+}
+
+/// The number behind a text in a message.
+fn number(message: &str, before: &str) -> Option<u64> {
+    let rest = message.split_once(before)?.1;
+    rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
 /// Breaks jobs until the time is over; prints a line a round.
@@ -67,7 +104,8 @@ pub async fn run(settings: &Settings) -> Result<Report> {
     let mut stage = Stage::set(settings, &corpus)?;
     let spec = spec(settings.steps);
     let undisturbed = stage.cluster.submit(&spec, &corpus).await?;
-    let expected = stage.cluster.finish(&undisturbed).await?;
+    let curve = stage.cluster.finish(&undisturbed).await?;
+    let expected = Undisturbed { curve, used: stage.audit(&undisturbed)?.used() };
 
     let mut random = StdRng::seed_from_u64(settings.seed);
     let mut faults = Vec::new();
@@ -86,11 +124,12 @@ pub async fn run(settings: &Settings) -> Result<Report> {
         let ended = stage.round(fault, at, victim, &spec, &corpus, &expected).await;
         let ended = ended.map_err(|error| error.context(format!("round {round}, at step {at}, worker-{victim}")));
         match &ended {
-            Ok(Recovered { seconds, .. }) => println!("{round:4} {}: next step after {seconds:.2} s", fault.name()),
+            Ok(seconds) => println!("{round:4} {}: next step after {seconds:.2} s", fault.name()),
             Err(error) => println!("{round:4} {}: FAILED: {error:#}\n{}", fault.name(), stage.cluster.logs()),
         }
         let failed = ended.is_err();
-        stage.report.add(fault.name(), ended);
+        let losses = std::mem::take(&mut stage.losses);
+        stage.report.add(fault.name(), ended, losses);
         if failed {
             stage.scrape().await;
             let report = std::mem::take(&mut stage.report);
@@ -140,8 +179,16 @@ impl Stage {
             standby: true,
             network: network.clone(),
         })?;
-        let mut stage =
-            Self { cluster, server, clock, filler: None, network, starved: None, report: Report::default() };
+        let mut stage = Self {
+            cluster,
+            server,
+            clock,
+            filler: None,
+            network,
+            starved: None,
+            report: Report::default(),
+            losses: Losses::default(),
+        };
         if stage.network.is_some() {
             stage.starved = Some(Starved::new(stage.cluster.folder())?);
             for worker in 0..WORKERS {
@@ -152,7 +199,7 @@ impl Stage {
         Ok(stage)
     }
 
-    /// A job, a fault at `at` updates, and everything that must hold afterwards.
+    /// A job, a fault at `at` updates, and everything that must hold afterwards. Returns the seconds from the fault to the next step.
     async fn round(
         &mut self,
         fault: Fault,
@@ -160,8 +207,8 @@ impl Stage {
         victim: usize,
         spec: &JobSpec,
         corpus: &Corpus,
-        expected: &Curve,
-    ) -> Result<Recovered> {
+        expected: &Undisturbed,
+    ) -> Result<f64> {
         self.cluster.restart_ended(WORKERS)?;
         self.release_quarantined();
         self.cluster.wait_idle(WORKERS).await?;
@@ -182,23 +229,45 @@ impl Stage {
         let ended = self.cluster.wait_state(&job, JobState::Succeeded).await;
         self.server.faults().clear();
         ended?;
-        let (step, worst) = self.cluster.curve(&job).await?.difference(expected, spec.steps)?;
+        let (step, worst) = self.cluster.curve(&job).await?.difference(&expected.curve, spec.steps)?;
         ensure!(worst <= TOLERANCE, "the loss of step {step} is {worst:.1e} beside the undisturbed one");
+        self.losses = self.lost(&job, expected.used).await?;
+        ensure!(self.losses.is_none(), "{}", self.losses);
         self.account(&["audit", &job])?;
         self.account(&["checkpoints", "verify", &job])?;
         let last = self.cluster.job(&job).await?.last_checkpoint_step;
         ensure!(last == spec.steps, "its last checkpoint is of step {last}");
-        Ok(Recovered { seconds, steps_lost: self.steps_lost(&job).await? })
+        Ok(seconds)
+    }
+
+    fn audit(&self, job: &str) -> Result<Audit> {
+        Ok(serde_json::from_slice(&self.cappactl(&["audit", job, "-o", "json"])?.stdout)?)
+    }
+
+    /// What a job that has ended was short of; without a fault it uses so many samples.
+    async fn lost(&self, job: &str, used: u64) -> Result<Losses> {
+        let audit = self.audit(job)?;
+        let mut losses = Losses { steps: self.steps_lost(job).await?, ..Losses::default() };
+        losses.samples_lost = used.saturating_sub(audit.used());
+        losses.samples_repeated = audit.epochs.iter().map(|epoch| epoch.repeated).sum();
+        for event in self.cluster.events(job).await?.iter().filter(|event| event.kind == "checkpoint_committed") {
+            let step = number(&event.message, "step ").context("a committed checkpoint has a step")?;
+            losses.checkpoints += u64::from(!audit.checkpoints.contains(&step));
+        }
+        Ok(losses)
     }
 
     /// Runs a command of cappactl that ends well only if all is well.
     fn account(&self, arguments: &[&str]) -> Result<()> {
-        let url = self.cluster.url();
-        let env = self.server.environment();
-        let ended = cappactl_ended(&[&["--coordinator", &url], arguments].concat(), &env)?;
+        let ended = self.cappactl(arguments)?;
         let text = || String::from_utf8_lossy(&[&ended.stdout[..], &ended.stderr].concat()).into_owned();
         ensure!(ended.status.success(), "cappactl {}: {}", arguments.join(" "), text());
         Ok(())
+    }
+
+    fn cappactl(&self, arguments: &[&str]) -> Result<Output> {
+        let url = self.cluster.url();
+        cappactl_ended(&[&["--coordinator", &url], arguments].concat(), &self.server.environment())
     }
 
     /// Gives workers back that are kept out because this soak killed them so often.
@@ -228,10 +297,7 @@ impl Stage {
     async fn steps_lost(&self, job: &str) -> Result<u64> {
         let (mut reached, mut lost) = (0, 0);
         for event in self.cluster.events(job).await? {
-            let number = |before: &str| -> Option<u64> {
-                let rest = event.message.split_once(before)?.1;
-                rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
-            };
+            let number = |before| number(&event.message, before);
             match event.kind.as_str() {
                 "group_formed" => lost += reached - number("from step ").unwrap_or(reached).min(reached),
                 _ => reached = number(" at step ").unwrap_or(reached),
