@@ -22,7 +22,7 @@ pub struct Losses {
     pub samples_lost: u64,
     /// Uses of samples beyond the first of an epoch.
     pub samples_repeated: u64,
-    /// Checkpoints that were committed, and that the newest one does not come from.
+    /// Checkpoints that were committed, were not retired, and are not there.
     pub checkpoints: u64,
 }
 

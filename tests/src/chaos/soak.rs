@@ -1,6 +1,6 @@
 //! One fault after the other, each in a job of its own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::process::Output;
 use std::sync::Arc;
@@ -68,7 +68,6 @@ pub(super) struct Stage {
 /// What of `cappactl audit` is counted.
 #[derive(Deserialize)]
 struct Audit {
-    checkpoints: Vec<u64>,
     epochs: Vec<EpochUse>,
 }
 
@@ -250,11 +249,27 @@ impl Stage {
         let mut losses = Losses { steps: self.steps_lost(job).await?, ..Losses::default() };
         losses.samples_lost = used.saturating_sub(audit.used());
         losses.samples_repeated = audit.epochs.iter().map(|epoch| epoch.repeated).sum();
-        for event in self.cluster.events(job).await?.iter().filter(|event| event.kind == "checkpoint_committed") {
-            let step = number(&event.message, "step ").context("a committed checkpoint has a step")?;
-            losses.checkpoints += u64::from(!audit.checkpoints.contains(&step));
-        }
+        losses.checkpoints = self.checkpoints_lost(job).await?;
         Ok(losses)
+    }
+
+    /// Checkpoints that were committed, were not retired since, and are not there; those that are there are verified besides.
+    async fn checkpoints_lost(&self, job: &str) -> Result<u64> {
+        let request = wire::GetRequest { job_id: job.into() };
+        let kept = self.cluster.jobs().await?.checkpoints(request).await?.into_inner().checkpoints;
+        let mut missing: BTreeSet<u64> = BTreeSet::new();
+        for event in self.cluster.events(job).await? {
+            let step = || number(&event.message, "step ").context("a checkpoint has a step");
+            match event.kind.as_str() {
+                "checkpoint_committed" => _ = missing.insert(step()?),
+                "checkpoint_retired" => _ = missing.remove(&step()?),
+                _ => {}
+            }
+        }
+        kept.iter()
+            .filter(|checkpoint| !checkpoint.retired)
+            .for_each(|checkpoint| _ = missing.remove(&checkpoint.step));
+        Ok(missing.len() as u64)
     }
 
     /// Runs a command of cappactl that ends well only if all is well.
