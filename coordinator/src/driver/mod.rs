@@ -192,7 +192,7 @@ impl Driver {
                 () = stop.cancelled() => break,
                 error = self.log.closed() => return Err(error),
                 received = self.mailbox.receive(&mut batch) => if !received { break },
-                () = self.reconciler.is_heard(), if self.looks.has_orders() => self.looks.hasten_orders(),
+                () = self.reconciler.few_unsent(), if self.looks.has_orders() => self.looks.hasten_orders(),
                 () = next_look => {}
             }
             self.turn(&mut batch).await?;

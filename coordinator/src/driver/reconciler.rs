@@ -84,7 +84,7 @@ impl Reconciler {
     }
 
     /// Returns once the streams have sent most of the orders that the last passes gave them.
-    pub(crate) fn is_heard(&self) -> impl Future<Output = ()> + use<> {
+    pub(crate) fn few_unsent(&self) -> impl Future<Output = ()> + use<> {
         let sessions = self.sessions.clone();
         async move { sessions.few_unsent().await }
     }
