@@ -1,22 +1,27 @@
-//! What the log remembers of workers: which are lost again and again, which are kept out of groups because of that or because
+//! What the log remembers of workers: which are lost or fail again and again, which are kept out of groups because of that or because
 //! someone says so, and which are to end.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Incarnation, JobId, Time, WorkerId};
-use crate::job::Group;
+use crate::job::{Group, Member};
 use crate::policy::Flapping;
 use crate::record::{BreakCause, Change, Record, Sign};
 
 /// Losses that are remembered of one worker at most.
 const REMEMBERED: usize = 64;
 
-/// The losses of workers, which of them are kept out of groups, and which are to end.
+/// The losses of workers, which of them are kept out of groups, and which are to end. A worker whose own machine is at fault for the
+/// end of its group counts as one that was lost.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Flaps {
     losses: BTreeMap<WorkerId, Vec<(Time, JobId)>>,
+    /// The newest error that a worker has reported of its own machine, also where it is not held against it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    faults: BTreeMap<WorkerId, (Time, String)>,
     quarantined: BTreeMap<WorkerId, Quarantine>,
     #[serde(default)]
     drained: BTreeMap<WorkerId, Drain>,
@@ -56,30 +61,63 @@ impl Flaps {
         self.quarantined.iter()
     }
 
-    /// Workers that are not quarantined and were lost too often up to now: each with the job that had it last and how often.
-    pub(crate) fn flapping(&self, now: Time, rules: Flapping) -> impl Iterator<Item = (&WorkerId, &JobId, usize)> {
+    /// Workers that are not quarantined and were lost too often up to now: each with the job that had it last, and why it is not to be
+    /// trusted.
+    pub(crate) fn flapping(&self, now: Time, rules: Flapping) -> impl Iterator<Item = (&WorkerId, &JobId, String)> {
         let free = self.losses.iter().filter(|(worker, _)| !self.quarantined.contains_key(*worker));
         free.filter_map(move |(worker, losses)| {
-            let recent = losses.iter().filter(|(at, _)| now.since(*at) <= rules.within).count();
+            let is_recent = |at: Time| now.since(at) <= rules.within;
+            let recent = losses.iter().filter(|(at, _)| is_recent(*at)).count();
             let (_, job) = losses.last()?;
-            (recent >= rules.losses as usize).then_some((worker, job, recent))
+            let is_held = |fault: Time| is_recent(fault) && losses.iter().any(|(at, _)| *at == fault);
+            let fault = self.faults.get(worker).filter(|(at, _)| is_held(*at)).map(|(_, fault)| fault.as_str());
+            (recent >= rules.losses as usize).then(|| (worker, job, told(recent, rules.within, fault)))
         })
     }
 
-    /// A group has broken.
+    /// A group has broken, or a member of one that breaks up says that its own machine is at fault.
     pub(crate) fn broken(&mut self, at: Time, job: &JobId, group: &Group, cause: &BreakCause) {
-        let BreakCause::Lost { workers, sign } = cause else { return };
-        if is_common_fault(workers.len(), group.members.len()) || *sign == Some(Sign::PeerReport) {
-            return;
-        }
-        for (worker, _) in workers {
-            let losses = self.losses.entry(worker.clone()).or_default();
-            losses.push((at, job.clone()));
-            let surplus = losses.len().saturating_sub(REMEMBERED);
-            losses.drain(..surplus);
+        match (cause, cause.own_fault()) {
+            (_, Some((worker, fault))) => {
+                self.faults.insert(worker.clone(), (at, fault));
+                self.hold_against(worker, at, job);
+                self.forgive_common_faults(group);
+            }
+            (BreakCause::Lost { workers, sign }, _) => {
+                if is_common_fault(workers.len(), group.members.len()) || *sign == Some(Sign::PeerReport) {
+                    return;
+                }
+                workers.iter().for_each(|(worker, _)| self.hold_against(worker, at, job));
+            }
+            _ => return,
         }
         let is_remembered = |(last, _): &(Time, JobId)| at.since(*last) <= Flapping::REMEMBERED;
         self.losses.retain(|_, losses| losses.last().is_some_and(is_remembered));
+        self.faults.retain(|_, (last, _)| at.since(*last) <= Flapping::REMEMBERED);
+    }
+
+    fn hold_against(&mut self, worker: &WorkerId, at: Time, job: &JobId) {
+        let losses = self.losses.entry(worker.clone()).or_default();
+        losses.push((at, job.clone()));
+        let surplus = losses.len().saturating_sub(REMEMBERED);
+        losses.drain(..surplus);
+    }
+
+    /// Errors of their own machines that most of a group's members report, one after the other, are rather the job's fault.
+    fn forgive_common_faults(&mut self, group: &Group) {
+        let of_group = |member: &Member| {
+            let (at, _) = self.faults.get(&member.worker).filter(|(at, _)| *at > group.formed_at)?;
+            Some((member.worker.clone(), *at))
+        };
+        let failed: Vec<(WorkerId, Time)> = group.members.iter().filter_map(of_group).collect();
+        if !is_common_fault(failed.len(), group.members.len()) {
+            return;
+        }
+        for (worker, at) in failed {
+            if let Some(losses) = self.losses.get_mut(&worker) {
+                losses.retain(|(lost, _)| *lost != at);
+            }
+        }
     }
 
     /// Why this process of the worker is to end, if it is.
@@ -108,9 +146,19 @@ impl Flaps {
             Change::WorkerReleased { worker, .. } => {
                 self.quarantined.remove(worker);
                 self.losses.remove(worker);
+                self.faults.remove(worker);
             }
             _ => {}
         }
+    }
+}
+
+/// Why a worker that was lost so often, or failed, is kept out of groups.
+fn told(times: usize, within: Duration, fault: Option<&str>) -> String {
+    let minutes = within.as_secs_f64() / 60.0;
+    match fault {
+        None => format!("lost {times} times within {minutes:.0} min"),
+        Some(fault) => format!("lost or failed {times} times within {minutes:.0} min; its last error: {fault}"),
     }
 }
 

@@ -42,7 +42,8 @@ impl Default for Stragglers {
     }
 }
 
-/// A worker that was lost so often within so long is put into no group for a while.
+/// A worker that was lost so often within so long, or whose machine was at fault for the end of its group, is put into no group for a
+/// while.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Flapping {
     /// How often; at least one.
@@ -291,10 +292,9 @@ mod tests {
 
     #[test]
     fn failures_are_classed_by_the_codes_that_workers_report() {
-        let of =
-            ["TOO_MANY_BAD_SAMPLES", "NUMERIC_DIVERGENCE", "OUT_OF_MEMORY", "STORE_UNREACHABLE"].map(FailureClass::of);
+        let of = ["TOO_MANY_BAD_SAMPLES", "NUMERIC_DIVERGENCE", "OUT_OF_MEMORY", "STORE_UNREACHABLE", "DEVICE_FAILED"];
         let (data, user, infrastructure) = (FailureClass::Data, FailureClass::User, FailureClass::Infrastructure);
-        assert_eq!(of, [data, user, user, infrastructure]);
+        assert_eq!(of.map(FailureClass::of), [data, user, user, infrastructure, infrastructure]);
     }
 
     #[test]

@@ -88,7 +88,8 @@ pub enum Change {
         /// Rank 0: the evaluations' results.
         summary: Option<String>,
     },
-    /// The group can't or needn't go on as it is; the survivors are to leave it.
+    /// The group can't or needn't go on as it is; the survivors are to leave it. Comes again for a member of a group that breaks up
+    /// already, when that says that its own machine is at fault.
     GroupBroken {
         /// The group.
         generation: Generation,
@@ -413,10 +414,29 @@ impl BreakCause {
             _ => None,
         }
     }
+
+    /// The worker that says of its own device or memory that it is at fault, and its error.
+    pub(crate) fn own_fault(&self) -> Option<(&WorkerId, String)> {
+        match self {
+            Self::Failure { worker, code, message, .. } if is_own_fault(code) => {
+                Some((worker, format!("{code}: {message}")))
+            }
+            _ => None,
+        }
+    }
 }
 
 /// How workers class the failure of a collective, which says that some peer, or the way to it, is gone.
 const COLLECTIVE_FAILED: &str = "COLLECTIVE_FAILED";
+
+/// How workers class what is the fault of their machine, and neither the job's nor a peer's: a device that failed, and parameters that
+/// are not those of the others.
+const OWN_FAULTS: [&str; 2] = ["DEVICE_FAILED", "REPLICA_DIVERGED"];
+
+/// Whether a member that failed with this code says that its machine is at fault.
+pub(crate) fn is_own_fault(code: &str) -> bool {
+    OWN_FAULTS.contains(&code)
+}
 
 impl std::fmt::Display for BreakCause {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -17,7 +17,8 @@ impl World<'_> {
         let until = self.millis() + self.random(200..8_000);
         let kind = self.random(0..100);
         match kind {
-            0..12 => self.kill(place, false, "killed"),
+            0..9 => self.kill(place, false, "killed"),
+            9..12 => self.break_device(place),
             12..18 => self.kill(place, true, "power"),
             18..30 => {
                 self.tell(|| format!("worker-{place} hangs until {until}"));

@@ -57,6 +57,8 @@ pub struct Summary {
     pub rollbacks: u64,
     /// Workers that were lost too often and kept out of groups for a while.
     pub quarantines: u64,
+    /// Devices that failed in the middle of a group's work.
+    pub devices: u64,
     /// Slow workers that an idle one was to replace.
     pub replacements: u64,
     /// Losses by what gave them away: the stream's end, heartbeats, peers, a new process, absence.
@@ -72,6 +74,7 @@ impl std::ops::AddAssign for Summary {
         self.checkpoints += other.checkpoints;
         self.rollbacks += other.rollbacks;
         self.quarantines += other.quarantines;
+        self.devices += other.devices;
         self.replacements += other.replacements;
         self.losses.iter_mut().zip(other.losses).for_each(|(sum, more)| *sum += more);
     }

@@ -164,9 +164,11 @@ impl World<'_> {
             Own::Beat(stream) => self.beat(place, stream),
             Own::Progress(stream) => self.progress(place, stream),
             Own::Aborted(token) if process.token == token => self.leave(place, None),
-            Own::PeerGone(token) if process.token == token => self.leave(place, Some("connection closed by peer")),
+            Own::PeerGone(token) if process.token == token => {
+                self.leave(place, Some(("COLLECTIVE_FAILED", "connection closed by peer")));
+            }
             Own::FormingOver(token) if process.token == token && matches!(process.turn, Turn::Forming(_)) => {
-                self.leave(place, Some("not all members came"));
+                self.leave(place, Some(("COLLECTIVE_FAILED", "not all members came")));
             }
             Own::Aborted(_) | Own::PeerGone(_) | Own::FormingOver(_) => {}
             Own::Written(snapshot) => self.written(place, snapshot),
@@ -280,22 +282,20 @@ impl World<'_> {
         }
     }
 
-    /// The thread is out of its group, with its state.
-    pub(crate) fn leave(&mut self, place: usize, error: Option<&str>) {
+    /// The thread is out of its group, with its state; an error has a code and a message.
+    pub(crate) fn leave(&mut self, place: usize, error: Option<(&str, &str)>) {
         let process = self.process(place);
         let Some(assignment) = process.turn.assignment() else { return };
         let (job, generation) = (assignment.job.clone(), assignment.generation);
-        let failure = error.map(|message| wire::Failure {
-            code: "COLLECTIVE_FAILED".into(),
-            message: message.into(),
-            permanent: false,
-        });
+        let failure =
+            error.map(|(code, message)| wire::Failure { code: code.into(), message: message.into(), permanent: false });
         process.turn = Turn::Idle;
         process.token += 1;
         process.bars.leave();
         let held = process.state.as_ref().map(State::held);
         process.turns.left(&job, generation, held, failure, &mut process.book);
-        self.tell(|| format!("worker-{place} leaves {job}/{generation}: {}", error.unwrap_or("told to")));
+        let why = error.map_or("told to", |(_, message)| message);
+        self.tell(|| format!("worker-{place} leaves {job}/{generation}: {why}"));
         self.check_book(place);
         self.shake(job, generation.0);
         self.urgent(place);
@@ -313,6 +313,22 @@ impl World<'_> {
                 self.inside(place, after, Own::PeerGone(token));
             }
         }
+    }
+
+    /// The device fails in the middle of a group's work: the process gives up its state, says so and ends.
+    pub(crate) fn break_device(&mut self, place: usize) {
+        let now = self.millis();
+        let Some(process) = self.places[place].process.as_mut().filter(|process| process.hangs_until <= now) else {
+            return;
+        };
+        if process.turn.assignment().is_none() {
+            return;
+        }
+        process.bars.drain("the device failed");
+        process.state = None;
+        self.summary.devices += 1;
+        self.leave(place, Some(("DEVICE_FAILED", "the device failed")));
+        self.inside(place, 20, Own::Ended);
     }
 
     /// A notice: the group checkpoints and goes on without this worker.

@@ -227,14 +227,15 @@ fn fate(core: &Core, at: At, job: &Job, group: &Group, worker: &WorkerId, is_lat
     let presence = core.presence().worker(worker);
     let in_grace = in_grace(core, at, group);
     match presence {
-        Some(presence) if presence.is_leaving() => Fate::Gone,
         Some(presence) if presence.is_live(at.0, core.timings().detection) => {
             match presence.at_work_on(&job.id).is_some() {
-                false => Fate::Available,
-                true if is_late => Fate::Gone,
-                true => Fate::Awaited,
+                // Also of one that ends: it has yet to say why it left.
+                true if !is_late => Fate::Awaited,
+                false if !presence.is_leaving() => Fate::Available,
+                _ => Fate::Gone,
             }
         }
+        Some(presence) if presence.is_leaving() => Fate::Gone,
         _ if in_grace => Fate::Awaited,
         _ => Fate::Gone,
     }

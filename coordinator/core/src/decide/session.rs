@@ -7,7 +7,7 @@ use crate::core::{Core, Refusal};
 use crate::ids::{Generation, JobId, Link, Step, WorkerId};
 use crate::job::{Group, Stage};
 use crate::presence::{Holding, Seen};
-use crate::record::{BreakCause, Change, Event};
+use crate::record::{BreakCause, Change, Event, is_own_fault};
 
 type Decision = Result<Vec<Event>, Refusal>;
 
@@ -109,7 +109,8 @@ fn left(core: &Core, at: At, worker: &WorkerId, holding: Holding, failure: Optio
     events
 }
 
-/// A permanent failure ends the job, or this try of it, with it as the cause, even when its fallout was heard first.
+/// A permanent failure ends the job, or this try of it, with it as the cause, even when its fallout was heard first. Likewise a member
+/// that says that its own machine is at fault is named, and it is held against it, in whatever order the errors come.
 fn failure_change(
     core: &Core,
     at: At,
@@ -125,7 +126,8 @@ fn failure_change(
         let job = core.state().job(job)?;
         return Some(limits::failed(at, job, &failure.code, message));
     }
-    if group.is_breaking() || group.completed.contains_key(worker) {
+    let is_fallout = group.is_breaking() && !is_own_fault(&failure.code);
+    if is_fallout || group.completed.contains_key(worker) {
         return None;
     }
     Some(Change::GroupBroken {

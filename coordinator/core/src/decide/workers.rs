@@ -9,7 +9,7 @@ use crate::record::{Change, Event};
 
 type Decision = Result<Vec<Event>, Refusal>;
 
-/// A worker whose quarantine is over, or one that has been lost too often.
+/// A worker whose quarantine is over, or one that has been lost too often, or has failed.
 pub(super) fn review(core: &Core, at: At) -> Option<Event> {
     let flaps = core.state().flaps();
     let mut quarantined = flaps.quarantined();
@@ -19,9 +19,7 @@ pub(super) fn review(core: &Core, at: At) -> Option<Event> {
         return Some(at.record_of(quarantine.job.as_ref(), Change::WorkerReleased { worker, reason }));
     }
     let rules = core.policy().flapping;
-    let (worker, job, losses) = flaps.flapping(at.0, rules).next()?;
-    let minutes = rules.within.as_secs_f64() / 60.0;
-    let reason = format!("lost {losses} times within {minutes:.0} min");
+    let (worker, job, reason) = flaps.flapping(at.0, rules).next()?;
     let (worker, until) = (worker.clone(), at.0 + rules.cool_down);
     Some(at.record(job, Change::WorkerQuarantined { worker, until, reason }))
 }

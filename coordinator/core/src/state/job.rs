@@ -200,6 +200,12 @@ impl Job {
     }
 
     fn break_up(&mut self, at: Time, cause: &BreakCause, step: Step) {
+        if let Some(reason) = self.reason_of_breaking()
+            && matches!(cause, BreakCause::Failure { .. })
+        {
+            *reason = cause.to_string(); // it broke because of that
+            return;
+        }
         let started_from = self.group().map_or(Step(0), |group| group.step);
         self.set_stage(Stage::Breaking { since: at, reason: cause.to_string() });
         self.litter_since = Some(at);
@@ -228,6 +234,13 @@ impl Job {
         self.recoveries += 1;
         if step <= started_from {
             self.fruitless += weight;
+        }
+    }
+
+    fn reason_of_breaking(&mut self) -> Option<&mut String> {
+        match &mut self.group_mut()?.stage {
+            Stage::Breaking { reason, .. } => Some(reason),
+            _ => None,
         }
     }
 

@@ -51,4 +51,6 @@ fn where_nobody_can_tell_which_of_two_ranks_is_right_both_go_back_to_the_checkpo
     let group = bench.job("demo").group().unwrap();
     assert_eq!((group.generation, group.step), (Generation(2), Step(10)));
     assert!(group.members.iter().all(|member| !member.has_state));
+    let common = serde_json::to_value(bench.core.state().common()).unwrap();
+    assert_eq!(common["flaps"]["losses"], serde_json::json!({}), "it is held against neither");
 }
