@@ -143,7 +143,13 @@ codes! {
     /// A rank's parameters are not those of the others.
     ReplicaDiverged = "REPLICA_DIVERGED", Grpc::DataLoss, Exit::JobFailed,
         "nothing, if it happens once: the named rank goes on with the state of the others, or all go back to a checkpoint where \
-         nobody can tell who is right; if the same worker is named again, its memory or its GPU is failing: `cappactl workers drain` it";
+         nobody can tell who is right; a worker that is named again and again is quarantined, because its memory or its GPU is failing: \
+         `cappactl workers cordon` it until that is replaced";
+    /// The device of one worker failed.
+    DeviceFailed = "DEVICE_FAILED", Grpc::Unavailable, Exit::JobFailed,
+        "nothing, while enough workers are left: the group goes on without the named worker, whose process ends and is to be started again \
+         by its supervisor; one that fails again and again is quarantined: look at its machine (`nvidia-smi`, Xid in the kernel's log) and \
+         `cappactl workers cordon` it; where every worker fails alike, the program or the job is at fault";
     /// The device or the machine has no memory left.
     OutOfMemory = "OUT_OF_MEMORY", Grpc::ResourceExhausted, Exit::JobFailed,
         "set a smaller micro_batch_size, gradient_checkpointing or precision bf16, use more workers, or a smaller model";

@@ -123,7 +123,7 @@ async fn serve(args: RunArgs, backend: Backend, files: u64) -> Result<()> {
     let (ended, trainer_ended) = oneshot::channel::<()>();
     let trainer = std::thread::Builder::new().name("trainer".into()).spawn(move || {
         let _ended = ended; // dropped when the thread ends, also by a panic
-        Trainer::new(context, received, writer).run();
+        Trainer::new(context, received, writer).run()
     })?;
 
     let cancel = CancellationToken::new();
@@ -138,12 +138,13 @@ async fn serve(args: RunArgs, backend: Backend, files: u64) -> Result<()> {
     tokio::pin!(conversation);
     let reason = tokio::select! {
         ended = &mut conversation => { ended.context("the session with the coordinator ended")?; String::new() }
-        _ = trainer_ended => bail!("the training thread panicked; see the log above"),
+        // It ends by itself where the device failed, which the coordinator is still to be told.
+        _ = trainer_ended => interrupt.ending().context("the training thread panicked; see the log above")?,
         reason = notices.next() => reason,
         reason = interrupt.asked_to_end() => reason,
     };
 
-    tracing::info!(reason, grace_seconds = args.grace_seconds, "asked to end: the group checkpoints first");
+    tracing::info!(reason, grace_seconds = args.grace_seconds, "about to end: what is under way is checkpointed first");
     interrupt.bars().drain(&reason);
     ledger.stir();
     let grace = Duration::from_secs(args.grace_seconds);
@@ -162,7 +163,10 @@ async fn serve(args: RunArgs, backend: Backend, files: u64) -> Result<()> {
         );
     }
     let _ = orders.send(Order::Exit);
-    tokio::task::spawn_blocking(move || trainer.join()).await?.map_err(|_| anyhow!("the training thread panicked"))?;
+    let trained = tokio::task::spawn_blocking(move || trainer.join()).await?;
+    if let Some(fault) = trained.map_err(|_| anyhow!("the training thread panicked"))? {
+        bail!("{fault}; start the worker again: another process may be able to use the device");
+    }
     tracing::info!("ended");
     Ok(())
 }

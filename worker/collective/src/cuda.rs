@@ -18,12 +18,14 @@ use crate::watchdog::Watchdog;
 const PLUGIN: &str = "libcappa_cuda.so";
 
 /// Settings of c10d's NCCL backend, which reads them from the environment.
-const NCCL_SETTINGS: [(&CStr, &CStr); 5] = [
+const NCCL_SETTINGS: [(&CStr, &CStr); 6] = [
     // 3, the default, ends the process when a peer is lost; 2 only ends the communicator.
     (c"TORCH_NCCL_ASYNC_ERROR_HANDLING", c"2"),
     // The monitor ends the process when NCCL hangs, which is what our own watchdog is for.
     (c"TORCH_NCCL_ENABLE_MONITORING", c"0"),
     (c"TORCH_NCCL_DUMP_ON_TIMEOUT", c"0"),
+    // c10d's own thread would end the process when the device fails; whoever uses the group meets the same error, and tells it.
+    (c"TORCH_NCCL_RETHROW_CUDA_ERRORS", c"0"),
     (c"TORCH_NCCL_LOG_CPP_STACK_ON_UNCLEAN_SHUTDOWN", c"0"),
     // Seconds for the ranks to connect.
     (c"TORCH_NCCL_NONBLOCKING_TIMEOUT", c"10"),

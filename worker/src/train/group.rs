@@ -13,6 +13,7 @@ use cappa_shared::ids::Step;
 use cappa_shared::{checkpoint, storage};
 use tch::{Device, Tensor};
 
+use super::device;
 use super::outcome::Departure;
 use super::state::TrainState;
 use crate::checkpoint::{CheckpointError, Restore, Weights, read_weights};
@@ -164,6 +165,9 @@ impl Place {
             let outcome = self.wait(assignment, context, restore.read(&mut state))?;
             if let Err(error) = &outcome {
                 let error = with_causes(error);
+                if let Some(fault) = device::fault(&error, || device::answers(self.device)) {
+                    return Err(Departure::Device(fault)); // the checkpoint is not to blame, nor is the one before it
+                }
                 tracing::error!(manifest, error, "a checkpoint can't be restored; the one before it is tried");
             }
             let failures = Tensor::from_slice(&[i64::from(outcome.is_err())]);

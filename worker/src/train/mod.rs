@@ -4,6 +4,7 @@
 //! becomes of it to the coordinator.
 
 pub(crate) mod config;
+mod device;
 pub(crate) mod group;
 pub(crate) mod loss;
 pub(crate) mod network;
@@ -51,15 +52,18 @@ impl Trainer {
         Self { context, orders, writer, state: None, turns: Turns::default() }
     }
 
-    /// Obeys until told to exit.
-    pub(crate) fn run(mut self) {
-        while let Ok(order) = self.orders.recv() {
+    /// Obeys until told to exit, or until the device fails, which it tells.
+    pub(crate) fn run(mut self) -> Option<String> {
+        let mut failed = None;
+        while failed.is_none()
+            && let Ok(order) = self.orders.recv()
+        {
             let Context { ledger, interrupt, .. } = &self.context;
             let (held, is_draining) = (self.state.as_ref().map(TrainState::held), interrupt.draining());
             match ledger.urgent(|book| self.turns.take(order, held, is_draining, book)) {
                 Duty::Serve { assignment, keep } => {
                     self.state.take_if(|state| !keep || state.job != assignment.job);
-                    self.serve(&assignment);
+                    failed = self.serve(&assignment);
                 }
                 Duty::Drop => self.state = None,
                 Duty::Rest => {}
@@ -67,27 +71,42 @@ impl Trainer {
             }
         }
         self.writer.close();
+        failed
     }
 
-    /// One turn in one group.
-    fn serve(&mut self, assignment: &Assignment) {
+    /// One turn in one group. Tells how the device failed, if it did.
+    fn serve(&mut self, assignment: &Assignment) -> Option<String> {
         let _span = info_span!("group", job = %assignment.job, generation = %assignment.generation,
             rank = %assignment.rank, world_size = assignment.world_size())
         .entered();
         // An order is obeyed in full or its state is dropped, so nothing half done is seen after a panic.
         let outcome = catch_unwind(AssertUnwindSafe(|| self.attempt(assignment)));
-        let outcome = outcome.unwrap_or_else(|panic| Err(Departure::of_panic(panic)));
+        let answers = || device::answers(self.context.device);
+        let outcome = outcome.unwrap_or_else(|panic| Err(Departure::of_panic(panic, answers)));
         self.context.interrupt.bars().leave();
-        match outcome {
+        match outcome.map_err(|departure| departure.or_of_device(answers)) {
             Ok(Ending::Finished(summary)) => self.complete(assignment, wire::Outcome::Finished, summary),
             Ok(Ending::Stopped) => self.complete(assignment, wire::Outcome::Stopped, None),
             Ok(Ending::Drained) => self.tell_left(assignment, None),
+            Err(departure @ Departure::Device(_)) => {
+                let fault = departure.to_string();
+                tracing::error!(
+                    fault,
+                    "left the group: the process is to end, because it can't use its device any more"
+                );
+                // Known before it has left, so that it is put into no other group.
+                self.context.interrupt.bars().drain(&fault);
+                std::mem::forget(self.state.take()); // freeing its tensors would take the device
+                self.tell_left(assignment, departure.failure());
+                return Some(fault);
+            }
             Err(departure) => {
                 tracing::warn!(reason = with_causes(&departure), "left the group");
                 self.state.take_if(|_| departure.is_of_own_state());
                 self.tell_left(assignment, departure.failure());
             }
         }
+        None
     }
 
     fn attempt(&mut self, assignment: &Assignment) -> Result<Ending, Departure> {

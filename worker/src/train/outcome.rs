@@ -14,6 +14,7 @@ use cappa_shared::causes::with_causes;
 use cappa_shared::code::Code;
 use thiserror::Error;
 
+use super::device;
 use crate::checkpoint::CheckpointError;
 
 /// What a group was brought to.
@@ -36,6 +37,9 @@ pub(crate) enum Departure {
     /// A collective failed: a peer is gone, or the group was aborted.
     #[error("the group broke")]
     Collective(#[source] CollectiveError),
+    /// The device failed, so that the process can't go on.
+    #[error("the device failed: {0}")]
+    Device(String),
     /// libtorch refused something: the job's or the program's fault.
     #[error("libtorch failed")]
     Torch(#[source] CollectiveError),
@@ -127,21 +131,41 @@ impl From<CollectiveError> for Departure {
 }
 
 impl Departure {
-    /// What a panic of the training thread means where libtorch ran out of memory, which its operators have no other way to say.
+    /// What a panic of the training thread means where libtorch ran out of memory, or its device failed, which its operators have no
+    /// other way to say.
     ///
     /// # Panics
     /// With the same panic where it is another one.
-    pub(crate) fn of_panic(panic: Box<dyn Any + Send>) -> Self {
+    pub(crate) fn of_panic(panic: Box<dyn Any + Send>, answers: impl FnOnce() -> bool) -> Self {
         let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
-        match text.filter(|text| says_out_of_memory(text)) {
-            Some(text) => Self::OutOfMemory(first_sentences(text)),
-            None => resume_unwind(panic),
+        match text {
+            Some(text) if says_out_of_memory(text) => Self::OutOfMemory(first_sentences(text)),
+            text => match text.and_then(|text| device::fault(text, answers)) {
+                Some(fault) => Self::Device(fault),
+                None => resume_unwind(panic),
+            },
+        }
+    }
+
+    /// The same, or where it comes of a device that failed just that. Where its text does not tell, it depends on whether the device
+    /// still `answers`.
+    pub(crate) fn or_of_device(self, answers: impl FnOnce() -> bool) -> Self {
+        let fault = self.may_be_of_device().then(|| device::fault(&with_causes(&self), answers)).flatten();
+        fault.map_or(self, Self::Device)
+    }
+
+    fn may_be_of_device(&self) -> bool {
+        match self {
+            Self::Collective(error) => *error != CollectiveError::Aborted,
+            Self::Torch(_) | Self::Model(_) | Self::Checkpoint(_) | Self::Init { .. } => true,
+            Self::Evaluation { source, .. } => source.may_be_of_device(),
+            _ => false,
         }
     }
 
     /// Whether the state that this rank holds is at fault, or may be half updated, and must not be gone on from.
     pub(crate) fn is_of_own_state(&self) -> bool {
-        matches!(self, Self::ReplicaDiverged(_) | Self::OutOfMemory(_))
+        matches!(self, Self::ReplicaDiverged(_) | Self::OutOfMemory(_) | Self::Device(_))
     }
 
     /// What the coordinator is told; nothing where it gave the order.
@@ -149,6 +173,7 @@ impl Departure {
         let (code, permanent) = match self {
             Self::Barred(_) | Self::Asked(_) | Self::Collective(CollectiveError::Aborted) => return None,
             Self::Collective(_) => (Code::CollectiveFailed, false),
+            Self::Device(_) => (Code::DeviceFailed, false),
             Self::OutOfMemory(_) => (Code::OutOfMemory, true),
             Self::Torch(error) if says_out_of_memory(&error.to_string()) => (Code::OutOfMemory, true),
             Self::Torch(_) | Self::Model(_) | Self::Order(_) => (Code::Internal, true),
@@ -182,7 +207,7 @@ fn shard_code(error: &FetchError) -> Code {
     }
 }
 
-fn says_out_of_memory(text: &str) -> bool {
+pub(super) fn says_out_of_memory(text: &str) -> bool {
     ["out of memory", "can't allocate memory"].iter().any(|phrase| text.contains(phrase))
 }
 
@@ -197,14 +222,14 @@ fn first_sentences(text: &str) -> String {
 mod tests {
     use std::panic::{AssertUnwindSafe, catch_unwind};
 
-    use tch::{Device, Kind, Tensor};
+    use tch::{Device, Kind, TchError, Tensor};
 
     use super::*;
 
     #[test]
     fn an_operator_that_finds_no_memory_fails_the_job_and_leaves_the_worker() {
         let panic = catch_unwind(|| Tensor::zeros([1 << 50], (Kind::Float, Device::Cpu))).unwrap_err();
-        let departure = Departure::of_panic(panic);
+        let departure = Departure::of_panic(panic, || true);
         let message = departure.to_string();
         assert!(message.contains("you tried to allocate 4503599627370496 bytes"), "{message}");
         assert!(!message.contains("frame"), "{message}");
@@ -217,7 +242,7 @@ mod tests {
         let said = "called `Result::unwrap()` on an `Err` value: Torch(\"CUDA out of memory. Tried to allocate 2.00 GiB. \
                     GPU 0 has a total capacity of 79.18 GiB of which 1.2 GiB is free. If reserved but unallocated memory is \
                     large try setting PYTORCH_CUDA_ALLOC_CONF\\nException raised from malloc\")";
-        let message = Departure::of_panic(Box::new(said.to_owned())).to_string();
+        let message = Departure::of_panic(Box::new(said.to_owned()), || true).to_string();
         assert!(
             message.contains("Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.18 GiB of which"),
             "{message}"
@@ -228,7 +253,49 @@ mod tests {
     #[test]
     fn any_other_panic_stays_one() {
         let panic = catch_unwind(|| panic!("index out of bounds")).unwrap_err();
-        let again = catch_unwind(AssertUnwindSafe(|| Departure::of_panic(panic))).unwrap_err();
+        let again = catch_unwind(AssertUnwindSafe(|| Departure::of_panic(panic, || true))).unwrap_err();
         assert_eq!(again.downcast_ref::<&str>(), Some(&"index out of bounds"));
+    }
+
+    #[test]
+    fn a_device_that_failed_is_told_as_such_wherever_it_was_met_and_does_not_end_the_job() {
+        let said = "CUDA error: an illegal memory access was encountered\nSearch for `cudaErrorIllegalAddress' in https://docs.nvidia.com";
+        let torch = || ModelError::Torch(TchError::Torch(said.to_owned()));
+        let collective = || CollectiveError::Torch(said.lines().next().unwrap().to_owned());
+        let met = [
+            Departure::of_panic(
+                Box::new(format!("called `Result::unwrap()` on an `Err` value: Torch({said:?})")),
+                || true,
+            ),
+            collective().into(),
+            torch().into(),
+            ModelError::List(collective()).into(),
+            CheckpointError::Model(torch()).into(),
+            Departure::Evaluation { name: "captions".into(), source: Box::new(torch().into()) },
+            Departure::Collective(CollectiveError::Collective(said.to_owned())),
+        ];
+        for departure in met {
+            let departure = departure.or_of_device(|| true);
+            assert!(departure.is_of_own_state(), "{departure}");
+            let failure = departure.failure().unwrap();
+            assert_eq!((failure.code.as_str(), failure.permanent), ("DEVICE_FAILED", false));
+            assert_eq!(failure.message, "the device failed: CUDA error: an illegal memory access was encountered");
+        }
+    }
+
+    #[test]
+    fn what_libtorch_refuses_on_a_device_that_works_stays_the_programs_fault() {
+        let Err(shapes) = Tensor::zeros([2, 3], (Kind::Float, Device::Cpu))
+            .f_matmul(&Tensor::zeros([4, 5], (Kind::Float, Device::Cpu)))
+        else {
+            panic!("shapes that don't fit are multiplied")
+        };
+        for error in [shapes, TchError::Torch("CUDA error: invalid argument".into())] {
+            let departure = Departure::from(ModelError::Torch(error)).or_of_device(|| true);
+            let failure = departure.failure().unwrap();
+            assert_eq!((failure.code.as_str(), failure.permanent), ("INTERNAL", true), "{}", failure.message);
+        }
+        let told = Departure::Collective(CollectiveError::Aborted).or_of_device(|| false);
+        assert!(told.failure().is_none(), "who was told to leave asks for nothing");
     }
 }
