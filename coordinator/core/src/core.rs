@@ -5,6 +5,7 @@ use crate::command::Command;
 use crate::config::Timings;
 use crate::decide;
 use crate::ids::{Generation, JobId, Step, Time, WorkerId};
+use crate::log_invariants::Check;
 use crate::policy::{Bound, Policy};
 use crate::presence::{Observation, Presence, Seen};
 use crate::record::{Event, Record};
@@ -22,6 +23,8 @@ pub struct Core {
     attention: Attention,
     /// The job with the newest transition: the next look goes on there.
     looked_at: Option<JobId>,
+    /// What debug builds hold against every further record; none after a snapshot, which does not tell what came before.
+    check: Option<Check>,
 }
 
 /// Why a command leads to nothing.
@@ -97,12 +100,18 @@ impl Core {
         mut state: State,
         records: impl IntoIterator<Item = &'a Record>,
     ) -> Self {
+        let is_checked = cfg!(debug_assertions) && state.jobs().next().is_none();
+        let mut check = is_checked.then(Check::default);
         for record in records {
+            if let Some(check) = &mut check {
+                // What an earlier program has logged is taken as it is.
+                check.next(&state, record);
+            }
             state.apply(record);
         }
         let presence = Presence::new(now);
         let (policy, attention) = (Policy::default(), Attention::default());
-        Self { timings, policy, state, presence, attention, looked_at: None }
+        Self { timings, policy, state, presence, attention, looked_at: None, check }
     }
 
     /// The same core under the operator's rules.
@@ -124,6 +133,10 @@ impl Core {
         #[cfg(debug_assertions)]
         let before: std::collections::BTreeMap<String, crate::usage::Usage> =
             self.state.usages().map(|(namespace, usage)| (namespace.to_owned(), *usage)).collect();
+        if let (Some(check), Event::Record(record)) = (&mut self.check, event) {
+            let found = check.next(&self.state, record);
+            debug_assert!(found.is_empty(), "{record:?} broke {found:?}");
+        }
         match event {
             Event::Record(record) => self.record(record),
             Event::Observation(observation) => self.observe(observation),

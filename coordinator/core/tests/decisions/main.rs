@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "code of tests")]
 
 mod bench;
+mod checks;
 mod devices;
 mod flapping;
 mod limits;
