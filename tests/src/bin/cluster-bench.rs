@@ -1,6 +1,6 @@
 //! `cluster-bench`: how long operators wait, measured on a local cluster of real processes.
 //!
-//! Prints one JSON line per measurement: name, ours (the median), limit, unit, samples. Both
+//! Prints one JSON line per measurement: name, ours (the median), limit, unit, samples. All
 //! measurements use the tiny preset, and workers that are connected and idle beforehand.
 
 use std::time::{Duration, Instant};
@@ -13,6 +13,10 @@ use cappa_tests::{Cluster, Corpus, Options};
 use serde_json::json;
 use wire::jobs_client::JobsClient;
 
+/// Of the clusters that lose one.
+const WORKERS: usize = 4;
+/// What a recovery may take from the loss's detection on; what detects a hang comes on top.
+const RECOVERY: Duration = Duration::from_secs(3);
 /// Repetitions of each measurement.
 const SAMPLES: usize = 5;
 /// How often the job is looked at: the resolution of the measurements.
@@ -28,7 +32,8 @@ type Jobs = JobsClient<tonic::transport::Channel>;
 async fn main() -> Result<()> {
     let corpus = Corpus::new(400)?;
     submit_to_first_step(&corpus).await?;
-    recovery(&corpus).await
+    recovery(&corpus, Fault::Killed).await?;
+    recovery(&corpus, Fault::Hung).await
 }
 
 /// More steps than any measurement waits for.
@@ -57,18 +62,35 @@ async fn submit_to_first_step(corpus: &Corpus) -> Result<()> {
     Ok(())
 }
 
-/// From SIGKILL of one of three workers to the next step that the others complete. Each worker is
-/// killed in turn, so that the group's lead is among them.
-async fn recovery(corpus: &Corpus) -> Result<()> {
-    let mut cluster = Cluster::start(Options { workers: 3, ..Options::default() })?;
+/// What is done to a worker.
+#[derive(Debug, Clone, Copy)]
+enum Fault {
+    /// SIGKILL: its stream ends.
+    Killed,
+    /// SIGSTOP: it is silent.
+    Hung,
+}
+
+/// From SIGKILL or SIGSTOP of one of four workers to the next step that the others complete. Each worker is hit in turn, so
+/// that the group's lead is among them.
+async fn recovery(corpus: &Corpus, fault: Fault) -> Result<()> {
+    let options = Options { workers: WORKERS, ..Options::default() };
+    let (name, limit) = match fault {
+        Fault::Killed => ("a killed worker", RECOVERY),
+        Fault::Hung => ("a hung worker", options.detection + RECOVERY),
+    };
+    let mut cluster = Cluster::start(options)?;
     let mut jobs = cluster.jobs().await?;
     let (mut samples, mut lost) = (Vec::new(), Vec::new());
     for sample in 0..SAMPLES {
-        cluster.wait_idle(3).await?;
-        let id = cluster.submit(&spec((1, 3)), corpus).await?;
+        cluster.wait_idle(WORKERS).await?;
+        let id = cluster.submit(&spec((1, WORKERS as u32)), corpus).await?;
         let before = until(&mut jobs, &id, |job| job.step >= STEPS_AROUND).await?;
         let begun = Instant::now();
-        cluster.kill_worker(sample % 3);
+        match fault {
+            Fault::Killed => cluster.kill_worker(sample % WORKERS),
+            Fault::Hung => cluster.signal_worker(sample % WORKERS, libc::SIGSTOP)?,
+        }
         // A step of the broken group may be reported late; one of the next generation can't be.
         let in_new_group =
             |job: &wire::Job| job.latest.as_ref().is_some_and(|step| step.generation > before.generation);
@@ -77,12 +99,13 @@ async fn recovery(corpus: &Corpus) -> Result<()> {
         until(&mut jobs, &id, |job| job.step >= after.step + STEPS_AROUND).await?;
         lost.push(missing_steps(&cluster, &id).await? as f64);
         cancel(&mut jobs, &id).await?;
-        cluster.start_worker(sample % 3)?;
+        cluster.kill_worker(sample % WORKERS);
+        cluster.start_worker(sample % WORKERS)?;
     }
-    let worst = samples.iter().copied().fold(0.0, f64::max);
-    print("recovery from a killed worker, median", median(&samples), 10.0, "s", &samples);
-    print("recovery from a killed worker, worst", worst, 10.0, "s", &samples);
-    print("steps lost with a killed worker", lost.iter().sum(), 0.0, "steps", &lost);
+    let (worst, limit) = (samples.iter().copied().fold(0.0, f64::max), limit.as_secs_f64());
+    print(&format!("recovery from {name}, median"), median(&samples), limit, "s", &samples);
+    print(&format!("recovery from {name}, worst"), worst, limit, "s", &samples);
+    print(&format!("steps lost with {name}"), lost.iter().sum(), 0.0, "steps", &lost);
     Ok(())
 }
 
