@@ -14,7 +14,7 @@ use super::changes::{Changes, Following};
 const BACKLOG: usize = 4096;
 
 /// Requests of each kind that share one turn, and with it one append, at most.
-const BATCH: usize = 512;
+pub(super) const BATCH: usize = 512;
 
 pub(super) type Read = Box<dyn FnOnce(&View) + Send>;
 

@@ -6,6 +6,8 @@
 mod changes;
 mod condenser;
 mod follower;
+#[cfg(test)]
+mod lagging;
 mod looks;
 mod mailbox;
 mod planned;

@@ -1,0 +1,131 @@
+//! What a loop does that lags behind what it is told.
+
+use std::time::Duration;
+
+use cappa_core::{
+    Command, Generation, Incarnation, JobId, Link, Policy, Report, Scheduling, Stage, Step, Submission, Timings,
+    WorkerId, WorkerReport,
+};
+use cappa_shared::storage::AllowList;
+use cappa_wire::Limits;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::mailbox::{BATCH, Batch};
+use super::{Driver, Handle, Mailbox, Reconciler, Rules, mailbox, recover};
+use crate::clock::Clock;
+use crate::curves::Curves;
+use crate::facts::Facts;
+use crate::indexing::Indexing;
+use crate::log::EventLog;
+use crate::metrics::{Durations, Metrics};
+use crate::sessions::Sessions;
+
+const TIMINGS: Timings = Timings {
+    detection: Duration::from_secs(8),
+    grace: Duration::from_secs(16),
+    settle: Duration::ZERO,
+    forming: Duration::from_secs(60),
+    sweep: Duration::from_secs(120),
+};
+
+async fn driver(folder: &tempfile::TempDir, handle: &Handle, mailbox: Mailbox) -> Driver {
+    let store = cappa_shared::storage::create(folder.path().to_str().unwrap()).unwrap();
+    let (log, recalled) = EventLog::open_knowing(&store, 0).await.unwrap();
+    let indexing = Indexing::new(AllowList::everything());
+    let rules = Rules { timings: TIMINGS, policy: Policy::default(), indexing, facts: Facts::default() };
+    let limits = Limits { forming: TIMINGS.forming, operation: TIMINGS.forming };
+    let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+    let (sessions, curves) = (Sessions::default(), Curves::default());
+    let reconciler = Reconciler::new(sessions, curves, limits, handle.clone(), tasks, stop);
+    Driver::new(recover(log, recalled, None, rules), mailbox, reconciler, Durations::new(Metrics::new()))
+}
+
+fn said_by(worker: &str, report: Report) -> Command {
+    Command::Worker(WorkerReport { worker: WorkerId(worker.into()), link: Link(1), report })
+}
+
+fn heartbeat_of(worker: &str) -> Command {
+    said_by(worker, Report::Heartbeat { at: None, pace: None })
+}
+
+fn job() -> JobId {
+    JobId("job".into())
+}
+
+fn submit() -> Command {
+    let submission = Submission {
+        name: "job".into(),
+        namespace: "default".into(),
+        priority: 0,
+        min_workers: 1,
+        max_workers: 1,
+        lanes: 64,
+        keep: 1,
+        total_steps: Step(100),
+        spec_json: String::new(),
+        spec_digest: String::new(),
+        data_digest: String::new(),
+        folder: String::new(),
+        idempotency_key: None,
+        scheduling: Scheduling::default(),
+        needs_index: false,
+    };
+    Command::Submit { job: job(), submission }
+}
+
+/// The job's group, unless a loss has broken it.
+fn group(driver: &Driver) -> Option<Generation> {
+    let group = driver.view.core.state().job(&job())?.group()?;
+    (!matches!(group.stage, Stage::Breaking { .. })).then_some(group.generation)
+}
+
+#[tokio::test]
+async fn nobody_is_lost_whose_heartbeat_waits_in_line_and_who_says_nothing_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let (handle, mailbox) = mailbox();
+    let mut driver = driver(&folder, &handle, mailbox).await;
+    let (host, store_address) = ("host".to_owned(), "host:1".to_owned());
+    let hello = Report::Hello { incarnation: Incarnation("a".into()), host, store_address, holding: None };
+    for command in [said_by("worker", hello), submit()] {
+        let records = driver.perform(&command).unwrap();
+        driver.append(records).await.unwrap();
+    }
+    let mut batch = Batch::default();
+    let look = async |driver: &mut Driver, batch: &mut Batch| {
+        driver.looks.hasten();
+        tokio::time::sleep(Duration::from_millis(60)).await;
+        driver.turn(batch).await.unwrap();
+    };
+    look(&mut driver, &mut batch).await;
+    assert_eq!(group(&driver), Some(Generation(1)));
+
+    // The worker is silent for three quarters of the detection time, while the loop looks on.
+    let pass = |driver: &mut Driver| {
+        driver.view.clock = Clock::starting_after(driver.view.now() + TIMINGS.detection / 4);
+    };
+    driver.perform(&heartbeat_of("worker")).unwrap();
+    for _ in 0..3 {
+        pass(&mut driver);
+        look(&mut driver, &mut batch).await;
+    }
+    assert_eq!(group(&driver), Some(Generation(1)));
+
+    // What it says then comes behind much else, which has waited for more than a quarter.
+    for _ in 0..2 * BATCH {
+        handle.tell(heartbeat_of("another")).await.unwrap();
+    }
+    handle.tell(heartbeat_of("worker")).await.unwrap();
+    tokio::time::sleep(TIMINGS.detection * 3 / 10).await;
+    for _ in 0..3 {
+        assert!(driver.mailbox.receive(&mut batch).await);
+        driver.turn(&mut batch).await.unwrap();
+        assert_eq!(group(&driver), Some(Generation(1)), "it was judged by what was heard so far");
+    }
+
+    for _ in 0..5 {
+        pass(&mut driver);
+        look(&mut driver, &mut batch).await;
+    }
+    assert_eq!(group(&driver), None);
+}
