@@ -29,7 +29,7 @@ impl Place {
         if !ranks.is_empty() {
             tracing::warn!(?ranks, step = %state.step, "ranks hold other parameters; waiting to form again without theirs");
             // Whoever leaves first is named as the one that failed.
-            context.wait(assignment, tokio::time::sleep(assignment.operation))?;
+            context.wait(assignment, async { tokio::time::sleep(assignment.operation).await })?;
         }
         Ok(())
     }
