@@ -203,7 +203,8 @@ impl World<'_> {
         let step = process.state.as_ref().unwrap().step;
         process.book.keep_pace(assignment.generation, pace);
         if !is_over {
-            process.book.point(wire::StepMetrics { step, ..Default::default() });
+            let generation = assignment.generation.0;
+            process.book.point(wire::StepMetrics { step, generation, ..Default::default() });
         }
         if enters {
             let (job_id, generation) = (assignment.job.to_string(), assignment.generation.0);

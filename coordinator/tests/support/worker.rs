@@ -147,8 +147,9 @@ impl FakeWorker {
 
     /// Reports the points of steps, as rank 0.
     pub async fn progress(&self, form: &Form, steps: std::ops::RangeInclusive<u64>) {
-        let point = |step| StepMetrics { step, loss: 10.0 / step as f64, seconds: 0.01, ..StepMetrics::default() };
         let (job_id, generation) = (form.job_id.clone(), form.generation);
+        let loss = |step| 10.0 / step as f64;
+        let point = |step| StepMetrics { step, generation, loss: loss(step), seconds: 0.01, ..StepMetrics::default() };
         let points = steps.map(point).collect();
         self.say(Message::Progress(Progress { job_id, generation, points, ..Progress::default() })).await;
     }

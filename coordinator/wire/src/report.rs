@@ -67,10 +67,12 @@ pub fn report_of(message: FromWorker) -> Option<Report> {
         }
         FromWorker::Completed(completed) => completed_report(completed)?,
         FromWorker::Goodbye(goodbye) => Report::Goodbye { reason: goodbye.reason },
-        FromWorker::Progress(progress) => Report::Heartbeat {
-            at: Some((JobId(progress.job_id), Generation(progress.generation), Step(progress.points.last()?.step))),
-            pace: None,
-        },
+        FromWorker::Progress(progress) => {
+            // A new stream tells the points of former groups again: they say nothing of the one that the worker is in.
+            let last = progress.points.last()?;
+            let at = (JobId(progress.job_id), Generation(last.generation), Step(last.step));
+            Report::Heartbeat { at: Some(at), pace: None }
+        }
         FromWorker::Hello(_) | FromWorker::Logs(_) => return None,
     })
 }
@@ -108,5 +110,19 @@ fn parts_written(written: proto::PartsWritten) -> Report {
             parts: written.parts.into_iter().map(part).collect(),
             quarantined: written.quarantined.into_iter().map(sample).collect(),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn points_that_are_told_again_are_of_the_group_that_made_them() {
+        let point = proto::StepMetrics { step: 15, generation: 2, ..Default::default() };
+        let points = vec![point];
+        let told = proto::Progress { job_id: "demo-1".into(), generation: 3, points, ..Default::default() };
+        let at = Some((JobId("demo-1".into()), Generation(2), Step(15)));
+        assert_eq!(report_of(FromWorker::Progress(told)), Some(Report::Heartbeat { at, pace: None }));
     }
 }
