@@ -2,9 +2,11 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use cappa_proto::{GetRequest, JobState};
+use cappa_test_stores::{Fault, Rule, S3Server};
 use cappa_tests::jobs::JobSpec;
 use cappa_tests::{Cluster, Corpus, Options};
 
@@ -68,6 +70,59 @@ async fn a_store_that_fails_costs_the_checkpoint_and_not_the_run() -> Result<()>
         cluster.events(&job).await?,
         cluster.logs()
     );
+    Ok(())
+}
+
+/// Longer than the attempts at any other checkpoint take.
+const AWAY: Duration = Duration::from_secs(8);
+
+/// A cluster whose store is a bucket, so that it can be away.
+fn cluster_in_a_bucket(workers: usize) -> Result<(Cluster, S3Server)> {
+    let server = S3Server::start(&["jobs"]);
+    let env = server.environment().map(|(name, value)| (name.to_owned(), value)).to_vec();
+    let store = Some("s3://jobs/state".to_owned());
+    Ok((Cluster::start(Options { workers, store, env, ..Options::default() })?, server))
+}
+
+/// Checkpoints can't be written. The log goes on: its files are elsewhere.
+fn go_away(server: &S3Server) {
+    server.faults().add(Rule::new(Fault::Refuse).on("/checkpoints/"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_away_at_the_last_step_is_waited_for_and_the_job_ends_with_its_checkpoint() -> Result<()> {
+    const STEPS: u64 = 20;
+    let corpus = Corpus::new(200)?;
+    let (cluster, server) = cluster_in_a_bucket(2)?;
+    cluster.wait_idle(2).await?;
+    go_away(&server);
+    let spec = JobSpec { steps: STEPS, workers: (2, 2), ..JobSpec::default() };
+    let job = cluster.submit(&spec, &corpus).await?;
+    let waits = |job: &cappa_proto::Job| job.message.contains("its store does not answer");
+    cluster.wait(&job, "the wait for the store", waits).await?;
+    tokio::time::sleep(AWAY).await;
+    let then = cluster.job(&job).await?;
+    assert_eq!((then.state(), then.step, then.last_checkpoint_step), (JobState::Running, STEPS, 0), "{then:?}");
+    server.faults().clear();
+    let done = cluster.wait_state(&job, JobState::Succeeded).await?;
+    let met = (done.step, done.last_checkpoint_step, done.generation, done.recoveries);
+    assert_eq!(met, (STEPS, STEPS, 1, 0), "{:#?} {}", cluster.events(&job).await?, cluster.logs());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_only_worker_that_is_told_to_end_while_the_store_is_away_saves_what_it_has_done() -> Result<()> {
+    let corpus = Corpus::new(200)?;
+    let (mut cluster, server) = cluster_in_a_bucket(1)?;
+    let job = cluster.submit(&JobSpec { steps: 100_000, workers: (1, 1), ..JobSpec::default() }, &corpus).await?;
+    cluster.wait_step(&job, 10).await?;
+    go_away(&server);
+    cluster.signal_worker(0, libc::SIGTERM)?;
+    tokio::time::sleep(AWAY).await;
+    server.faults().clear();
+    assert_eq!(cluster.wait_worker(0, Duration::from_secs(60))?, Some(0), "{}", cluster.logs());
+    let left = cluster.wait_state(&job, JobState::Queued).await?;
+    assert!(left.step >= 10 && left.last_checkpoint_step == left.step, "{left:?} {}", cluster.logs());
     Ok(())
 }
 

@@ -119,7 +119,7 @@ async fn serve(args: RunArgs, backend: Backend, files: u64) -> Result<()> {
         peak_flops: args.peak_tflops.map(|tera| tera * 1e12),
     };
     let stats = metrics.data();
-    let writer = Writer::start(ledger.clone(), metrics.clone(), context.runtime.clone())?;
+    let writer = Writer::start(&context)?;
     let (ended, trainer_ended) = oneshot::channel::<()>();
     let trainer = std::thread::Builder::new().name("trainer".into()).spawn(move || {
         let _ended = ended; // dropped when the thread ends, also by a panic

@@ -164,7 +164,7 @@ impl PipelineStats {
     }
 
     /// Notes that `what` is waited for, until the guard is dropped.
-    pub(crate) fn wait_for(&self, what: String) -> WaitingFor<'_> {
+    pub fn wait_for(&self, what: String) -> WaitingFor<'_> {
         let mut waiting = lock(&self.waiting);
         let number = waiting.next;
         waiting.next += 1;
@@ -204,7 +204,8 @@ impl PipelineStats {
 }
 
 /// While it lives, something waits for a store.
-pub(crate) struct WaitingFor<'a> {
+#[derive(Debug)]
+pub struct WaitingFor<'a> {
     stats: &'a PipelineStats,
     number: u64,
 }

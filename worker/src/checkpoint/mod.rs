@@ -63,6 +63,11 @@ pub(crate) enum CheckpointError {
     },
 }
 
+/// What a group has done is not in the store, and the group ends with it.
+#[derive(Debug, Error)]
+#[error("the last checkpoint can't be written; what was done since the one before it is done again")]
+pub(crate) struct Unsaved(#[source] pub(crate) CheckpointError);
+
 impl CheckpointError {
     fn tensor(name: &str, source: tch::TchError) -> Self {
         Self::Tensor { name: name.to_owned(), source }

@@ -1,6 +1,7 @@
 //! Writing this rank's part of a checkpoint while training goes on.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -15,13 +16,18 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use sha2::{Digest as _, Sha256};
 use tch::{Device, Tensor};
 
-use super::{CheckpointError, parts};
+use super::{CheckpointError, Unsaved, parts};
+use crate::context::Context;
+use crate::interrupt::Interrupt;
 use crate::metrics::Metrics;
 use crate::session::ledger::Ledger;
 use crate::train::state::TrainState;
 
 /// Pauses between attempts to write a part.
 const RETRIES: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(1)];
+
+/// Pause between further attempts, where the group ends with the part.
+const PAUSE: Duration = Duration::from_secs(2);
 
 /// How soon a wait notices that it is in vain.
 const NOTICE: Duration = Duration::from_millis(50);
@@ -38,11 +44,13 @@ struct Snapshot {
     /// Digest of the vocabulary that its network was trained with.
     vocabulary: String,
     stall: Duration,
+    /// Nobody makes further steps from what is in memory: it is written again and again.
+    is_last: bool,
 }
 
 enum Task {
     Write(Box<Snapshot>),
-    Flush(Sender<()>),
+    Flush(Sender<Result<(), CheckpointError>>),
 }
 
 /// The thread that writes. One snapshot is written and one may wait; a third makes training wait,
@@ -50,25 +58,36 @@ enum Task {
 pub(crate) struct Writer {
     tasks: Sender<Task>,
     thread: JoinHandle<()>,
+    closes: Arc<AtomicBool>,
 }
 
 impl Writer {
     /// Starts the thread.
-    pub(crate) fn start(
-        ledger: Arc<Ledger>,
-        metrics: Arc<Metrics>,
-        runtime: tokio::runtime::Handle,
-    ) -> std::io::Result<Self> {
+    pub(crate) fn start(context: &Context) -> std::io::Result<Self> {
         let (tasks, received) = bounded(1);
-        let thread = std::thread::Builder::new()
-            .name("checkpoint".into())
-            .spawn(move || write_all(&received, &ledger, &metrics, &runtime))?;
-        Ok(Self { tasks, thread })
+        let closes = Arc::<AtomicBool>::default();
+        let means = Means {
+            ledger: context.ledger.clone(),
+            metrics: context.metrics.clone(),
+            interrupt: context.interrupt.clone(),
+            runtime: context.runtime.clone(),
+            patience: context.fetch.patience,
+            closes: closes.clone(),
+        };
+        let thread =
+            std::thread::Builder::new().name("checkpoint".into()).spawn(move || write_all(&received, &means))?;
+        Ok(Self { tasks, thread, closes })
     }
 
-    /// Copies this rank's share of the state and hands it to the thread. Returns how long training
-    /// stood still.
-    pub(crate) fn save(&self, assignment: &Assignment, state: &TrainState, vocabulary: &str) -> Duration {
+    /// Copies this rank's share of the state and hands it to the thread. The `is_last` of a group is written until it is
+    /// there, or the patience with stores is over. Returns how long training stood still.
+    pub(crate) fn save(
+        &self,
+        assignment: &Assignment,
+        state: &TrainState,
+        vocabulary: &str,
+        is_last: bool,
+    ) -> Duration {
         let begun = Instant::now();
         let named = state.named();
         let bytes: Vec<usize> = named.iter().map(|(_, tensor)| parts::bytes_of(tensor)).collect();
@@ -89,24 +108,32 @@ impl Writer {
             tensors,
             vocabulary: vocabulary.to_owned(),
             stall: begun.elapsed(),
+            is_last,
         };
         self.give(Task::Write(Box::new(snapshot)));
         begun.elapsed()
     }
 
     /// Waits until everything saved so far is written or has failed, or `check` says that this is in vain.
-    pub(crate) fn flush<E>(&self, check: impl Fn() -> Result<(), E>) -> Result<(), E> {
+    ///
+    /// # Errors
+    /// Those of `check`, and [`Unsaved`] where the last of a group could not be written.
+    pub(crate) fn flush<E: From<Unsaved>>(&self, check: impl Fn() -> Result<(), E>) -> Result<(), E> {
         let (done, wait) = bounded(1);
         self.give(Task::Flush(done));
-        // When the thread is gone there is nothing to wait for.
-        while wait.recv_timeout(NOTICE) == Err(RecvTimeoutError::Timeout) {
-            check()?;
+        loop {
+            match wait.recv_timeout(NOTICE) {
+                Ok(written) => return written.map_err(|error| Unsaved(error).into()),
+                Err(RecvTimeoutError::Timeout) => check()?,
+                // When the thread is gone there is nothing to wait for.
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            }
         }
-        Ok(())
     }
 
     /// Writes what is left and ends the thread.
     pub(crate) fn close(self) {
+        self.closes.store(true, Ordering::Relaxed);
         drop(self.tasks);
         if self.thread.join().is_err() {
             tracing::error!("the checkpoint thread panicked");
@@ -127,45 +154,70 @@ fn host_copy(tensor: &Tensor) -> Tensor {
     }
 }
 
-fn write_all(tasks: &Receiver<Task>, ledger: &Ledger, metrics: &Metrics, runtime: &tokio::runtime::Handle) {
+/// What the thread works with.
+struct Means {
+    ledger: Arc<Ledger>,
+    metrics: Arc<Metrics>,
+    interrupt: Arc<Interrupt>,
+    runtime: tokio::runtime::Handle,
+    patience: Duration,
+    closes: Arc<AtomicBool>,
+}
+
+impl Means {
+    /// Whether a part that was not written is worth further attempts.
+    fn keep_trying(&self, snapshot: &Snapshot, begun: Instant) -> bool {
+        let is_wanted = || self.interrupt.check(&snapshot.job, snapshot.generation).is_ok();
+        let is_closing = || self.closes.load(Ordering::Relaxed);
+        snapshot.is_last && begun.elapsed() < self.patience && is_wanted() && !is_closing()
+    }
+}
+
+fn write_all(tasks: &Receiver<Task>, means: &Means) {
+    let mut unsaved = None;
     for task in tasks {
         match task {
             Task::Write(snapshot) => {
                 let begun = Instant::now();
                 let span = tracing::info_span!("write_checkpoint", job = %snapshot.job, step = %snapshot.step);
-                let outcome = span.in_scope(|| write(&snapshot, runtime));
-                metrics.checkpoint(&outcome, snapshot.stall, begun.elapsed());
-                let report = match outcome {
-                    Ok(part) => written(&snapshot, part, begun.elapsed(), ledger.book().quarantined()),
+                let outcome = span.in_scope(|| write(&snapshot, means));
+                means.metrics.checkpoint(&outcome, snapshot.stall, begun.elapsed());
+                let (report, error) = match outcome {
+                    Ok(part) => (written(&snapshot, part, begun.elapsed(), means.ledger.book().quarantined()), None),
                     Err(error) => {
-                        let error = with_causes(&error);
-                        tracing::error!(step = %snapshot.step, error, "the checkpoint failed; training goes on");
-                        failed(&snapshot, error)
+                        let told = with_causes(&error);
+                        tracing::error!(step = %snapshot.step, error = told, "the checkpoint failed");
+                        (failed(&snapshot, told), Some(error))
                     }
                 };
-                ledger.checkpoint(snapshot.step, snapshot.generation, report);
+                means.ledger.checkpoint(snapshot.step, snapshot.generation, report);
+                unsaved = error.filter(|_| snapshot.is_last);
             }
             // An error means that nobody waits any more.
-            Task::Flush(done) => drop(done.send(())),
+            Task::Flush(done) => drop(done.send(unsaved.take().map_or(Ok(()), Err))),
         }
     }
 }
 
 /// Writes the part, several times if the store fails.
-fn write(snapshot: &Snapshot, runtime: &tokio::runtime::Handle) -> Result<wire::Part, CheckpointError> {
+fn write(snapshot: &Snapshot, means: &Means) -> Result<wire::Part, CheckpointError> {
     let file = bytes::Bytes::from(parts::serialise(&snapshot.tensors, Some(&snapshot.vocabulary))?);
     let sha256 = hex::encode(Sha256::digest(&file));
     let name = part_name(snapshot.rank, snapshot.world_size);
     let path = format!("{}/{name}", attempt_folder(snapshot.step, snapshot.generation));
     let folder = storage::create(&snapshot.folder)?;
-    let mut pauses = RETRIES.iter();
+    let (begun, stats, mut waiting) = (Instant::now(), means.metrics.data(), None);
+    let further = std::iter::from_fn(|| means.keep_trying(snapshot, begun).then_some(PAUSE));
+    let mut pauses = RETRIES.into_iter().chain(further);
     loop {
-        match (runtime.block_on(folder.put(&path, file.clone())), pauses.next()) {
+        match (means.runtime.block_on(folder.put(&path, file.clone())), pauses.next()) {
             (Ok(()), _) => return Ok(wire::Part { name, bytes: file.len() as u64, sha256 }),
             (Err(error), None) => return Err(error.into()),
             (Err(error), Some(pause)) => {
                 tracing::warn!(error = with_causes(&error), "a checkpoint part was not written; trying again");
-                std::thread::sleep(*pause);
+                let wait = || stats.wait_for(format!("{}/{path}", snapshot.folder));
+                waiting = waiting.or_else(|| snapshot.is_last.then(wait));
+                std::thread::sleep(pause);
             }
         }
     }

@@ -133,7 +133,8 @@ impl Trainer {
         let turn = Turn { assignment, context, place: &place, writer: &self.writer, corpus: &corpus };
         let ending = page::train(&turn, &mut recorder, state)?;
         recorder.finish();
-        let flush = || self.writer.flush(|| context.interrupt.check(&assignment.job, assignment.generation));
+        let is_wanted = || Ok(context.interrupt.check(&assignment.job, assignment.generation)?);
+        let flush = || self.writer.flush::<Departure>(is_wanted);
         if ending != Ending::Finished(None) {
             flush()?;
             return Ok(ending);

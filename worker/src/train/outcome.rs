@@ -15,7 +15,7 @@ use cappa_shared::code::Code;
 use thiserror::Error;
 
 use super::device;
-use crate::checkpoint::CheckpointError;
+use crate::checkpoint::{CheckpointError, Unsaved};
 
 /// What a group was brought to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,6 +95,9 @@ pub(crate) enum Departure {
     /// No manifest could be restored.
     #[error("no committed checkpoint can be restored")]
     Checkpoint(#[from] CheckpointError),
+    /// The last checkpoint of the group.
+    #[error(transparent)]
+    Unsaved(#[from] Unsaved),
     /// The network can't start from the checkpoint that the spec names.
     #[error("the job can't start from init.from, {from}")]
     Init {
@@ -185,11 +188,12 @@ impl Departure {
             Self::Diverged { .. } => (Code::NumericDivergence, true),
             Self::ReplicaDiverged(_) => (Code::ReplicaDiverged, false),
             Self::Checkpoint(CheckpointError::Storage(source))
+            | Self::Unsaved(Unsaved(CheckpointError::Storage(source)))
             | Self::Init { source: CheckpointError::Storage(source), .. } => (source.code(), true),
             Self::Init { source: CheckpointError::Model(_) | CheckpointError::Vocabulary(_), .. } => {
                 (Code::InvalidSpec, true)
             }
-            Self::Checkpoint(_) | Self::Init { .. } => (Code::CheckpointDamaged, true),
+            Self::Checkpoint(_) | Self::Unsaved(_) | Self::Init { .. } => (Code::CheckpointDamaged, true),
             Self::Evaluation { source, .. } => {
                 let inner = source.failure()?;
                 return Some(wire::Failure { message: with_causes(self), ..inner });

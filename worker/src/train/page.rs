@@ -13,6 +13,7 @@ use cappa_data::corpus::Corpus;
 use cappa_model::ModelError;
 use cappa_proto as wire;
 use cappa_session::Assignment;
+use cappa_shared::checkpoint::manifest_path;
 use cappa_shared::ids::Step;
 use tch::Tensor;
 
@@ -104,9 +105,23 @@ impl Turn<'_> {
         batch.quarantined.into_iter().chain(spent).collect()
     }
 
-    /// Hands this rank's share of the state over to be written.
-    fn save(&self, state: &TrainState) {
-        self.writer.save(self.assignment, state, self.corpus.vocabulary());
+    /// Hands this rank's share of the state over to be written, of a group that may end here.
+    fn save(&self, state: &TrainState, ending: Option<&Ending>) {
+        let is_last = match ending {
+            // The others go on with what they hold.
+            Some(Ending::Drained) => self.context.interrupt.draining(),
+            ending => ending.is_some(),
+        };
+        let is_last = is_last || state.step >= self.assignment.total_steps;
+        self.writer.save(self.assignment, state, self.corpus.vocabulary(), is_last);
+    }
+
+    /// Saves what a group that broke may have made without saving it.
+    fn save_again(&self, state: &TrainState) {
+        let is_committed = self.assignment.restore.contains(&manifest_path(state.step));
+        if state.step > Step(0) && !is_committed {
+            self.save(state, None);
+        }
     }
 
     /// Compares the replicas, where the job asks for that after this step.
@@ -124,6 +139,7 @@ impl Turn<'_> {
 pub(super) fn train(turn: &Turn<'_>, recorder: &mut Recorder, state: &mut TrainState) -> Result<Ending, Departure> {
     let Assignment { spec, total_steps, .. } = turn.assignment;
     if state.step >= *total_steps {
+        turn.save_again(state);
         return Ok(Ending::Finished(None)); // only evaluations are left
     }
     let group = &turn.place.group;
@@ -142,7 +158,7 @@ pub(super) fn train(turn: &Turn<'_>, recorder: &mut Recorder, state: &mut TrainS
         if somebody_is_late && let Some(ending) = turn.await_data(&mut batches, &mut clock)? {
             if state.step > saved {
                 turn.verify(state, true)?;
-                turn.save(state);
+                turn.save(state, Some(&ending));
             }
             return Ok(ending);
         }
@@ -192,7 +208,7 @@ pub(super) fn train(turn: &Turn<'_>, recorder: &mut Recorder, state: &mut TrainS
         let verified = turn.verify(state, saves); // no checkpoint is made of replicas that have come apart
         clock.lap(Phase::Comm);
         if saves && verified.is_ok() {
-            turn.save(state);
+            turn.save(state, ending.as_ref());
             saved = state.step;
             clock.lap(Phase::Checkpoint);
         }
