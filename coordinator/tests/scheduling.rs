@@ -86,7 +86,10 @@ async fn a_more_important_job_gets_the_workers_and_the_victim_goes_on_later() {
     assert_eq!(form.job_id, urgent);
     running.until_state(&humble, JobState::Queued).await;
     let kinds = events_until(&running, &humble, "preempted").await;
-    assert_eq!(kinds, ["submitted", "group_formed", "group_running", "stop_requested", "preempted"]);
+    assert_eq!(
+        kinds,
+        ["submitted", "group_formed", "group_running", "stop_requested", "checkpoint_committed", "preempted"]
+    );
     worker.complete(&form).await;
     running.until_state(&urgent, JobState::Succeeded).await;
     running.until_state(&humble, JobState::Forming).await;

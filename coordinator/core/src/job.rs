@@ -192,6 +192,9 @@ pub struct Group {
     pub stage: Stage,
     /// Members that have done all the group was formed for.
     pub completed: BTreeMap<WorkerId, Outcome>,
+    /// The step at which they had; absent in snapshots of older programs, and zero before.
+    #[serde(default)]
+    pub completed_step: Step,
     /// The evaluations' results, from rank 0.
     pub summary: Option<String>,
 }
@@ -360,6 +363,22 @@ impl Job {
     /// The kept checkpoint of a step.
     pub fn checkpoint(&self, step: Step) -> Option<&Checkpoint> {
         self.checkpoints.iter().find(|checkpoint| checkpoint.step == step)
+    }
+
+    /// The step of the checkpoint that is still missing before the job is over or stopped, though members have done their work.
+    pub fn unsaved(&self) -> Option<Step> {
+        let step = self.group()?.completed_step;
+        (step > self.restore_step()).then_some(step)
+    }
+
+    /// Whether nobody makes steps after this one but from its checkpoint: the manifest is not given up then. A job that
+    /// trains on makes another checkpoint soon, and one that is over needs none.
+    pub fn depends_on(&self, step: Step) -> bool {
+        match &self.phase {
+            Phase::Active(group) => step == self.submission.total_steps || step == group.completed_step,
+            Phase::Indexing | Phase::Queued | Phase::Paused { .. } => true,
+            Phase::Ended(_) => false,
+        }
     }
 
     /// The step that a start from storage begins with.

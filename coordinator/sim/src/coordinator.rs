@@ -365,10 +365,18 @@ impl World<'_> {
         self.at(after, Event::Stored(id, Stored { work, attempt, litter }));
     }
 
+    fn can_give_up(&self, id: usize, work: &Work) -> bool {
+        let Work::CommitManifest { job, step, .. } = work else { return false };
+        self.coordinators[id].core.state().job(job).is_some_and(|job| !job.depends_on(*step))
+    }
+
     /// Work on the store has happened, or failed; the process that asked for it may be gone.
     pub(crate) fn stored(&mut self, id: usize, stored: Stored) {
-        if self.store.fails_until > self.millis() {
-            return; // It is tried again.
+        let is_away = self.store.is_away_for_jobs(self.millis());
+        // It is tried again, but for a manifest that the job can do without.
+        let is_given_up = is_away && self.can_give_up(id, &stored.work) && self.chance(0.3);
+        if is_away && !is_given_up {
+            return;
         }
         if let Some((_, is_told)) = self.coordinators[id].tried.get_mut(&stored.work) {
             *is_told = true;
@@ -386,6 +394,10 @@ impl World<'_> {
                     sources: Vec::new(),
                 };
                 Command::Indexed { job, indexed }
+            }
+            Work::CommitManifest { job, step, generation } if is_given_up => {
+                let error = "the store is away".to_owned();
+                Command::ManifestFailed { job, step, generation, error }
             }
             Work::CommitManifest { job, step, generation } => {
                 let key = (job.to_string(), step.0);

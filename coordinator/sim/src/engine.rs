@@ -3,7 +3,7 @@
 use cappa_proto as wire;
 use cappa_proto::worker_message::Message as Tell;
 use cappa_session::{Agreement, Assignment, agree};
-use cappa_shared::checkpoint::part_name;
+use cappa_shared::checkpoint::{manifest_path, part_name};
 use cappa_shared::ids::{Generation, JobId, Rank, Step};
 use cappa_shared::order::lanes_of_rank;
 
@@ -22,6 +22,8 @@ pub(crate) struct Snapshot {
     generation: u64,
     rank: u32,
     world_size: u32,
+    /// The group ends with it: whoever waits for that waits for this one.
+    ends: bool,
 }
 
 impl World<'_> {
@@ -212,7 +214,12 @@ impl World<'_> {
         }
         let is_last = step >= assignment.total_steps.0;
         let ends = is_last || stop || drain;
-        let saves = !is_over && (ends || step.is_multiple_of(EVERY));
+        let is_saved = || step == 0 || assignment.restore.contains(&manifest_path(Step(step)));
+        let saves = if is_over { !is_saved() } else { ends || step.is_multiple_of(EVERY) };
+        if saves && ends && self.chance(0.2) {
+            self.refuse_parts();
+        }
+        let process = self.process(place);
         if ends {
             let outcome = match (is_last, stop) {
                 (true, _) => Some(wire::Outcome::Finished),
@@ -228,6 +235,7 @@ impl World<'_> {
                 generation: assignment.generation.0,
                 rank: assignment.rank.0,
                 world_size: u32::try_from(assignment.world_size()).unwrap(),
+                ends,
             };
             let after = self.random(20..400);
             self.inside(place, after, Own::Written(snapshot));
@@ -235,10 +243,30 @@ impl World<'_> {
         self.urgent(place);
     }
 
+    /// The store takes no files of jobs for a while, in the moment in which they matter most.
+    fn refuse_parts(&mut self) {
+        let until = self.millis() + self.random(200..8_000);
+        self.tell(|| format!("the store takes no files of jobs until {until}"));
+        self.store.refuses_until = until;
+        self.summary.refusals += 1;
+    }
+
+    /// Whether the part is written again and again: nobody would make the steps before it again.
+    fn keeps_trying(&self, place: usize, snapshot: &Snapshot) -> bool {
+        let Some(process) = &self.places[place].process else { return false };
+        let Turn::Flushing { assignment, outcome } = &process.turn else { return false };
+        let is_of_turn = assignment.job == snapshot.job && assignment.generation.0 == snapshot.generation;
+        is_of_turn && snapshot.ends && (outcome.is_some() || process.bars.draining())
+    }
+
     /// The part is in the store, or isn't; who waited for that goes on. Step 0 stands for nothing to write.
     pub(crate) fn written(&mut self, place: usize, snapshot: Snapshot) {
-        let Snapshot { job, step, generation, rank, world_size } = snapshot;
-        let fails = self.store.fails_until > self.millis();
+        let fails = self.store.is_away_for_jobs(self.millis());
+        if fails && snapshot.step > 0 && self.keeps_trying(place, &snapshot) {
+            let after = self.random(200..2_000);
+            return self.inside(place, after, Own::Written(snapshot));
+        }
+        let Snapshot { job, step, generation, rank, world_size, ends } = snapshot;
         if step > 0 {
             let job_id = job.to_string();
             let told = if fails {
@@ -264,6 +292,7 @@ impl World<'_> {
         if let Turn::Flushing { assignment, outcome } = &process.turn
             && assignment.generation.0 == generation
             && assignment.job == job
+            && ends
         {
             let (assignment, outcome) = (assignment.clone(), *outcome);
             let Some(outcome) = outcome else {

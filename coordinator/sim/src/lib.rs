@@ -51,6 +51,8 @@ pub struct Summary {
     pub groups: u64,
     /// Updates that were completed by a whole group, or a part of it.
     pub steps: u64,
+    /// Times that the store took no files as a group was about to save for the last time.
+    pub refusals: u64,
     /// Checkpoints that were committed.
     pub checkpoints: u64,
     /// Times that a job went back to a checkpoint.
@@ -71,6 +73,7 @@ impl std::ops::AddAssign for Summary {
         self.faults += other.faults;
         self.groups += other.groups;
         self.steps += other.steps;
+        self.refusals += other.refusals;
         self.checkpoints += other.checkpoints;
         self.rollbacks += other.rollbacks;
         self.quarantines += other.quarantines;

@@ -1,6 +1,6 @@
 //! Corrupted decisions: what a broken core would decide. They show that the checks can fail.
 
-use cappa_core::{BreakCause, Change, Core, Event, Holding, Rank, Record, Seen, Step};
+use cappa_core::{BreakCause, Change, Core, Ending, Event, Holding, Rank, Record, Seen, Step};
 
 /// How the core's decisions are corrupted on their way to the log.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -26,11 +26,13 @@ pub enum Tamper {
     RollsBackToNowhere,
     /// Something happens to a job after its end.
     RevivesEnded,
+    /// A job is over when its members are done, before that is saved.
+    EndsUnsaved,
 }
 
 impl Tamper {
     /// All corruptions.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::LeadIsLast,
         Self::ForgetsMemory,
         Self::ReusesGeneration,
@@ -40,6 +42,7 @@ impl Tamper {
         Self::IgnoresLosses,
         Self::RollsBackToNowhere,
         Self::RevivesEnded,
+        Self::EndsUnsaved,
     ];
 
     /// The decision as a broken core would have made it.
@@ -80,6 +83,12 @@ impl Tamper {
             (Self::CommitsHalf, Change::CheckpointWritten { ranks, .. }) => ranks.truncate(1),
             (Self::IgnoresLosses, Change::GroupBroken { cause: BreakCause::Lost { .. }, .. }) => return Vec::new(),
             (Self::RollsBackToNowhere, Change::RolledBack { step, .. }) => step.0 += 1,
+            (Self::EndsUnsaved, Change::MemberCompleted { step, .. }) => {
+                let group = job.and_then(cappa_core::Job::group);
+                let is_last = group.is_some_and(|group| group.completed.len() + 1 == group.members.len());
+                let ending = Ending::Succeeded { step: *step, summary: None };
+                more = is_last.then_some(Change::Ended { ending });
+            }
             (Self::RevivesEnded, Change::Ended { .. }) => more = Some(Change::Resumed),
             _ => {}
         }

@@ -107,7 +107,11 @@ impl World<'_> {
             Change::Ended { ending: Ending::Failed { code, message } } => {
                 self.breaks("JobsEndWell", || format!("{job} failed: {code}: {message}"));
             }
-            Change::Ended { ending: Ending::Succeeded { .. } } => self.check_finished(job),
+            Change::Ended { ending: Ending::Succeeded { .. } } => {
+                self.check_finished(job);
+                self.check_saved(job);
+            }
+            Change::Paused { .. } | Change::Preempted { .. } | Change::Requeued { .. } => self.check_saved(job),
             _ => {}
         }
     }
@@ -176,6 +180,26 @@ impl World<'_> {
         let is_held = self.truth.chains.get(job.as_str()).map_or(0, |chain| chain.len() as u64 - 1);
         if total.is_some_and(|total| is_held < total.0) {
             self.breaks("EndedMeansDone", || format!("{job} succeeded, but only {is_held} steps were made"));
+        }
+    }
+
+    /// What a whole group has done, and told, is in the store when the job is over or has given its workers back.
+    fn check_saved(&mut self, job: &JobId) {
+        let mut steps = Vec::new();
+        for record in self.store.log.iter().rev().filter(|record| record.is_of(job)) {
+            match &record.change {
+                Change::MemberCompleted { step, .. } => steps.push(step.0),
+                Change::GroupFormed { members, .. } if steps.len() == members.len() => break,
+                // Nobody may be left who held what was done.
+                Change::GroupBroken { .. } => return,
+                Change::GroupFormed { .. } | Change::RolledBack { .. } => return,
+                _ => {}
+            }
+        }
+        let Some(last) = steps.into_iter().max().filter(|step| *step > 0) else { return };
+        let mut kept = self.store.manifests.keys().filter(|(of, _)| of == job.as_str());
+        if !kept.any(|(_, step)| *step >= last) {
+            self.breaks("DoneIsSaved", || format!("{job} was done at step {last}, of which there is no checkpoint"));
         }
     }
 

@@ -66,12 +66,20 @@ pub(crate) struct Store {
     pub(crate) epoch: u64,
     pub(crate) fails_until: Time0,
     pub(crate) slow_until: Time0,
+    /// Until when it takes nothing into the jobs' folders, while the log goes on.
+    pub(crate) refuses_until: Time0,
     /// Generation by job and step.
     pub(crate) manifests: BTreeMap<(String, u64), u64>,
     /// Checkpoints that were deleted: by job, step, generation.
     pub(crate) deleted: std::collections::BTreeSet<(String, u64, u64)>,
     /// Who has written: by job, step, generation, rank.
     pub(crate) parts: std::collections::BTreeSet<(String, u64, u64, u32)>,
+}
+
+impl Store {
+    pub(crate) fn is_away_for_jobs(&self, now: Time0) -> bool {
+        self.fails_until.max(self.refuses_until) > now
+    }
 }
 
 /// Virtual milliseconds.

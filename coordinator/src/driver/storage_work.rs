@@ -11,7 +11,7 @@ use thiserror::Error;
 use super::View;
 use crate::checkpoints::{self, CommitError, Litter};
 
-/// Attempts at writing a manifest before the checkpoint counts as failed.
+/// Attempts at writing a manifest before the checkpoint counts as failed, unless the job depends on it.
 const COMMIT_ATTEMPTS: u32 = 6;
 
 /// The longest that one piece may take.
@@ -27,7 +27,7 @@ pub(crate) struct StorageWork {
 
 #[derive(Debug)]
 enum Task {
-    Commit { step: Step, generation: Generation, contents: Box<Result<Contents, ManifestProblems>> },
+    Commit { step: Step, generation: Generation, contents: Box<Result<Contents, ManifestProblems>>, is_needed: bool },
     Delete { step: Step, generation: Generation },
     Abandon { after: Step, through: Generation },
     Sweep(Litter),
@@ -61,7 +61,7 @@ impl StorageWork {
             Work::CommitManifest { step, generation, .. } => {
                 let attempt = job.committing.get(&(*step, *generation))?;
                 let contents = Box::new(checkpoints::contents(job, *step, *generation, attempt));
-                Task::Commit { step: *step, generation: *generation, contents }
+                Task::Commit { step: *step, generation: *generation, contents, is_needed: job.depends_on(*step) }
             }
             Work::DeleteCheckpoint { step, generation, .. } => Task::Delete { step: *step, generation: *generation },
             Work::Abandon { after, through, .. } => Task::Abandon { after: *after, through: *through },
@@ -83,7 +83,7 @@ impl StorageWork {
         let error = with_causes(&error);
         tracing::warn!(%job, count, error, "storage work failed");
         match task {
-            Task::Commit { step, generation, .. } if is_final || count >= COMMIT_ATTEMPTS => {
+            Task::Commit { step, generation, is_needed, .. } if is_final || !is_needed && count >= COMMIT_ATTEMPTS => {
                 Some(Command::ManifestFailed { job, step, generation, error })
             }
             _ => None,
@@ -113,5 +113,44 @@ impl Task {
             Self::Abandon { through, .. } => Command::BranchAbandoned { job, through },
             Self::Sweep(_) => Command::Swept { job },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cappa_shared::checkpoint::{Part, part_name};
+    use cappa_shared::ids::{self, Rank};
+    use jiff::Timestamp;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_manifest_that_the_job_depends_on_is_never_given_up() {
+        let folder = tempfile::tempdir().unwrap();
+        // A file where the folder should be: nothing can be written.
+        std::fs::write(folder.path().join("checkpoints"), "").unwrap();
+        let perform = async |is_needed, count| {
+            let (step, generation) = (Step(100), Generation(1));
+            let part = Part { name: part_name(Rank(0), 1), bytes: 1, sha256: "ab".repeat(32) };
+            let contents = Contents {
+                job: "demo-1".parse().unwrap(),
+                step: ids::Step(100),
+                generation: ids::Generation(1),
+                world_size: 1,
+                spec_digest: "ab".repeat(32),
+                data_digest: "ab".repeat(32),
+                parts: vec![part],
+                quarantined: Vec::new(),
+                created: Timestamp::UNIX_EPOCH,
+                account: None,
+            };
+            let task = Task::Commit { step, generation, contents: Box::new(Ok(contents)), is_needed };
+            let folder = folder.path().display().to_string();
+            StorageWork { job: JobId::from("demo-1"), folder, task }.perform(count).await
+        };
+        assert_eq!(perform(false, COMMIT_ATTEMPTS - 1).await, None);
+        let given_up = perform(false, COMMIT_ATTEMPTS).await;
+        assert!(matches!(given_up, Some(Command::ManifestFailed { step: Step(100), .. })), "{given_up:?}");
+        assert_eq!(perform(true, 1_000).await, None);
     }
 }

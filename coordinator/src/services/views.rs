@@ -97,9 +97,11 @@ fn message(view: &View, job: &Job) -> (String, String) {
         Phase::Queued => plain(waiting(view, job)),
         Phase::Active(group) => match &group.stage {
             Stage::Breaking { reason, .. } => plain(format!("re-forming: {reason}")),
-            _ => plain(
-                job.stopping.as_ref().map(ToString::to_string).or_else(|| store_wait(view, group)).unwrap_or_default(),
-            ),
+            _ => {
+                let stops = job.stopping.as_ref().map(ToString::to_string);
+                let waits = store_wait(view, group).or_else(|| last_save(job, group));
+                plain(stops.into_iter().chain(waits).collect::<Vec<_>>().join("; "))
+            }
         },
         Phase::Paused { reason } => plain(reason.clone()),
         Phase::Ended(Ending::Succeeded { .. }) => plain(String::new()),
@@ -141,6 +143,19 @@ fn store_wait(view: &View, group: &Group) -> Option<String> {
     let (since, rank, member, url) = waits.min_by_key(|(since, rank, ..): &(_, u32, _, _)| (*since, *rank))?;
     let (worker, seconds) = (&member.worker, since.elapsed().as_secs());
     Some(format!("rank {rank} ({worker}) has waited {seconds} s for {url}: its store does not answer"))
+}
+
+/// What is missing yet where members have done their work, and it is not saved.
+fn last_save(job: &Job, group: &Group) -> Option<String> {
+    let step = job.unsaved()?;
+    let (done, of) = (group.completed.len(), group.members.len());
+    let is_written = job.committing.keys().any(|(committing, _)| *committing == step);
+    Some(match is_written {
+        true => {
+            format!("the last checkpoint, of step {step}, is written; its manifest is tried until the store takes it")
+        }
+        false => format!("{done} of {of} members have written their parts of the last checkpoint, of step {step}"),
+    })
 }
 
 /// How far the index of a job's data is, or why it does not go on.

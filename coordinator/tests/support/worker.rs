@@ -82,6 +82,16 @@ impl FakeWorker {
         next.unwrap().and_then(|message| message.message).expect("the stream goes on")
     }
 
+    /// Likewise, but that a checkpoint is committed.
+    pub async fn next_order(&mut self) -> FromCoordinator {
+        loop {
+            let next = self.next().await;
+            if !matches!(next, FromCoordinator::Committed(_)) {
+                return next;
+            }
+        }
+    }
+
     /// What the coordinator says within a while, if anything.
     pub async fn hears(&mut self, within: Duration) -> Option<FromCoordinator> {
         let next = tokio::time::timeout(within, self.from.message()).await.ok()?;
@@ -99,7 +109,7 @@ impl FakeWorker {
 
     /// Is told to form, and has made its first step in the group.
     pub async fn form(&mut self) -> Form {
-        let form = match self.next().await {
+        let form = match self.next_order().await {
             FromCoordinator::Form(form) => form,
             other => panic!("{} was told {other:?} instead of to form", self.id),
         };
@@ -176,8 +186,10 @@ impl FakeWorker {
         self.complete_as(form, form.total_steps, Outcome::Finished).await;
     }
 
+    /// Likewise at any step, of which it has saved its part.
     pub async fn complete_as(&self, form: &Form, step: u64, outcome: Outcome) {
         self.step_to(form, step);
+        self.parts(form, step).await;
         self.say(Message::Completed(Completed {
             job_id: form.job_id.clone(),
             generation: form.generation,
@@ -201,7 +213,7 @@ impl FakeWorker {
 
     /// Is told to drop the job's state, and does.
     pub async fn release(&mut self) {
-        match self.next().await {
+        match self.next_order().await {
             FromCoordinator::Release(_) => *self.place.lock() = Heartbeat::default(),
             other => panic!("{} was told {other:?} instead of being released", self.id),
         }

@@ -1,6 +1,6 @@
 //! Checkpoints: from parts to a committed manifest, and from there to retention.
 
-use super::At;
+use super::{At, last_save};
 use crate::command::Report;
 use crate::core::{Core, Refusal};
 use crate::ids::{Generation, JobId, Step, Time, WorkerId};
@@ -109,10 +109,11 @@ pub(super) fn manifest_failed(
     generation: Generation,
     error: &str,
 ) -> Decision {
-    committing(core, id, step, generation)?;
-    let change =
-        Change::CheckpointFailed { step, generation, error: format!("the manifest could not be written: {error}") };
-    Ok(vec![at.record(id, change)])
+    let job = committing(core, id, step, generation)?;
+    let error = format!("the manifest could not be written: {error}");
+    let broken = last_save::without_manifest(job, step, &error);
+    let failed = Change::CheckpointFailed { step, generation, error };
+    Ok(std::iter::once(failed).chain(broken).map(|change| at.record(id, change)).collect())
 }
 
 pub(super) fn deleted(core: &Core, at: At, id: &JobId, step: Step, generation: Generation) -> Decision {

@@ -1,7 +1,7 @@
 //! The active group of a job: who is lost, when it runs, when it is done, who survives.
 
 use super::At;
-use super::{gang, limits};
+use super::{gang, last_save, limits};
 use crate::config::FRUITLESS_LIMIT;
 use crate::core::Core;
 use crate::ids::{JobId, Step, WorkerId};
@@ -43,7 +43,7 @@ pub(super) fn review(core: &Core, at: At, job: &Job) -> Option<Event> {
 fn is_undisturbed(core: &Core, at: At, job: &Job, group: &Group) -> bool {
     group.members.iter().all(|member| {
         let presence = core.presence().worker(&member.worker);
-        group.completed.contains_key(&member.worker)
+        last_save::can_spare(core, job, group, member)
             || !presence.is_some_and(|presence| has_left(job, group, presence))
                 && loss_of(core, at, job, group, member, presence).is_none()
     })
@@ -74,7 +74,7 @@ pub(super) fn has_nothing_to_save(core: &Core, job: &Job, group: &Group) -> bool
         })
 }
 
-/// Every member has said that it is done, and no checkpoint is under way any more.
+/// Every member has said that it is done, what they have done is saved, and no checkpoint is under way any more.
 fn is_done(core: &Core, at: At, job: &Job, group: &Group) -> bool {
     let mut members = group.members.iter();
     let gathers = || {
@@ -84,7 +84,8 @@ fn is_done(core: &Core, at: At, job: &Job, group: &Group) -> bool {
                 && at.0.since(gathering.last_at) <= core.timings().detection
         })
     };
-    members.all(|member| group.completed.contains_key(&member.worker)) && job.committing.is_empty() && !gathers()
+    let is_complete = members.all(|member| group.completed.contains_key(&member.worker));
+    is_complete && job.unsaved().is_none() && job.committing.is_empty() && !gathers()
 }
 
 fn finish(job: &Job, group: &Group) -> Change {
@@ -149,8 +150,8 @@ fn leaves(presence: &WorkerPresence, worker: &WorkerId) -> Option<BreakCause> {
 /// What gives away that members are lost; none when all are there or may still come back. Who has said that it ends is
 /// not lost, and who left because others are gone is not named.
 fn loss(core: &Core, at: At, job: &Job, group: &Group) -> Option<BreakCause> {
-    let unfinished = group.members.iter().filter(|member| !group.completed.contains_key(&member.worker));
-    let gone = unfinished.filter_map(|member| {
+    let needed = group.members.iter().filter(|member| !last_save::can_spare(core, job, group, member));
+    let gone = needed.filter_map(|member| {
         let presence = core.presence().worker(&member.worker);
         let (sign, reason) = loss_of(core, at, job, group, member, presence)?;
         let departure = presence.and_then(|presence| leaves(presence, &member.worker));
@@ -210,7 +211,8 @@ fn loss_of(
     }
     let holding = presence.holding_of(&job.id);
     let is_in = holding.is_some_and(|h| h.generation == group.generation && h.stepping);
-    told(Sign::PeerReport, "has left the group").filter(|_| !is_in)
+    let has_left = !is_in && !group.completed.contains_key(&member.worker);
+    told(Sign::PeerReport, "has left the group").filter(|_| has_left)
 }
 
 /// What became of a member of a group that breaks up.

@@ -4,6 +4,7 @@ mod checkpoint;
 mod gang;
 mod group;
 mod index;
+mod last_save;
 mod limits;
 mod people;
 mod review;

@@ -1,6 +1,6 @@
 //! What workers say.
 
-use super::{At, checkpoint, limits};
+use super::{At, checkpoint, last_save, limits};
 use crate::command::{Failure, Report, WorkerReport};
 use crate::config::SKIPS_LOGGED;
 use crate::core::{Core, Refusal};
@@ -194,5 +194,6 @@ fn completed(core: &Core, at: At, worker: &WorkerId, report: &Report) -> Vec<Eve
         };
         events.push(at.record(job, change));
     }
+    events.extend(last_save::without_part(core, at, worker, (job, *generation), *step));
     events
 }

@@ -94,9 +94,10 @@ impl Job {
             Change::GroupFormed { .. } => self.form(at, change),
             Change::GroupRunning { .. } => self.set_stage(Stage::Running { since: at }),
             Change::EvaluationStarted { .. } => self.set_stage(Stage::Evaluating { since: at }),
-            Change::MemberCompleted { worker, outcome, summary, .. } => {
+            Change::MemberCompleted { worker, step, outcome, summary, .. } => {
                 if let Some(group) = self.group_mut() {
                     group.completed.insert(worker.clone(), *outcome);
+                    group.completed_step = group.completed_step.max(*step);
                     group.summary = summary.clone().or(group.summary.take());
                 }
             }
@@ -180,6 +181,7 @@ impl Job {
                 formed_at: at,
                 stage: Stage::Forming,
                 completed: BTreeMap::new(),
+                completed_step: Step(0),
                 summary: None,
             }),
         );
@@ -306,6 +308,7 @@ impl Job {
         self.fruitless = 0;
         if let Some(group) = self.group_mut() {
             group.completed.clear();
+            group.completed_step = Step(0);
         }
     }
 

@@ -6,6 +6,7 @@ mod bench;
 mod checks;
 mod devices;
 mod flapping;
+mod last_save;
 mod limits;
 mod looks;
 mod refused;

@@ -143,6 +143,7 @@ fn a_job_does_not_go_back_beyond_a_pinned_checkpoint_nor_after_success() {
     bench.perform(pin(20)).unwrap();
     assert_eq!(bench.perform(roll_back(10)), Err(Refusal::Pinned { job: job(), step: Step(20) }));
     assert_eq!(bench.kept("demo"), [10, 20]);
+    bench.checkpoint("demo", 100);
     for worker in 1..=2 {
         let (generation, outcome, step) = (Generation(1), Outcome::Finished, Step(100));
         bench.say(worker, Report::Completed { job: job(), generation, step, outcome, summary: None });

@@ -175,6 +175,7 @@ impl Yard {
         let job = self.job(id).clone();
         let group = job.group().unwrap();
         for member in &group.members {
+            self.save(&member.worker, &job.id, group.generation);
             self.complete(&member.worker, job.id.clone(), group.generation, Outcome::Finished);
         }
         self.obey();
