@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use cappa_shared::storage::{AllowList, StorageError};
-use cappa_shared::timing::{InvalidSpan, Span, Timings};
+use cappa_shared::timing::{Contradictions, Overrides, Span, Timings};
 use clap::{Parser, Subcommand};
 use thiserror::Error;
 
@@ -31,9 +31,9 @@ pub struct Args {
     /// The same for HTTP [default: where it listens].
     #[arg(long, env = "CAPPA_ADVERTISE_HTTP", value_name = "HOST:PORT")]
     pub advertise_http: Option<String>,
-    /// How soon a silent worker is declared lost; every other time-out follows from it.
-    #[arg(long, env = "CAPPA_DETECTION", value_name = "DURATION", default_value = "5s")]
-    pub detection: String,
+    /// How long to wait for what.
+    #[command(flatten)]
+    pub time_outs: TimeOuts,
     /// File that the bound addresses are written to as JSON, once they are served.
     #[arg(long, env = "CAPPA_ADDRESS_FILE", value_name = "PATH")]
     pub address_file: Option<PathBuf>,
@@ -47,6 +47,33 @@ pub struct Args {
     #[command(subcommand)]
     pub task: Option<Task>,
 }
+
+/// How long to wait for what, as it is given. See docs/OPERATING.md.
+#[derive(Debug, Clone, clap::Args)]
+pub struct TimeOuts {
+    /// How soon a silent worker is declared lost, from 100ms to 10m; every other time-out follows from it.
+    #[arg(long, env = "CAPPA_DETECTION", value_name = "DURATION", default_value = "5s")]
+    pub detection: String,
+    /// How often a worker says that it lives [default: a fifth of --detection].
+    #[arg(long, env = "CAPPA_HEARTBEAT", value_name = "DURATION", help_heading = TIME_OUTS)]
+    pub heartbeat: Option<String>,
+    /// How long a coordinator that begins to lead waits for the workers that it knows to come back [default: twice --detection,
+    /// at least 10s].
+    #[arg(long, env = "CAPPA_GRACE", value_name = "DURATION", help_heading = TIME_OUTS)]
+    pub grace: Option<String>,
+    /// How long a group may take to form, with its state restored, before it is given up [default: 12 times --detection, at
+    /// least 1m].
+    #[arg(long, env = "CAPPA_FORMING", value_name = "DURATION", help_heading = TIME_OUTS)]
+    pub forming: Option<String>,
+    /// How long one collective operation may take before it has failed [default: 12 times --detection, at least 1m].
+    #[arg(long, env = "CAPPA_OPERATION", value_name = "DURATION", help_heading = TIME_OUTS)]
+    pub operation: Option<String>,
+    /// How long a follower waits for the answer of the coordinator that leads [default: --detection, at least 2s].
+    #[arg(long, env = "CAPPA_RPC", value_name = "DURATION", help_heading = TIME_OUTS)]
+    pub rpc: Option<String>,
+}
+
+const TIME_OUTS: &str = "Time-outs that follow from --detection where they are not set";
 
 /// What is done with the event log below `--store` instead of serving. See coordinator/README.md.
 #[derive(Debug, Clone, Subcommand)]
@@ -112,7 +139,7 @@ impl TryFrom<Args> for Config {
         {
             errors.push(format!("--http: {http} is --listen as well; choose another port"));
         }
-        let timings = timings(&args.detection).map_err(|error| errors.push(format!("--detection: {error}"))).ok();
+        let timings = args.time_outs.resolve().map_err(|mistakes| errors.extend(mistakes)).ok();
         if let Err(error) = cappa_shared::storage::parse(&args.store) {
             errors.push(format!("--store: {error}"));
         }
@@ -161,9 +188,28 @@ fn is_host_and_port(text: &str) -> bool {
     text.rsplit_once(':').is_some_and(|(host, port)| is_plain(host) && port.parse::<u16>().is_ok_and(|port| port > 0))
 }
 
-fn timings(detection: &str) -> Result<Timings, String> {
-    let Span(detection) = detection.parse().map_err(|error: InvalidSpan| error.to_string())?;
-    Timings::derive(detection).map_err(|error| error.to_string())
+impl TimeOuts {
+    /// All time-outs, or every mistake with its flag.
+    fn resolve(&self) -> Result<Timings, Vec<String>> {
+        let mut mistakes = Vec::new();
+        let mut read = |flag: &str, text: &str| {
+            let span = text.parse::<Span>().map_err(|error| mistakes.push(format!("--{flag}: {error}")));
+            span.ok().map(|Span(time)| time)
+        };
+        let detection = read("detection", &self.detection);
+        let mut set = |flag, text: &Option<String>| text.as_deref().and_then(|text| read(flag, text));
+        let overrides = Overrides {
+            heartbeat: set("heartbeat", &self.heartbeat),
+            grace: set("grace", &self.grace),
+            forming: set("forming", &self.forming),
+            operation: set("operation", &self.operation),
+            rpc: set("rpc", &self.rpc),
+        };
+        let Some(detection) = detection.filter(|_| mistakes.is_empty()) else { return Err(mistakes) };
+        let flagged =
+            |Contradictions(found)| found.into_iter().map(|contradiction| format!("--{contradiction}")).collect();
+        overrides.resolve(detection).map_err(flagged)
+    }
 }
 
 fn allow_list(prefixes: &[String]) -> Result<AllowList, StorageError> {
@@ -175,6 +221,8 @@ fn allow_list(prefixes: &[String]) -> Result<AllowList, StorageError> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn args(more: &[&str]) -> Args {
@@ -191,6 +239,19 @@ mod tests {
         let ConfigErrors(errors) = Config::try_from(args(&wrong)).unwrap_err();
         let flags: Vec<_> = errors.iter().filter_map(|error| error.split(':').next()).collect();
         assert_eq!(flags, ["--listen", "--http", "--detection", "--allow-store", "--advertise"]);
+    }
+
+    #[test]
+    fn time_outs_that_are_set_stay_and_those_that_contradict_each_other_are_refused() {
+        let timings = |more: &[&str]| Config::try_from(args(more)).map(|config| config.timings);
+        let set = timings(&["--detection", "10s", "--operation", "5m", "--heartbeat", "1s"]).unwrap();
+        assert_eq!((set.operation, set.heartbeat), (Duration::from_secs(300), Duration::from_secs(1)));
+        assert_eq!((set.lost_after, set.grace), (Duration::from_secs(10), Duration::from_secs(20)));
+        let ConfigErrors(errors) = timings(&["--heartbeat", "3s", "--grace", "1s", "--rpc", "2m"]).unwrap_err();
+        let flags: Vec<_> = errors.iter().filter_map(|error| error.split(':').next()).collect();
+        assert_eq!(flags, ["--heartbeat", "--grace", "--rpc"]);
+        let ConfigErrors(errors) = timings(&["--forming", "soon", "--rpc", "5"]).unwrap_err();
+        assert!(errors.len() == 2 && errors[0].starts_with("--forming: `soon` is not a duration"), "{errors:?}");
     }
 
     #[test]

@@ -26,7 +26,7 @@ mod server;
 mod services;
 mod sessions;
 
-pub use config::{Args, Config, ConfigErrors, Task};
+pub use config::{Args, Config, ConfigErrors, Task, TimeOuts};
 pub use log::{BackupError, LogError};
 pub use maintenance::{MaintenanceError, maintain};
 pub use policy::ClusterPolicy;

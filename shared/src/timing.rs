@@ -14,6 +14,18 @@ pub const DEFAULT_DETECTION: Duration = Duration::from_secs(5);
 /// Bounds of `detection`: below, a busy machine looks dead; above, time-outs are not what finds a fault.
 const DETECTION: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(600));
 
+/// A worker says no more often that it lives.
+const LEAST_HEARTBEAT: Duration = Duration::from_millis(10);
+
+/// What takes longer than any time-out may is no fault that a time-out finds.
+const LONGEST: Duration = Duration::from_secs(24 * 3600);
+
+/// The first pause of a worker that has lost the coordinator; it doubles up to [`LONGEST_PAUSE`].
+pub const FIRST_PAUSE: Duration = Duration::from_millis(100);
+
+/// The longest pause of a worker before it tries again to reach a coordinator.
+pub const LONGEST_PAUSE: Duration = Duration::from_millis(800);
+
 /// Every time-out of a cluster. They fit together: [`Timings::derive`] and [`Overrides::resolve`] make no others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timings {
@@ -32,10 +44,6 @@ pub struct Timings {
     pub rpc: Duration,
     /// A coordinator that leads and was not heard for so long is succeeded by another.
     pub lease: Duration,
-    /// The first wait before a lost connection is tried again; it doubles until `backoff_limit`.
-    pub backoff: Duration,
-    /// The longest wait before a lost connection is tried again.
-    pub backoff_limit: Duration,
 }
 
 /// Time-outs that a configuration sets itself; the others follow from `detection`.
@@ -51,11 +59,9 @@ pub struct Overrides {
     pub operation: Option<Duration>,
     /// See [`Timings::rpc`].
     pub rpc: Option<Duration>,
-    /// See [`Timings::backoff_limit`].
-    pub backoff_limit: Option<Duration>,
 }
 
-/// Time-outs that can't all be meant; each contradiction with what would resolve it.
+/// Time-outs that can't all be meant: of each contradiction the setting, and after a colon what would resolve it.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("the time-outs contradict each other: {}", .0.join("; "))]
 pub struct Contradictions(pub Vec<String>);
@@ -69,17 +75,12 @@ impl Timings {
         Overrides::default().resolve(detection)
     }
 
-    /// The wait before the `attempt`-th try (from 0) to reconnect.
-    pub fn backoff(&self, attempt: u32) -> Duration {
-        self.backoff.saturating_mul(2_u32.saturating_pow(attempt)).min(self.backoff_limit)
-    }
-
     /// Those that follow from `detection`, none of them set by hand.
     fn following(detection: Duration) -> Self {
         Self {
             heartbeat: detection / 5,
             lost_after: detection,
-            // Time for workers to find a coordinator that restarts, with backoff.
+            // Time for workers to find a coordinator that restarts, with their pauses.
             grace: detection.saturating_mul(2).max(Duration::from_secs(10)),
             // Includes a restore from the store where no member has state.
             forming: detection.saturating_mul(12).max(Duration::from_secs(60)),
@@ -87,8 +88,6 @@ impl Timings {
             rpc: detection.max(Duration::from_secs(2)),
             // The store has to answer within a third of it.
             lease: (detection / 5).saturating_mul(3).clamp(Duration::from_millis(600), Duration::from_secs(3)),
-            backoff: detection / 50,
-            backoff_limit: detection / 2,
         }
     }
 }
@@ -99,6 +98,11 @@ impl Overrides {
     /// # Errors
     /// Every contradiction at once.
     pub fn resolve(&self, detection: Duration) -> Result<Timings, Contradictions> {
+        let (least, most) = DETECTION;
+        if !(least..=most).contains(&detection) {
+            let [detection, least, most] = [detection, least, most].map(Span);
+            return Err(Contradictions(vec![format!("detection: {detection} is outside {least} to {most}")]));
+        }
         let derived = Timings::following(detection);
         let timings = Timings {
             heartbeat: self.heartbeat.unwrap_or(derived.heartbeat),
@@ -106,8 +110,6 @@ impl Overrides {
             forming: self.forming.unwrap_or(derived.forming),
             operation: self.operation.unwrap_or(derived.operation),
             rpc: self.rpc.unwrap_or(derived.rpc),
-            backoff_limit: self.backoff_limit.unwrap_or(derived.backoff_limit),
-            backoff: derived.backoff.min(self.backoff_limit.unwrap_or(derived.backoff)),
             ..derived
         };
         let found = contradictions(&timings);
@@ -116,60 +118,67 @@ impl Overrides {
 }
 
 fn contradictions(timings: &Timings) -> Vec<String> {
-    let Timings { heartbeat, lost_after, grace, forming, operation, rpc, backoff_limit, .. } = *timings;
-    let (least, most) = DETECTION;
+    let Timings { heartbeat, lost_after, grace, forming, operation, rpc, .. } = *timings;
+    let detection = Span(lost_after);
     let rules = [
         (
-            lost_after < least || lost_after > most,
-            format!("detection is {lost_after:?}, outside {least:?} to {most:?}"),
+            heartbeat < LEAST_HEARTBEAT,
+            format!("heartbeat: {} is below {}, the least", Span(heartbeat), Span(LEAST_HEARTBEAT)),
         ),
         (
             heartbeat.saturating_mul(2) > lost_after,
             format!(
-                "heartbeat, {heartbeat:?}, is more than half of detection, {lost_after:?}, so that one late heartbeat loses a \
-                 worker; lower heartbeat or raise detection"
+                "heartbeat: {} is more than half of detection, {detection}, so that one late heartbeat loses a worker; lower \
+                 heartbeat or raise detection",
+                Span(heartbeat)
             ),
         ),
         (
             grace < lost_after,
             format!(
-                "grace, {grace:?}, is less than detection, {lost_after:?}, so that a restarted coordinator declares living \
-                 workers lost; raise grace"
+                "grace: {} is less than detection, {detection}, so that a restarted coordinator declares living workers lost; \
+                 raise grace",
+                Span(grace)
             ),
         ),
         (
-            backoff_limit >= grace,
+            grace <= LONGEST_PAUSE,
             format!(
-                "backoff_limit, {backoff_limit:?}, is not less than grace, {grace:?}, so that workers come back too late; lower \
-                 backoff_limit or raise grace"
+                "grace: {} is not more than {}, the pause of a worker before it tries to come back; raise grace",
+                Span(grace),
+                Span(LONGEST_PAUSE)
             ),
         ),
         (
             operation <= lost_after,
             format!(
-                "operation, {operation:?}, is not more than detection, {lost_after:?}, so that collectives fail before the lost \
-                 worker is named; raise operation"
+                "operation: {} is not more than detection, {detection}, so that collectives fail before the lost worker is \
+                 named; raise operation",
+                Span(operation)
             ),
         ),
         (
             forming <= lost_after,
             format!(
-                "forming, {forming:?}, is not more than detection, {lost_after:?}, so that a member lost in forming is never \
-                 named; raise forming"
+                "forming: {} is not more than detection, {detection}, so that a member lost in forming is never named; raise \
+                 forming",
+                Span(forming)
             ),
         ),
+        (rpc.is_zero(), "rpc: no call is answered in no time; raise rpc".to_owned()),
         (
             rpc > forming,
             format!(
-                "rpc, {rpc:?}, is more than forming, {forming:?}, so that a group is given up while a call still waits; lower rpc"
+                "rpc: {} is more than forming, {}, so that a group is given up while a call still waits; lower rpc",
+                Span(rpc),
+                Span(forming)
             ),
         ),
-        (
-            [heartbeat, rpc, backoff_limit].contains(&Duration::ZERO),
-            "heartbeat, rpc and backoff_limit must be more than 0".into(),
-        ),
     ];
-    rules.into_iter().filter(|(broken, _)| *broken).map(|(_, message)| message).collect()
+    let named = [("grace", grace), ("forming", forming), ("operation", operation)];
+    let too_long = named
+        .map(|(name, time)| (time > LONGEST, format!("{name}: {} is above {}, the most", Span(time), Span(LONGEST))));
+    rules.into_iter().chain(too_long).filter(|(broken, _)| *broken).map(|(_, message)| message).collect()
 }
 
 /// A duration as it is written in options and configurations: a number and `ms`, `s`, `m` or `h`, such as `500ms`.
@@ -236,7 +245,7 @@ mod tests {
             let detection = Duration::from_millis(milliseconds);
             let timings = Timings::derive(detection).unwrap();
             prop_assert_eq!(timings.lost_after, detection);
-            prop_assert!(4 * timings.heartbeat <= detection && timings.backoff(0) < timings.backoff(9));
+            prop_assert!(4 * timings.heartbeat <= detection && timings.grace > LONGEST_PAUSE);
         }
 
         #[test]
@@ -246,30 +255,52 @@ mod tests {
         }
     }
 
+    /// What contradicts the default detection time, 5 s.
+    fn found(overrides: Overrides) -> Vec<String> {
+        overrides.resolve(DEFAULT_DETECTION).map_or_else(|Contradictions(found)| found, |_| Vec::new())
+    }
+
     #[test]
     fn every_contradiction_is_named() {
+        let seconds = |seconds| Some(Duration::from_secs(seconds));
         let overrides = Overrides {
-            heartbeat: Some(Duration::from_secs(4)),
-            grace: Some(Duration::from_secs(1)),
-            operation: Some(Duration::from_secs(5)),
-            backoff_limit: Some(Duration::from_secs(9)),
+            heartbeat: seconds(4),
+            grace: seconds(1),
+            operation: seconds(5),
+            rpc: seconds(61),
             ..Overrides::default()
         };
-        let Contradictions(found) = overrides.resolve(DEFAULT_DETECTION).unwrap_err();
-        let names: Vec<_> = found.iter().map(|text| text.split([',', ' ']).next().unwrap()).collect();
-        assert_eq!(names, ["heartbeat", "grace", "backoff_limit", "operation"]);
+        let all = found(overrides);
+        let names: Vec<_> = all.iter().filter_map(|text| text.split(':').next()).collect();
+        assert_eq!(names, ["heartbeat", "grace", "operation", "rpc"]);
         assert_eq!(
-            found[0],
-            "heartbeat, 4s, is more than half of detection, 5s, so that one late heartbeat loses a worker; lower heartbeat or \
-             raise detection"
+            all[0],
+            "heartbeat: 4s is more than half of detection, 5s, so that one late heartbeat loses a worker; lower heartbeat or raise \
+             detection"
         );
+        let overrides =
+            Overrides { heartbeat: seconds(0), forming: seconds(5), rpc: seconds(0), ..Overrides::default() };
+        assert_eq!(found(overrides).len(), 3);
+        let overrides = Overrides { grace: seconds(90_000), ..Overrides::default() };
+        assert_eq!(found(overrides), ["grace: 25h is above 24h, the most"]);
+        let short = Overrides { grace: Some(LONGEST_PAUSE), ..Overrides::default() };
+        assert!(short.resolve(Duration::from_millis(500)).is_err(), "nobody comes back in so short a time");
+    }
+
+    #[test]
+    fn what_is_set_stays_and_the_rest_follows() {
+        let operation = Duration::from_secs(300);
+        let timings =
+            Overrides { operation: Some(operation), ..Overrides::default() }.resolve(DEFAULT_DETECTION).unwrap();
+        assert_eq!(timings, Timings { operation, ..Timings::derive(DEFAULT_DETECTION).unwrap() });
     }
 
     #[test]
     fn a_detection_out_of_bounds_is_refused() {
         assert!(Timings::derive(Duration::from_millis(99)).is_err());
         assert!(Timings::derive(Duration::from_secs(601)).is_err());
-        assert!(Timings::derive(Duration::MAX).is_err());
+        let told = Timings::derive(Duration::MAX).unwrap_err().0;
+        assert!(told.len() == 1 && told[0].ends_with("is outside 100ms to 10m"), "{told:?}");
     }
 
     #[test]

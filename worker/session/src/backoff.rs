@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-/// The first pause; it doubles up to [`LIMIT`].
-const FIRST: Duration = Duration::from_millis(100);
-const LIMIT: Duration = Duration::from_millis(800);
+use cappa_shared::timing::{FIRST_PAUSE, LONGEST_PAUSE};
 
 /// Pauses that grow as long as no stream lasts.
 #[derive(Debug, Clone)]
@@ -14,18 +12,18 @@ pub struct Backoff {
 
 impl Default for Backoff {
     fn default() -> Self {
-        Self { next: FIRST }
+        Self { next: FIRST_PAUSE }
     }
 }
 
 impl Backoff {
     /// The pause after a stream (or an attempt at one) that lasted so long.
     pub fn pause(&mut self, lasted: Duration) -> Duration {
-        if lasted > LIMIT {
-            self.next = FIRST;
+        if lasted > LONGEST_PAUSE {
+            self.next = FIRST_PAUSE;
         }
         let pause = self.next;
-        self.next = (pause * 2).min(LIMIT);
+        self.next = (pause * 2).min(LONGEST_PAUSE);
         pause
     }
 }
@@ -40,6 +38,6 @@ mod tests {
         let at_once = Duration::ZERO;
         let pauses: Vec<u128> = (0..7).map(|_| backoff.pause(at_once).as_millis()).collect();
         assert_eq!(pauses, [100, 200, 400, 800, 800, 800, 800]);
-        assert_eq!(backoff.pause(Duration::from_secs(60)), FIRST);
+        assert_eq!(backoff.pause(Duration::from_secs(60)), FIRST_PAUSE);
     }
 }
