@@ -76,7 +76,10 @@ pub(crate) struct RunArgs {
     #[arg(long, env = "CAPPA_PREEMPTION_FILE", value_name = "PATH")]
     pub preemption_file: Option<PathBuf>,
     /// Asked every second; an answer with status 200 that is neither empty nor FALSE says that the machine is about to be
-    /// taken away: as SIGTERM. E.g. http://metadata.google.internal/computeMetadata/v1/instance/preempted
+    /// taken away: as SIGTERM; 404 says that it is not. Of Google Compute Engine
+    /// http://metadata.google.internal/computeMetadata/v1/instance/preempted; of Amazon EC2
+    /// http://169.254.169.254/latest/meta-data/spot/instance-action, with a session token where it wants one (IMDSv2: in a container
+    /// the instance's hop limit must be 2). Any other answer is none: the log says so once.
     #[arg(long, env = "CAPPA_PREEMPTION_URL", value_name = "URL")]
     pub preemption_url: Option<Url>,
     /// Log lines as text or json.
