@@ -208,6 +208,7 @@ async fn metrics_and_pages_are_served() {
         format!("cappa_job_steps_total{{job=\"{id}\",namespace=\"default\"}} 7"),
         format!("cappa_job_time_seconds_total{{job=\"{id}\",namespace=\"default\",bucket=\"queue\"}}"),
         "cappa_workers{state=\"training\"} 1".to_owned(),
+        "cappa_jobs{state=\"failed\"} 0".to_owned(),
         "cappa_rpc_duration_seconds_bucket".to_owned(),
     ] {
         assert!(metrics.contains(&line), "{line} is missing from\n{metrics}");

@@ -27,7 +27,9 @@ impl Snapshot {
     /// The state as it is now. Ended jobs count among the jobs only: their numbers don't change.
     pub(crate) fn of(view: &View, curves: &Curves) -> Self {
         let mut snapshot = Self::default();
-        let mut jobs: BTreeMap<i32, f64> = BTreeMap::new();
+        // States without a job are shown too: what is not there can't be seen to grow.
+        let states = (1..).map_while(|number| JobState::try_from(number).ok());
+        let mut jobs: BTreeMap<i32, f64> = states.map(|state| (state.into(), 0.0)).collect();
         for job in view.core.state().jobs() {
             *jobs.entry(views::state(job).into()).or_default() += 1.0;
             if is_shown(view, job) {
