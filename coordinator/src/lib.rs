@@ -10,6 +10,8 @@ mod checkpoints;
 mod clock;
 mod config;
 mod curves;
+#[cfg(test)]
+mod documented;
 mod driver;
 mod facts;
 mod history;

@@ -254,7 +254,7 @@ fn joined(ended: Result<Result<(), LogError>, tokio::task::JoinError>) -> Result
 }
 
 /// The core's share of the time-outs.
-fn core_timings(timings: &Timings) -> cappa_core::Timings {
+pub(crate) fn core_timings(timings: &Timings) -> cappa_core::Timings {
     cappa_core::Timings {
         detection: timings.lost_after,
         grace: timings.grace,

@@ -109,8 +109,8 @@ codes! {
          with `cappactl data index`";
     /// More samples are bad than the spec allows.
     TooManyBadSamples = "TOO_MANY_BAD_SAMPLES", Grpc::FailedPrecondition, Exit::JobFailed,
-        "look at the quarantined samples with `cappactl describe JOB`, repair or remove their shards, or raise \
-         data.max_bad_fraction if so many are expected";
+        "`cappactl logs JOB` names the quarantined samples: repair or remove their shards, or raise data.max_bad_fraction if so many are \
+         expected";
     /// The store does not answer.
     StoreUnreachable = "STORE_UNREACHABLE", Grpc::Unavailable, Exit::Unavailable,
         "check the store's address and the network from the machine that is named; training goes on, and the next checkpoint is \

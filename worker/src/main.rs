@@ -6,6 +6,8 @@ mod caption;
 mod checkpoint;
 mod cli;
 mod context;
+#[cfg(test)]
+mod documented;
 mod embed;
 mod evaluate;
 mod export;

@@ -59,7 +59,7 @@ pub(crate) enum Departure {
     Open(#[from] OpenError),
     /// More samples are bad than the job allows.
     #[error(
-        "{bad} of {seen} samples are bad, more than data.max_bad_fraction ({allowed}) allows; see the quarantined samples in the job's events, and repair the shards or raise the limit"
+        "{bad} of {seen} samples are bad, more than data.max_bad_fraction ({allowed}) allows; the workers' logs name them: repair the shards, or raise the limit"
     )]
     TooManyBad {
         /// Quarantined so far.
