@@ -10,6 +10,8 @@ use s3s::dto::{ETag, ETagCondition};
 use s3s::{S3Result, s3_error};
 use sha2::{Digest, Sha256};
 
+use crate::uploads::Uploads;
+
 /// An object.
 #[derive(Debug, Clone)]
 pub(crate) struct Object {
@@ -21,14 +23,12 @@ pub(crate) struct Object {
 /// The objects of a bucket in the order of their keys.
 pub(crate) type Bucket = BTreeMap<String, Object>;
 
-/// Parts of an upload, by their number.
-type Parts = BTreeMap<i32, Bytes>;
-
 /// All buckets of a server.
 #[derive(Debug, Default)]
 pub(crate) struct Buckets {
     objects: Mutex<HashMap<String, Bucket>>,
-    uploads: Mutex<HashMap<String, Parts>>,
+    /// Objects that are on their way in pieces.
+    pub(crate) uploads: Uploads,
     counter: AtomicU64,
     /// Behaves as servers do that don't know `If-None-Match` and `If-Match` on writes.
     pub(crate) ignores_conditions: AtomicBool,
@@ -80,24 +80,6 @@ impl Buckets {
             objects.insert(key.to_owned(), object);
             Ok(ETag::Strong(etag))
         })
-    }
-
-    pub(crate) fn begin_upload(&self) -> String {
-        let id = format!("upload-{}", self.counter.fetch_add(1, Ordering::Relaxed));
-        lock(&self.uploads).insert(id.clone(), Parts::new());
-        id
-    }
-
-    pub(crate) fn put_part(&self, upload: &str, number: i32, content: Bytes) -> S3Result<()> {
-        let mut uploads = lock(&self.uploads);
-        uploads.get_mut(upload).ok_or_else(|| s3_error!(NoSuchUpload))?.insert(number, content);
-        Ok(())
-    }
-
-    /// Takes an upload's content out.
-    pub(crate) fn end_upload(&self, upload: &str) -> S3Result<Bytes> {
-        let parts = lock(&self.uploads).remove(upload).ok_or_else(|| s3_error!(NoSuchUpload))?;
-        Ok(parts.into_values().flatten().collect())
     }
 }
 

@@ -11,6 +11,7 @@ mod connection;
 mod faults;
 mod s3;
 mod server;
+mod uploads;
 
 pub use faults::{Fault, Faults, Rule, Seen};
 pub use server::S3Server;

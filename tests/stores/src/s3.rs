@@ -162,7 +162,8 @@ impl S3 for Operations {
         request: S3Request<CreateMultipartUploadInput>,
     ) -> S3Result<S3Response<CreateMultipartUploadOutput>> {
         let input = request.input;
-        let upload_id = Some(self.0.begin_upload());
+        self.0.of(&input.bucket, |_| Ok(()))?;
+        let upload_id = Some(self.0.uploads.begin(&input.bucket, &input.key));
         let (bucket, key) = (Some(input.bucket), Some(input.key));
         Ok(S3Response::new(CreateMultipartUploadOutput { upload_id, bucket, key, ..Default::default() }))
     }
@@ -170,8 +171,7 @@ impl S3 for Operations {
     async fn upload_part(&self, request: S3Request<UploadPartInput>) -> S3Result<S3Response<UploadPartOutput>> {
         let input = request.input;
         let content = content(input.body).await?;
-        self.0.put_part(&input.upload_id, input.part_number, content)?;
-        let e_tag = Some(ETag::Strong(format!("part-{}", input.part_number)));
+        let e_tag = Some(self.0.uploads.put(&input.upload_id, input.part_number, content)?);
         Ok(S3Response::new(UploadPartOutput { e_tag, ..Default::default() }))
     }
 
@@ -180,7 +180,8 @@ impl S3 for Operations {
         request: S3Request<CompleteMultipartUploadInput>,
     ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
         let input = request.input;
-        let content = self.0.end_upload(&input.upload_id)?;
+        let listed = input.multipart_upload.and_then(|listed| listed.parts).unwrap_or_default();
+        let content = self.0.uploads.complete(&input.upload_id, &listed)?;
         let (none, some) = (input.if_none_match.as_ref(), input.if_match.as_ref());
         let e_tag = Some(self.0.put(&input.bucket, &input.key, content, none, some)?);
         let (bucket, key) = (Some(input.bucket), Some(input.key));
@@ -191,7 +192,7 @@ impl S3 for Operations {
         &self,
         request: S3Request<AbortMultipartUploadInput>,
     ) -> S3Result<S3Response<AbortMultipartUploadOutput>> {
-        self.0.end_upload(&request.input.upload_id)?;
+        self.0.uploads.abort(&request.input.upload_id)?;
         Ok(S3Response::new(AbortMultipartUploadOutput::default()))
     }
 }

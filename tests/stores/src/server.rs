@@ -119,6 +119,11 @@ impl S3Server {
         self.buckets.of(bucket, |objects| Ok(objects.keys().cloned().collect())).unwrap_or_default()
     }
 
+    /// Keys of a bucket's objects that are being uploaded in pieces: begun, and neither completed nor aborted.
+    pub fn uploads(&self, bucket: &str) -> Vec<String> {
+        self.buckets.uploads.keys(bucket)
+    }
+
     /// Makes the server ignore `If-None-Match` and `If-Match` on writes, as some servers do.
     pub fn ignore_conditions(&self, ignore: bool) {
         self.buckets.ignores_conditions.store(ignore, Ordering::Relaxed);
