@@ -284,7 +284,7 @@ pub async fn read_part(
 ) -> Result<Bytes, CheckpointError> {
     let path = manifest.part_path(part);
     let damaged = |reason| CheckpointError::Part { url: format!("{folder}/{path}"), reason };
-    let content = match folder.get(&path).await {
+    let content = match folder.get_large(&path).await {
         Err(StorageError::NotFound { .. }) => return Err(damaged("it is absent".into())),
         content => content?,
     };

@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::storage::faults::{Faulty, Full};
-use crate::storage::{Location, StorageError, create};
+use crate::storage::{Location, PIECE, StorageError, create};
 
 fn folder() -> (tempfile::TempDir, Location) {
     let folder = tempfile::tempdir().unwrap();
@@ -101,6 +101,26 @@ async fn a_damaged_checkpoint_is_noticed_and_an_older_one_is_used() {
     assert!(damage.len() == 1 && damage[0].to_string().contains("it is absent"), "{damage:?}");
     folder.put(&manifest_path(Step(20)), "{").await.unwrap();
     assert_eq!(newest(&folder).await.unwrap(), Some(old));
+}
+
+#[tokio::test]
+async fn a_part_larger_than_a_piece_is_restored_bit_for_bit_and_its_damage_noticed() {
+    use sha2::{Digest as _, Sha256};
+    let bucket = Location::new(Arc::new(object_store::memory::InMemory::new()), "".into(), "s3://bucket");
+    let mut state: Vec<u8> = (0..2 * PIECE + 7).map(|at| (at / 251 + at) as u8).collect();
+    let part =
+        Part { name: part_name(Rank(0), 1), bytes: state.len() as u64, sha256: hex::encode(Sha256::digest(&state)) };
+    let manifest = CheckpointManifest::new(Contents { parts: vec![part.clone()], ..contents(100) }).unwrap();
+    let path = manifest.part_path(&part);
+    bucket.put_large(&path, state.clone()).await.unwrap();
+    assert!(read_part(&bucket, &manifest, &part).await.unwrap() == state);
+    state[PIECE] ^= 1;
+    bucket.put_large(&path, state.clone()).await.unwrap();
+    let error = read_part(&bucket, &manifest, &part).await.unwrap_err().to_string();
+    assert!(error.contains("its SHA-256 is"), "{error}");
+    bucket.put_large(&path, state.split_off(PIECE)).await.unwrap();
+    let error = read_part(&bucket, &manifest, &part).await.unwrap_err().to_string();
+    assert!(error.contains("bytes, not"), "{error}");
 }
 
 #[tokio::test]

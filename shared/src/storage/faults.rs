@@ -12,7 +12,7 @@ use futures::stream::{BoxStream, StreamExt};
 use object_store::path::Path;
 use object_store::{
     CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions,
-    PutOptions, PutPayload, PutResult, Result,
+    PutOptions, PutPayload, PutResult, Result, UploadPart,
 };
 
 /// What is about to be done to the wrapped store.
@@ -20,11 +20,11 @@ use object_store::{
 pub enum Operation {
     /// Reading an object or its metadata.
     Get,
-    /// Writing an object.
+    /// Writing an object; of one that goes in pieces the beginning, every piece, and the end.
     Put,
     /// Listing a folder.
     List,
-    /// Removing objects.
+    /// Removing objects, or what is there of one that went in pieces.
     Delete,
 }
 
@@ -133,7 +133,8 @@ impl<F: Fault> ObjectStore for Faulty<F> {
 
     async fn put_multipart_opts(&self, path: &Path, options: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
         self.fault.before(Operation::Put, path).await?;
-        self.store.put_multipart_opts(path, options).await
+        let upload = self.store.put_multipart_opts(path, options).await?;
+        Ok(Box::new(FaultyUpload { upload, fault: self.fault.clone(), path: path.clone() }))
     }
 
     async fn get_opts(&self, path: &Path, options: GetOptions) -> Result<GetResult> {
@@ -176,5 +177,36 @@ impl<F: Fault> ObjectStore for Faulty<F> {
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
         self.fault.before(Operation::Put, to).await?;
         self.store.copy_opts(from, to, options).await
+    }
+}
+
+/// An object that goes in pieces, with a fault before each.
+#[derive(Debug)]
+struct FaultyUpload<F> {
+    upload: Box<dyn MultipartUpload>,
+    fault: Arc<F>,
+    path: Path,
+}
+
+#[async_trait]
+impl<F: Fault> MultipartUpload for FaultyUpload<F> {
+    fn put_part(&mut self, data: PutPayload) -> UploadPart {
+        // Asked at once, because the order of the pieces is that of the calls.
+        let sent = self.upload.put_part(data);
+        let (fault, path) = (self.fault.clone(), self.path.clone());
+        Box::pin(async move {
+            fault.before(Operation::Put, &path).await?;
+            sent.await
+        })
+    }
+
+    async fn complete(&mut self) -> Result<PutResult> {
+        self.fault.before(Operation::Put, &self.path).await?;
+        self.upload.complete().await
+    }
+
+    async fn abort(&mut self) -> Result<()> {
+        self.fault.before(Operation::Delete, &self.path).await?;
+        self.upload.abort().await
     }
 }

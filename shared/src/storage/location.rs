@@ -99,7 +99,7 @@ impl Location {
         Self { store: self.store.clone(), prefix: parts.into_iter().collect(), url: url.to_owned() }
     }
 
-    /// The object at `relative`.
+    /// The object at `relative`, in one request; of what may be large, [`get_large`](Self::get_large).
     ///
     /// # Errors
     /// [`StorageError::NotFound`] and the other kinds.
@@ -129,7 +129,8 @@ impl Location {
         meta.map(|meta| meta.size).map_err(|error| at.failed(&error))
     }
 
-    /// Writes an object, whole or not at all; one that is there is replaced.
+    /// Writes an object in one request, whole or not at all; one that is there is replaced. What may be large goes by
+    /// [`put_large`](Self::put_large).
     ///
     /// # Errors
     /// [`StorageError::Full`], [`StorageError::Denied`] and the other kinds.
@@ -197,7 +198,7 @@ impl Location {
         Ok(names)
     }
 
-    fn failed(&self, error: &object_store::Error) -> StorageError {
+    pub(super) fn failed(&self, error: &object_store::Error) -> StorageError {
         StorageError::at(&self.url, error)
     }
 }

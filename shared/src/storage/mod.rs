@@ -6,12 +6,14 @@
 mod allow;
 mod error;
 pub mod faults;
+mod large;
 mod location;
 mod open;
 mod probe;
 
 pub use allow::AllowList;
 pub use error::{Cause, StorageError};
+pub use large::PIECE;
 pub use location::{Entry, Location};
 pub use open::{SCHEMES, absolute, create, open, parse};
 pub use probe::probe_atomic_create;

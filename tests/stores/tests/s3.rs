@@ -2,10 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use cappa_shared::storage::{Location, StorageError, probe_atomic_create};
+use cappa_shared::storage::{Location, PIECE, StorageError, probe_atomic_create};
 use cappa_test_stores::{Fault, Rule, S3Server};
 use futures::future::join_all;
-use object_store::ObjectStoreExt;
+use object_store::multipart::MultipartStore;
+use object_store::{Error, ObjectStoreExt};
 
 fn bucket(server: &S3Server) -> Location {
     Location::new(server.store("data"), "".into(), "s3://data")
@@ -39,6 +40,73 @@ async fn of_many_conditional_creates_one_succeeds() {
         let results = join_all((0..16).map(|n| data.put_if_absent(&key, format!("{n}")))).await;
         assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 1, "round {round}");
     }
+}
+
+/// Of two pieces and a bit.
+fn large() -> Vec<u8> {
+    (0..2 * PIECE + 7).map(|at| (at / 251 + at) as u8).collect()
+}
+
+#[tokio::test]
+async fn a_large_object_goes_up_and_comes_back_in_pieces_bit_for_bit() {
+    let server = S3Server::start(&["data"]);
+    let data = bucket(&server);
+    data.put_large("part", large()).await.unwrap();
+    assert!(server.get("data", "part").unwrap() == large());
+    assert!(data.get_large("part").await.unwrap() == large());
+    assert!(server.uploads("data").is_empty());
+    let seen = server.faults().seen();
+    let sent = seen.iter().filter(|seen| seen.target.contains("partNumber=")).count();
+    let read = seen.iter().filter(|seen| seen.range.is_some()).count();
+    assert_eq!((sent, read), (3, 3));
+}
+
+#[tokio::test]
+async fn a_piece_that_fails_is_sent_again() {
+    let server = S3Server::start(&["data"]);
+    for (fault, piece) in [(Fault::INTERNAL, 2), (Fault::Refuse, 2), (Fault::SLOW_DOWN, 3)] {
+        server.faults().add(Rule::new(fault).on(&format!("partNumber={piece}&")).times(1));
+    }
+    bucket(&server).put_large("part", large()).await.unwrap();
+    assert!(server.get("data", "part").unwrap() == large());
+    assert_eq!(server.faults().injected(), 3);
+}
+
+#[tokio::test]
+async fn an_upload_that_fails_leaves_nothing() {
+    let server = S3Server::start(&["data"]);
+    let data = bucket(&server);
+    let denied = Fault::Status(403, "AccessDenied");
+    for (nth, failing) in ["?uploads", "partNumber=3&", "?uploadId="].into_iter().enumerate() {
+        server.faults().add(Rule::new(denied.clone()).on(failing).times(1));
+        let error = data.put_large("part", large()).await.unwrap_err();
+        assert!(matches!(error, StorageError::Denied { .. }), "{failing}: {error:?}");
+        assert!(server.keys("data").is_empty() && server.uploads("data").is_empty(), "{failing}");
+        assert_eq!(server.faults().injected(), nth + 1, "it is not tried again: {failing}");
+        server.faults().clear();
+    }
+}
+
+#[tokio::test]
+async fn an_unfinished_upload_is_not_seen_and_a_wrong_one_not_completed() {
+    let server = S3Server::start(&["data"]);
+    let (store, key) = (server.store("data"), "part".into());
+    let upload = store.create_multipart(&key).await.unwrap();
+    let mut pieces = Vec::new();
+    for number in 0..2 {
+        pieces.push(store.put_part(&key, &upload, number, vec![7; 100].into()).await.unwrap());
+    }
+    assert!(bucket(&server).list("").await.unwrap().is_empty());
+    assert_eq!(server.uploads("data"), ["part"]);
+    let small = store.complete_multipart(&key, &upload, pieces.clone()).await.unwrap_err();
+    assert!(format!("{small:?}").contains("EntityTooSmall"), "{small:?}");
+    pieces.reverse();
+    let exchanged = store.complete_multipart(&key, &upload, pieces).await.unwrap_err();
+    assert!(format!("{exchanged:?}").contains("InvalidPart"), "{exchanged:?}");
+    store.abort_multipart(&key, &upload).await.unwrap();
+    assert!(server.uploads("data").is_empty());
+    let gone = store.put_part(&key, &upload, 2, vec![7; 100].into()).await.unwrap_err();
+    assert!(matches!(gone, Error::NotFound { .. }), "{gone:?}");
 }
 
 #[tokio::test]

@@ -47,7 +47,7 @@ pub fn read_manifest(location: &Location) -> Result<DataManifest, ManifestFileEr
 /// # Errors
 /// When the store refuses it.
 pub fn write_manifest(location: &Location, manifest: &DataManifest) -> Result<(), ManifestFileError> {
-    block_on(location.put("", manifest.to_json()))?
+    block_on(location.put_large("", manifest.to_json()))?
         .map_err(|source| ManifestFileError::Storage { location: location.to_string(), source })
 }
 

@@ -210,7 +210,7 @@ fn write(snapshot: &Snapshot, means: &Means) -> Result<wire::Part, CheckpointErr
     let further = std::iter::from_fn(|| means.keep_trying(snapshot, begun).then_some(PAUSE));
     let mut pauses = RETRIES.into_iter().chain(further);
     loop {
-        match (means.runtime.block_on(folder.put(&path, file.clone())), pauses.next()) {
+        match (means.runtime.block_on(folder.put_large(&path, file.clone())), pauses.next()) {
             (Ok(()), _) => return Ok(wire::Part { name, bytes: file.len() as u64, sha256 }),
             (Err(error), None) => return Err(error.into()),
             (Err(error), Some(pause)) => {

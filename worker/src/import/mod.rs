@@ -60,7 +60,7 @@ async fn write(folder: &Location, params: &[(String, Tensor)], digest: &str) -> 
         bytes: content.len() as u64,
         sha256: hex::encode(Sha256::digest(&content)),
     };
-    folder.put(&format!("{}/{}", attempt_folder(step, generation), part.name), content).await?;
+    folder.put_large(&format!("{}/{}", attempt_folder(step, generation), part.name), content).await?;
     let contents = Contents {
         job: JOB.parse().expect("a label"),
         step,
