@@ -43,7 +43,8 @@ struct Snapshot {
     tensors: Vec<(String, Tensor)>,
     /// Digest of the vocabulary that its network was trained with.
     vocabulary: String,
-    stall: Duration,
+    /// How long training stood still; known once this was handed over.
+    stall: Receiver<Duration>,
     /// Nobody makes further steps from what is in memory: it is written again and again.
     is_last: bool,
 }
@@ -89,6 +90,7 @@ impl Writer {
         is_last: bool,
     ) -> Duration {
         let begun = Instant::now();
+        let (stood, stall) = bounded(1);
         let named = state.named();
         let bytes: Vec<usize> = named.iter().map(|(_, tensor)| parts::bytes_of(tensor)).collect();
         let mine = parts::owners(&bytes, assignment.world_size());
@@ -107,11 +109,14 @@ impl Writer {
             world_size: u32::try_from(assignment.world_size()).expect("a world size is small"),
             tensors,
             vocabulary: vocabulary.to_owned(),
-            stall: begun.elapsed(),
+            stall,
             is_last,
         };
         self.give(Task::Write(Box::new(snapshot)));
-        begun.elapsed()
+        let took = begun.elapsed();
+        // An error means that the thread is gone, which was said.
+        let _ = stood.send(took);
+        took
     }
 
     /// Waits until everything saved so far is written or has failed, or `check` says that this is in vain.
@@ -181,9 +186,13 @@ fn write_all(tasks: &Receiver<Task>, means: &Means) {
                 let begun = Instant::now();
                 let span = tracing::info_span!("write_checkpoint", job = %snapshot.job, step = %snapshot.step);
                 let outcome = span.in_scope(|| write(&snapshot, means));
-                means.metrics.checkpoint(&outcome, snapshot.stall, begun.elapsed());
+                let stall = snapshot.stall.recv().unwrap_or_default();
+                means.metrics.checkpoint(&outcome, stall, begun.elapsed());
                 let (report, error) = match outcome {
-                    Ok(part) => (written(&snapshot, part, begun.elapsed(), means.ledger.book().quarantined()), None),
+                    Ok(part) => {
+                        let quarantined = means.ledger.book().quarantined();
+                        (written(&snapshot, part, (stall, begun.elapsed()), quarantined), None)
+                    }
                     Err(error) => {
                         let told = with_causes(&error);
                         tracing::error!(step = %snapshot.step, error = told, "the checkpoint failed");
@@ -223,7 +232,12 @@ fn write(snapshot: &Snapshot, means: &Means) -> Result<wire::Part, CheckpointErr
     }
 }
 
-fn written(snapshot: &Snapshot, part: wire::Part, took: Duration, quarantined: Vec<wire::Quarantined>) -> Tell {
+fn written(
+    snapshot: &Snapshot,
+    part: wire::Part,
+    (stall, took): (Duration, Duration),
+    quarantined: Vec<wire::Quarantined>,
+) -> Tell {
     Tell::PartsWritten(wire::PartsWritten {
         job_id: snapshot.job.to_string(),
         generation: snapshot.generation.0,
@@ -231,7 +245,7 @@ fn written(snapshot: &Snapshot, part: wire::Part, took: Duration, quarantined: V
         rank: snapshot.rank.0,
         world_size: snapshot.world_size,
         parts: vec![part],
-        stall_seconds: snapshot.stall.as_secs_f64(),
+        stall_seconds: stall.as_secs_f64(),
         write_seconds: took.as_secs_f64(),
         quarantined,
     })
@@ -245,4 +259,59 @@ fn failed(snapshot: &Snapshot, error: String) -> Tell {
         rank: snapshot.rank.0,
         error,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use cappa_shared::spec::{JobSpec, SpecBase};
+
+    use super::*;
+
+    fn assignment(folder: &str) -> Assignment {
+        let text = "apiVersion: cappa.dev/v1\nname: demo\nduration: {steps: 10}\nmodel: {preset: tiny, width: 32, layers: 1, \
+                    decoder_layers: 1, mlp: 32}\ndata: {train: /data/manifest.json, tokenizer: /data/tokenizer.json}\n";
+        Assignment {
+            job: "demo-1".parse().unwrap(),
+            generation: Generation(1),
+            rank: Rank(0),
+            lead: Rank(0),
+            members: vec![cappa_session::Peer { store_address: "127.0.0.1:1".into() }],
+            spec: JobSpec::parse(text, &SpecBase::none()).unwrap(),
+            folder: folder.into(),
+            restore: Vec::new(),
+            forming: Duration::from_secs(1),
+            operation: Duration::from_secs(1),
+            total_steps: Step(10),
+            discarded: Generation(0),
+        }
+    }
+
+    #[test]
+    fn the_stall_that_is_told_has_the_wait_for_the_snapshots_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let assignment = assignment(folder.path().to_str().unwrap());
+        let state = TrainState::initialise(&assignment.job, &assignment.spec, Step(10), Device::Cpu).unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let (metrics, closes) = (Arc::new(Metrics::default()), Arc::<AtomicBool>::default());
+        let means = Means {
+            ledger: Arc::default(),
+            metrics: metrics.clone(),
+            interrupt: Arc::default(),
+            runtime: runtime.handle().clone(),
+            patience: Duration::ZERO,
+            closes: closes.clone(),
+        };
+        let (tasks, received) = bounded(1);
+        let thread = std::thread::spawn(move || {
+            std::thread::sleep(NOTICE);
+            write_all(&received, &means);
+        });
+        let writer = Writer { tasks, thread, closes };
+        let stood: Duration = (0..3).map(|_| writer.save(&assignment, &state, "", false)).sum();
+        writer.close();
+        let text = metrics.text();
+        let told = text.lines().find_map(|line| line.strip_prefix("cappa_checkpoint_stall_duration_seconds_sum "));
+        let told: f64 = told.unwrap().parse().unwrap();
+        assert!((told - stood.as_secs_f64()).abs() < 1e-6, "{told} of {stood:?}");
+    }
 }
