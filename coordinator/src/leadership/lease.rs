@@ -126,23 +126,29 @@ impl Lease {
         let addresses = Addresses { grpc: self.content.grpc.clone(), http: self.content.http.clone() };
         let leader = Leader::new(addresses, self.term);
         let stop = CancellationToken::new();
-        let stopped = stop.clone();
+        let (stopped, limit) = (stop.clone(), self.expiry);
         let keeping = tokio::spawn(async move {
+            // A renewal that hangs keeps nobody for longer than the lease would take to lapse.
+            let hangs = async {
+                stopped.cancelled().await;
+                tokio::time::sleep(limit).await;
+            };
             tokio::select! {
-                () = stopped.cancelled() => {}
-                () = self.keep() => {}
+                biased;
+                () = self.keep(&stopped) => {}
+                () = hangs => {}
             }
             self
         });
         Held { leader, keeping, stop: stop.drop_guard() }
     }
 
-    /// Renews it for as long as nobody has taken it, and returns then. A store that fails is asked again: without the lease
-    /// the log is as safe, and somebody else can't take it over there either.
-    async fn keep(&mut self) {
-        self.clear_away().await;
-        loop {
-            tokio::time::sleep(self.expiry / RENEWALS).await;
+    /// Renews it until that is stopped or somebody has taken it. A renewal that is under way is not broken off: it could still
+    /// come through after the lease was given back, and would undo that. A store that fails is asked again: without the
+    /// lease the log is as safe, and somebody else can't take it over there either.
+    async fn keep(&mut self, stopped: &CancellationToken) {
+        stopped.run_until_cancelled(self.clear_away()).await;
+        while stopped.run_until_cancelled(tokio::time::sleep(self.expiry / RENEWALS)).await.is_some() {
             let was_late = self.renewed.elapsed() > self.expiry;
             if was_late && self.is_lost().await {
                 tracing::warn!(term = self.term, "another coordinator has taken the lease");
@@ -211,4 +217,82 @@ async fn terms(store: &Location) -> Result<Vec<u64>, StorageError> {
 
 fn json(content: &Content) -> Vec<u8> {
     serde_json::to_vec(content).expect("a lease is JSON")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use async_trait::async_trait;
+    use cappa_shared::storage::faults::{Fault, Faulty, Operation};
+    use object_store::ObjectStoreExt;
+    use object_store::memory::InMemory;
+    use object_store::path::Path;
+    use tokio::sync::Notify;
+
+    use super::*;
+
+    /// Holds up a renewal, which goes on when nobody waits for it any more, as a write to a disk does on a thread of its own.
+    #[derive(Debug, Default)]
+    struct HeldUp {
+        store: Arc<InMemory>,
+        is_next: AtomicBool,
+        begun: Notify,
+        goes_on: Arc<Notify>,
+    }
+
+    #[async_trait]
+    impl Fault for HeldUp {
+        async fn before(&self, operation: Operation, path: &Path) -> object_store::Result<()> {
+            if operation != Operation::Put || !self.is_next.swap(false, Ordering::Relaxed) {
+                return Ok(());
+            }
+            let (store, path, goes_on) = (self.store.clone(), path.clone(), self.goes_on.clone());
+            let write = tokio::spawn(async move {
+                let content = store.get(&path).await?.bytes().await?;
+                goes_on.notified().await;
+                store.put(&path, content.into()).await.map(drop)
+            });
+            self.begun.notify_one();
+            write.await.expect("it does not panic")
+        }
+    }
+
+    /// A lease whose first renewal is held up.
+    async fn renewing(expiry: Duration) -> (Held, Location, Arc<HeldUp>) {
+        let fault = Arc::<HeldUp>::default();
+        let faulty = Faulty::new(fault.store.clone(), fault.clone());
+        let store = Location::new(faulty, Path::default(), "memory:///");
+        let here = Addresses { grpc: "first:1".into(), http: "first:2".into() };
+        let lease = Lease::take(&store, 1, here, expiry).await.unwrap().expect("nobody holds it");
+        fault.is_next.store(true, Ordering::Relaxed);
+        let held = lease.hold();
+        fault.begun.notified().await;
+        (held, store, fault)
+    }
+
+    async fn is_given_back(store: &Location) -> bool {
+        look(store).await.unwrap().expect("it was taken").leader().is_none()
+    }
+
+    #[tokio::test]
+    async fn a_lease_is_given_back_after_the_renewal_that_is_under_way() {
+        let (held, store, renewal) = renewing(Duration::from_secs(3)).await;
+        let release = tokio::spawn(held.release());
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert!(!release.is_finished(), "the renewal comes later and undoes that");
+        renewal.goes_on.notify_one();
+        release.await.unwrap();
+        assert!(is_given_back(&store).await);
+    }
+
+    #[tokio::test]
+    async fn a_renewal_that_hangs_does_not_keep_a_lease_from_being_given_back() {
+        let (held, store, _renewal) = renewing(Duration::from_millis(300)).await;
+        tokio::time::timeout(Duration::from_secs(20), held.release()).await.expect("it ends");
+        assert!(is_given_back(&store).await);
+    }
 }
