@@ -46,7 +46,7 @@ async fn survivors_of_a_lost_worker_form_again_under_the_one_with_the_highest_st
 }
 
 #[tokio::test]
-async fn a_worker_that_hangs_is_lost_within_the_detection_time() {
+async fn a_worker_that_hangs_is_lost_once_it_was_silent_for_the_detection_time() {
     let fixture = Fixture::new();
     let Pair { running, mut a, mut b, job: id } = fixture.pair("2").await;
     let (_, _) = (a.form().await, b.form().await);
@@ -55,12 +55,13 @@ async fn a_worker_that_hangs_is_lost_within_the_detection_time() {
     let started = tokio::time::Instant::now();
     let abort = a.abort().await;
     let took = started.elapsed();
-    assert!(took > Duration::from_millis(700) && took < Duration::from_millis(2500), "{took:?}");
+    // Five times as long, but less than any other time-out.
+    assert!(took < Duration::from_secs(6), "{took:?}");
     assert!(abort.reason.contains("worker-b was silent"), "{}", abort.reason);
     let form = a.form().await;
     assert_eq!(form.members.len(), 1);
     let silence = running.metric("cappa_recovery_duration_seconds_sum{phase=\"detect\"}").await;
-    assert!((1.0..2.5).contains(&silence), "noticed after {silence} s of silence");
+    assert!((1.0..6.0).contains(&silence), "noticed after {silence} s of silence");
     assert_eq!(running.metric("cappa_recovery_duration_seconds_count{phase=\"detect\"}").await, 1.0);
 }
 
@@ -135,7 +136,7 @@ async fn a_permanent_failure_fails_the_job_with_the_first_failing_rank() {
 #[tokio::test]
 async fn a_second_live_process_of_a_worker_id_is_refused() {
     let fixture = Fixture::new();
-    let running = fixture.start().await;
+    let running = fixture.start_patient().await;
     let first = FakeWorker::connect(&running.address, "worker-a").await;
     tokio::time::sleep(Duration::from_millis(100)).await;
     let mut second = FakeWorker::connect(&running.address, "worker-a").await;

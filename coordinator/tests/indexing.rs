@@ -12,7 +12,7 @@ use cappa_shared::manifest::DataManifest;
 use cappa_shared::spec::JobSpec;
 use cappa_shared::storage::{self, AllowList};
 use support::shards::{self, Web};
-use support::{FakeWorker, Fixture, Running};
+use support::{FakeWorker, Fixture, PATIENCE, Running};
 use tonic_types::StatusExt;
 
 /// The fixture's spec over other data, for two epochs.
@@ -31,6 +31,24 @@ async fn kinds(running: &Running, id: &str) -> Vec<(String, String)> {
         events.push((event.kind, event.message));
     }
     events
+}
+
+/// Waits until the journal of the job's index holds so many shards, which are safe from then on.
+async fn until_journaled(folder: &str, shards: usize) {
+    let folder = storage::open(folder).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let mut held = 0;
+        for segment in folder.list("data/train-0.manifest.json.journal").await.unwrap() {
+            let segment = folder.get(&format!("data/train-0.manifest.json.journal/{}", segment.path)).await.unwrap();
+            held += DataManifest::from_json(&segment).unwrap().shards().len();
+        }
+        if held == shards {
+            return;
+        }
+        assert!(Instant::now() < deadline, "the journal holds {held} shards of {shards}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 #[tokio::test]
@@ -64,7 +82,7 @@ async fn a_job_that_names_shards_is_indexed_and_goes_on_as_if_it_had_named_the_m
     let journal =
         || async { storage::open(&job.folder).unwrap().list("data/train-0.manifest.json.journal").await.unwrap() };
     while !journal().await.is_empty() {
-        assert!(begun.elapsed() < Duration::from_secs(20), "something is left of the journal");
+        assert!(begun.elapsed() < PATIENCE, "something is left of the journal");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 
@@ -94,8 +112,7 @@ async fn an_index_is_seen_paused_and_resumed_and_outlives_the_coordinator() {
     let job = running.until(&id, "three shards", three).await;
     assert_eq!((job.state(), job.message.as_str()), (JobState::Indexing, "3 of 4 shards, 48 samples"));
     assert_eq!(job.index.unwrap().of_shards, 4);
-    // What was read a second ago is safe.
-    tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
+    until_journaled(&job.folder, 3).await;
 
     let change = ChangeRequest { job_id: id.clone(), reason: "test".into() };
     let job = running.jobs.clone().pause(change.clone()).await.unwrap().into_inner();

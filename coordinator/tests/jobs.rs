@@ -47,9 +47,10 @@ async fn a_checkpoint_is_committed_when_all_ranks_have_written_and_old_ones_go()
     let fixture = Fixture::new();
     let Pair { running, mut a, mut b, job: id } = fixture.pair("2").await;
     let (form_a, form_b) = (a.form().await, b.form().await);
+    running.until_state(&id, JobState::Running).await;
     for step in [10, 20, 30] {
         a.parts(&form_a, step).await;
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
         let committed = running.job(&id).await.last_checkpoint_step;
         assert_eq!(committed, step - 10, "the parts of one rank of two are no checkpoint");
         b.parts(&form_b, step).await;
@@ -63,7 +64,7 @@ async fn a_checkpoint_is_committed_when_all_ranks_have_written_and_old_ones_go()
     }
     assert_eq!(running.metric("cappa_checkpoint_commit_duration_seconds_count").await, 3.0);
     let took = running.metric("cappa_checkpoint_commit_duration_seconds_sum").await;
-    assert!(took >= 0.3, "the second rank's parts came 0.1 s after the first's each time, but all took {took} s");
+    assert!(took >= 0.3, "the second rank's parts came 0.2 s after the first's each time, but all took {took} s");
     let request = GetRequest { job_id: id.clone() };
     let kept = running.jobs.clone().checkpoints(request).await.unwrap().into_inner().checkpoints;
     let kept = kept.iter().filter(|checkpoint| !checkpoint.retired);
@@ -201,6 +202,7 @@ async fn metrics_and_pages_are_served() {
     let mut a = FakeWorker::connect(&running.address, "worker-a").await;
     let id = running.submit(&fixture.spec("demo", "1")).await;
     let form = a.form().await;
+    running.until_state(&id, JobState::Running).await;
     a.progress(&form, 1..=7).await;
     running.until(&id, "step 7", |job| job.step == 7).await;
     let metrics = running.http("/metrics").await;

@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::time::Duration;
+
 use cappa_proto::{
     ChangeRequest, JobState, QueueRequest, QueueResponse, SetPriorityRequest, SubmitRequest, WatchRequest, job_update,
 };
@@ -39,7 +41,15 @@ async fn the_queue_says_why_each_job_waits_and_what_would_end_that() {
     let large = running.submit(&fixture.spec("large", "3")).await;
     let after = format!("{}after: [{{job: {large}}}]\npriority: high\n", fixture.spec("evaluate", "1"));
     let evaluate = running.submit(&after).await;
-    let found = queue(&running).await;
+    // What a plan says is shared for a moment.
+    let deadline = tokio::time::Instant::now() + support::PATIENCE;
+    let found = loop {
+        let found = queue(&running).await;
+        if found.jobs.len() == 2 || tokio::time::Instant::now() > deadline {
+            break found;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
     let rows: Vec<_> = found.jobs.iter().map(|job| (job.job_id.as_str(), job.reason.as_str(), job.priority)).collect();
     assert_eq!(rows, [(evaluate.as_str(), "dependency", 10), (large.as_str(), "too_few_connected", 0)]);
     assert_eq!(found.jobs[0].jobs, std::slice::from_ref(&large));

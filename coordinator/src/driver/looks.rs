@@ -101,8 +101,9 @@ mod tests {
     fn what_happens_is_looked_at_at_once_unless_looking_is_dear() {
         let mut looks = Looks::default();
         looks.end(Duration::ZERO, true);
-        assert!(!looks.is_due(), "nothing has happened");
+        assert_eq!(looks.due(), looks.ended + TICK, "nothing has happened");
         looks.hasten();
+        assert_eq!(looks.due(), looks.ended, "at once");
         assert!(looks.is_due());
         let wait_after = |looks: &mut Looks, took, is_all| {
             looks.end(took, is_all);
@@ -124,7 +125,8 @@ mod tests {
         let due = looks.due();
         assert!(looks.has_orders() && due <= Instant::now() + REST);
         looks.hasten_orders();
-        assert!(looks.orders_are_due() && !looks.is_due() && looks.due() <= due);
+        assert!(looks.orders_are_due() && looks.due() <= due);
+        assert_eq!(looks.look_due(), looks.ended + TICK, "of the look nothing is changed");
         looks.passed(true);
         looks.hasten_orders();
         assert!(!looks.orders_are_due());

@@ -22,7 +22,7 @@ pub use worker::FakeWorker;
 pub const DETECTION: &str = "1s";
 
 /// What never takes so long unless something is wrong.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A store with a corpus.
 pub struct Fixture {
@@ -31,7 +31,8 @@ pub struct Fixture {
 
 impl Fixture {
     pub fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        // In memory where there is such a folder: what is timed here is no disk.
+        let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
         let corpus = folder.path().join("corpus");
         std::fs::create_dir(&corpus).unwrap();
         let shards = (0..2).map(|n| {
@@ -59,10 +60,14 @@ impl Fixture {
 
     /// The settings of a coordinator over the store.
     pub fn config(&self) -> Config {
+        self.config_of(DETECTION)
+    }
+
+    fn config_of(&self, detection: &str) -> Config {
         let store = self.folder.path().join("store");
         let store = store.to_str().unwrap();
         let line = ["cappa-coordinator", "--store", store, "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"];
-        let args = Args::try_parse_from(line.into_iter().chain(["--detection", DETECTION])).unwrap();
+        let args = Args::try_parse_from(line.into_iter().chain(["--detection", detection])).unwrap();
         Config::try_from(args).unwrap()
     }
 
@@ -83,7 +88,16 @@ impl Fixture {
     /// Starts a coordinator with a policy file of this text.
     pub async fn start_with(&self, policy: &str) -> Running {
         let policy = ClusterPolicy::parse(policy).unwrap();
-        let coordinator = Coordinator::start(Config { policy, ..self.config() }).await.unwrap();
+        Self::run(Config { policy, ..self.config() }).await
+    }
+
+    /// Starts a coordinator that is in no hurry to take workers for lost, nor another's lease for lapsed.
+    pub async fn start_patient(&self) -> Running {
+        Self::run(self.config_of("5s")).await
+    }
+
+    async fn run(config: Config) -> Running {
+        let coordinator = Box::pin(Coordinator::start(config)).await.unwrap();
         let address = format!("http://{}", coordinator.grpc_address());
         let jobs = JobsClient::connect(address.clone()).await.unwrap();
         Running { coordinator, jobs, address }
