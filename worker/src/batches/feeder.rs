@@ -192,11 +192,19 @@ mod tests {
         feeder.next_within(Duration::from_secs(60)).map(|batch| batch.expect("a batch within a minute"))
     }
 
+    fn until(holds: impl Fn() -> bool) {
+        let begun = Instant::now();
+        while !holds() {
+            assert!(begun.elapsed() < Duration::from_secs(60), "waited in vain");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     /// Drops a feeder, which must take no longer than an image's decoding and a few looks for the end.
     fn leaves_at_once(feeder: Feeder, stats: &Arc<PipelineStats>) {
         let begun = Instant::now();
         drop(feeder);
-        assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
         assert_eq!(Arc::strong_count(stats), 1, "a thread still counts");
     }
 
@@ -230,15 +238,12 @@ mod tests {
         let (shards, stats) = (Shards::new(), Arc::default());
         let feeder = feed(shards.loader(&shards.url(), 0..4, 0, &stats), &stats);
         let ahead = (DEPTH as u64 + 2) * BATCH_SIZE;
-        let begun = Instant::now();
-        while stats.samples.get() < ahead && begun.elapsed() < Duration::from_secs(60) {
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        until(|| stats.samples.get() >= ahead && !feeder.batches.is_empty());
         std::thread::sleep(Duration::from_millis(300));
         assert_eq!(stats.samples.get(), ahead);
         assert_eq!(stats.waited.get(), Duration::ZERO, "making batches is no wait");
         next(&feeder).unwrap();
-        assert!(stats.waited.get() < Duration::from_millis(50), "{:?}", stats.waited.get());
+        assert!(stats.waited.get() < Duration::from_secs(1), "{:?}", stats.waited.get());
         assert!(stats.copy.get() > Duration::ZERO);
         leaves_at_once(feeder, &stats);
     }
@@ -252,7 +257,7 @@ mod tests {
         let limit = Duration::from_millis(300);
         assert!(feeder.next_within(limit).unwrap().is_none());
         assert!(stats.waited.get() >= limit);
-        assert!(stats.unfed.get() > Duration::ZERO);
+        until(|| stats.unfed.get() > Duration::ZERO);
         leaves_at_once(feeder, &stats);
     }
 

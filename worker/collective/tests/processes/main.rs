@@ -15,6 +15,9 @@ use process::{Peers, Step};
 
 const LIMIT: Duration = Duration::from_secs(10);
 
+/// What takes well under a second on a machine of one's own, and sits out no time-out: they are 10 s and more.
+const SOON: Duration = Duration::from_secs(8);
+
 #[test]
 #[ignore = "the peers of the other tests"]
 fn peer() {
@@ -49,7 +52,7 @@ fn a_killed_peer_is_noticed_and_survivors_form_anew_in_the_same_process() {
     let survivors = peers.wait_for_loss(&[0, 2], 0);
     peers.form(1, &[0, 2, 3], Duration::from_secs(60));
     let first: Vec<Step> = [0, 2, 3].map(|peer| peers.wait_for_step(peer, 1, 0)).into();
-    assert!(killed.elapsed() < Duration::from_secs(3), "{:?}", killed.elapsed());
+    assert!(killed.elapsed() < SOON, "{:?}", killed.elapsed());
     let furthest = survivors.into_iter().max().unwrap();
     assert!(furthest >= at_loss.step, "survivors had step {furthest} done, the killed one {}", at_loss.step);
     for step in &first {
@@ -71,7 +74,7 @@ fn a_stopped_peer_is_escaped_by_an_ordered_abort() {
     peers.wait_for_loss(&[0, 2], 0);
     peers.form(1, &[0, 2], Duration::from_secs(60));
     let first: Vec<Step> = [0, 2].map(|peer| peers.wait_for_step(peer, 1, 0)).into();
-    assert!(stopped.elapsed() < Duration::from_secs(3), "{:?}", stopped.elapsed());
+    assert!(stopped.elapsed() < SOON, "{:?}", stopped.elapsed());
     assert_eq!(first[0].weights, first[1].weights);
     peers.expect_quiet(&[0, 2]);
 }
@@ -102,7 +105,7 @@ fn an_abort_holds_at_any_moment_of_forming() {
         peers.abort(&[0], round);
         peers.wait_for_loss(&[0], round);
         let took = told.elapsed();
-        assert!(took < Duration::from_secs(2), "round {round}, {moment:?} into forming, signal {fate}: {took:?}");
+        assert!(took < SOON, "round {round}, {moment:?} into forming, signal {fate}: {took:?}");
         slowest = slowest.max(took);
         if fate == libc::SIGKILL {
             peers.replace(1);
