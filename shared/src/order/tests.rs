@@ -137,16 +137,22 @@ fn impossible_orders_are_refused() {
     assert_eq!(order.steps(0), Err(OrderError::BatchNotDivisible { batch_size: 0, lanes: 64 }));
 }
 
-/// A billion samples in 10⁶ shards; the bound on time has a margin because machines are shared.
+/// A billion samples in 10⁶ shards; the bound on time has a margin, and is one of the median, because machines are shared.
 #[test]
 fn any_slot_of_a_billion_samples_is_found_within_a_millisecond_and_a_hundred_megabytes() {
     let order = SampleOrder::new(vec![1000; 1_000_000], 5, 64, 16).unwrap();
     let epoch = order.epoch(9);
-    let begin = std::time::Instant::now();
-    for index in 0..1000 {
-        assert!(epoch.slot(63, index * 15_000).sample.is_some());
-    }
-    let each = begin.elapsed() / 1000;
+    let mut took: Vec<_> = (0..10)
+        .map(|hundred| {
+            let begin = std::time::Instant::now();
+            for index in 0..100 {
+                assert!(epoch.slot(63, (hundred * 100 + index) * 15_000).sample.is_some());
+            }
+            begin.elapsed() / 100
+        })
+        .collect();
+    took.sort();
+    let each = took[5];
     println!("{each:?} a slot");
     assert!(each.as_secs_f64() < 1e-3, "a slot took {each:?}");
     // Two epochs are at hand where one ends.
