@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use cappa_proto::{GetRequest, JobState};
+use cappa_proto::{ChangeRequest, GetRequest, JobState};
 use cappa_test_stores::{Fault, Rule, S3Server};
 use cappa_tests::jobs::JobSpec;
 use cappa_tests::{Cluster, Corpus, Options};
@@ -223,6 +223,43 @@ async fn a_damaged_checkpoint_is_passed_over_for_the_one_before_it() -> Result<(
     let curve = cluster.finish(&job).await?;
     assert_eq!(curve.0.len(), 80);
     assert!(cluster.logs().contains("can't be restored"), "{}", cluster.logs());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_away_while_a_group_restores_is_waited_for_and_costs_no_checkpoint() -> Result<()> {
+    const BUCKET: &str = "data";
+    const WAITS: &str = "has waited";
+    let corpus = Corpus::new(200)?;
+    let server = S3Server::start(&[BUCKET]);
+    let env = server.environment().map(|(name, value)| (name.to_owned(), value)).to_vec();
+    let store = Some(format!("s3://{BUCKET}/state"));
+    let mut cluster = Cluster::start(Options { workers: 2, store, env, ..Options::default() })?;
+    cluster.wait_idle(2).await?;
+    let spec = JobSpec { steps: 120, checkpoint_every: 10, workers: (2, 2), ..JobSpec::default() };
+    let job = cluster.submit(&spec, &corpus).await?;
+    cluster.wait(&job, "two checkpoints", |job| job.last_checkpoint_step >= 20).await?;
+    (0..2).for_each(|worker| cluster.kill_worker(worker));
+    server.faults().add(Rule::new(Fault::NO_BUCKET).gets().on("part-00001"));
+    (2..4).try_for_each(|worker| cluster.start_worker(worker))?;
+    let is_waiting = |job: &cappa_proto::Job| job.message.contains(WAITS) && job.message.contains("part-00001");
+    cluster.wait(&job, "the wait", is_waiting).await?;
+
+    let change = ChangeRequest { job_id: job.clone(), reason: "test".into() };
+    cluster.jobs().await?.pause(change.clone()).await?;
+    cluster.wait_state(&job, JobState::Paused).await?;
+    cluster.jobs().await?.resume(change).await?;
+    let then = cluster.wait(&job, "the wait again", is_waiting).await?;
+    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    let now = cluster.job(&job).await?;
+    assert!(is_waiting(&now) && now.generation == then.generation, "{now:?}\n{}", cluster.logs());
+    server.faults().clear();
+    let curve = cluster.finish(&job).await?;
+    assert_eq!(curve.0.len(), 120);
+    assert!(!cluster.logs().contains("can't be restored"), "{}", cluster.logs());
+    let newest = format!("checkpoints/{:012}/MANIFEST.json", then.last_checkpoint_step);
+    let is_restore = |line: &str| line.contains("restored") && line.contains(&newest);
+    assert!(cluster.logs().lines().any(is_restore), "{newest}: {}", cluster.logs());
     Ok(())
 }
 

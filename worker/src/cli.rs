@@ -63,7 +63,8 @@ pub(crate) struct RunArgs {
     /// Threads that decode samples; 0: this worker's share of the machine's cores, half of it where there is no GPU.
     #[arg(long, default_value_t = 0)]
     pub data_threads: usize,
-    /// How long a store may deliver no data, or not take the last checkpoint of a group, before the job fails; until then it is waited for.
+    /// How long a store may deliver no data, or not take the last checkpoint of a group, before the job fails, and no checkpoint to begin
+    /// from before the group forms again; until then it is waited for.
     #[arg(long, default_value_t = 600)]
     pub data_patience_seconds: u64,
     /// Peak of the device's matrix products in TFLOP/s, from its data sheet; without it there is no MFU metric.

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cappa_collective::{AbortHandle, Cuda, Group, Member, Store, Timeouts};
+use cappa_data::patience::Patience;
 use cappa_data::shards::FetchConfig;
+use cappa_data::stats::PipelineStats;
 use cappa_session::{Assignment, Barred};
 use tch::Device;
 
@@ -77,6 +79,11 @@ impl Context {
             }
             Ok(None)
         })
+    }
+
+    /// How long checkpoints are waited for: as long as data.
+    pub(crate) fn patience<'s>(&self, stats: &'s PipelineStats) -> Patience<'s> {
+        Patience { limit: self.fetch.patience, stats }
     }
 
     /// Threads that decode, where `processes` members of the group share this machine.

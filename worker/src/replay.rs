@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use cappa_data::corpus::Corpus;
+use cappa_data::patience::Patience;
 use cappa_data::shards::FetchConfig;
 use cappa_data::stats::PipelineStats;
 use cappa_data::{Loader, LoaderConfig};
@@ -20,7 +21,7 @@ use serde::Serialize;
 use tch::{Device, Tensor};
 
 use crate::batches::RankBatch;
-use crate::checkpoint::{Restore, read_weights};
+use crate::checkpoint::{CheckpointError, Restore, read_weights};
 use crate::cli::ReplayArgs;
 use crate::context::Backend;
 use crate::train::loss::Plan;
@@ -64,17 +65,20 @@ pub(crate) fn replay(args: &ReplayArgs) -> Result<()> {
 
 /// The state of the first of the checkpoints that can be read; without any, what the job started from.
 async fn restore(args: &ReplayArgs, spec: &JobSpec, mut state: TrainState) -> Result<TrainState> {
+    let patience = Patience { limit: PATIENCE, stats: &PipelineStats::default() };
     for manifest in &args.manifest {
-        match (Restore { folder: &args.folder, manifest }).read(&mut state).await {
+        match (Restore { folder: &args.folder, manifest }).read(&mut state, patience).await {
             Ok(()) => return Ok(state),
+            Err(CheckpointError::Unread(unread)) => return Err(unread.into()),
             Err(error) => {
                 eprintln!("{manifest} can't be restored, the one before it is tried: {}", with_causes(&error));
             }
         }
     }
     if let Some(init) = &spec.init {
-        let weights =
-            read_weights(&init.from).await.with_context(|| format!("init.from {} can't be read", init.from))?;
+        let weights = read_weights(&init.from, patience)
+            .await
+            .with_context(|| format!("init.from {} can't be read", init.from))?;
         state.start_from(spec, init, &weights.tensors)?;
     }
     Ok(state)

@@ -76,11 +76,14 @@ impl World<'_> {
             return self.at(until - now, Event::Step(job.to_owned(), generation.0));
         }
         let at = |world: &mut Self, place: &usize| match &world.process(*place).turn {
-            Turn::Forming(_) => 0,
+            Turn::Forming(_) | Turn::Restoring(_) => 0,
             Turn::Training { .. } => 1,
             _ => 2,
         };
         let stages: Vec<i32> = members.iter().map(|place| at(self, place)).collect();
+        if stages.iter().all(|stage| *stage == 0) && self.waits_for_checkpoints(&members) {
+            return;
+        }
         let is_torn = self.is_faulty() && self.chance(0.003);
         match stages.iter().copied().max().zip(stages.iter().copied().min()) {
             Some((0, 0)) => self.agree(&members, is_torn),
@@ -92,6 +95,34 @@ impl World<'_> {
         }
         let after = self.step_time;
         self.at(after, Event::Step(job.to_owned(), generation.0));
+    }
+
+    /// Whether the members wait for the store that their state is to come from, or have given it up for now: they never take a
+    /// checkpoint for damaged because of it.
+    fn waits_for_checkpoints(&mut self, members: &[usize]) -> bool {
+        let away = self.store.fails_until.max(self.store.unread_until).saturating_sub(self.millis());
+        let assignment = self.process(members[0]).turn.assignment().unwrap().clone();
+        let has_state = members.iter().any(|place| self.process(*place).state.is_some());
+        if away == 0 || has_state || assignment.restore.is_empty() {
+            return false;
+        }
+        self.summary.waits += 1;
+        let (job, generation) = (assignment.job.to_string(), assignment.generation.0);
+        self.tell(|| format!("{job}/{generation} waits {away} ms for its checkpoints"));
+        let is_over = self.chance(0.05);
+        for place in members {
+            match is_over {
+                true => self.leave(*place, Some(("STORE_UNREACHABLE", "patience with the store is over"))),
+                false => {
+                    let turn = &mut self.process(*place).turn;
+                    *turn = Turn::Restoring(Box::new(turn.assignment().unwrap().clone()));
+                }
+            }
+        }
+        if !is_over {
+            self.at(away, Event::Step(job, generation));
+        }
+        true
     }
 
     /// Brings all members to one state.
@@ -118,7 +149,8 @@ impl World<'_> {
             if is_behind {
                 process.state = (!is_torn).then(|| agreed.clone());
             }
-            if let (Turn::Forming(assignment), false) = (std::mem::replace(&mut process.turn, Turn::Idle), is_torn) {
+            let turn = std::mem::replace(&mut process.turn, Turn::Idle);
+            if let (Turn::Forming(assignment) | Turn::Restoring(assignment), false) = (turn, is_torn) {
                 process.turns.agreed(&assignment, Step(agreed.step), &mut process.book);
                 process.turn = Turn::Training { assignment, has_entered: false };
             } else {

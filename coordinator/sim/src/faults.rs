@@ -48,9 +48,13 @@ impl World<'_> {
             }
             // A second one starts while the first goes on.
             83..90 => self.start_coordinator(),
-            90..95 => {
+            90..93 => {
                 self.tell(|| format!("the store fails until {until}"));
                 self.store.fails_until = until;
+            }
+            93..95 => {
+                self.tell(|| format!("no checkpoint can be read until {until}"));
+                self.store.unread_until = until;
             }
             _ => {
                 self.tell(|| format!("the store is slow until {until}"));

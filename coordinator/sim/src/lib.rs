@@ -57,6 +57,8 @@ pub struct Summary {
     pub checkpoints: u64,
     /// Times that a job went back to a checkpoint.
     pub rollbacks: u64,
+    /// Times that a group found its checkpoints unreadable for a while.
+    pub waits: u64,
     /// Workers that were lost too often and kept out of groups for a while.
     pub quarantines: u64,
     /// Devices that failed in the middle of a group's work.
@@ -76,6 +78,7 @@ impl std::ops::AddAssign for Summary {
         self.refusals += other.refusals;
         self.checkpoints += other.checkpoints;
         self.rollbacks += other.rollbacks;
+        self.waits += other.waits;
         self.quarantines += other.quarantines;
         self.devices += other.devices;
         self.replacements += other.replacements;

@@ -65,6 +65,8 @@ pub(crate) enum Turn {
     Idle,
     /// It waits at the lead's store.
     Forming(Box<Assignment>),
+    /// All members have met, and wait for the checkpoints' store.
+    Restoring(Box<Assignment>),
     Training {
         assignment: Box<Assignment>,
         has_entered: bool,
@@ -80,9 +82,10 @@ impl Turn {
     pub(crate) fn assignment(&self) -> Option<&Assignment> {
         match self {
             Self::Idle => None,
-            Self::Forming(assignment) | Self::Training { assignment, .. } | Self::Flushing { assignment, .. } => {
-                Some(assignment)
-            }
+            Self::Forming(assignment)
+            | Self::Restoring(assignment)
+            | Self::Training { assignment, .. }
+            | Self::Flushing { assignment, .. } => Some(assignment),
         }
     }
 }
@@ -306,7 +309,7 @@ impl World<'_> {
     fn shake(&mut self, job: JobId, generation: u64) {
         for place in 0..self.places.len() {
             let Some(process) = &self.places[place].process else { continue };
-            let Turn::Training { assignment, .. } = &process.turn else { continue };
+            let (Turn::Training { assignment, .. } | Turn::Restoring(assignment)) = &process.turn else { continue };
             if assignment.job == job && assignment.generation == Generation(generation) {
                 let token = process.token;
                 let after = self.random(5..400);

@@ -65,6 +65,8 @@ pub(crate) struct Store {
     /// How often the log was opened: who opened it last may append.
     pub(crate) epoch: u64,
     pub(crate) fails_until: Time0,
+    /// Until then workers can't read from it.
+    pub(crate) unread_until: Time0,
     pub(crate) slow_until: Time0,
     /// Until when it takes nothing into the jobs' folders, while the log goes on.
     pub(crate) refuses_until: Time0,

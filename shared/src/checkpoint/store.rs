@@ -211,10 +211,14 @@ pub async fn committed(folder: &Location) -> Result<Vec<Step>, CheckpointError> 
     let entries = folder.list(CHECKPOINTS).await?;
     let mut steps: Vec<Step> = entries.iter().filter_map(|entry| step_of_manifest(&entry.path)).collect();
     for (step, through) in given_up(&entries) {
-        if steps.contains(&step)
-            && matches!(load_within(folder, step, Some(through)).await, Err(CheckpointError::Void { .. }))
-        {
-            steps.retain(|committed| *committed != step);
+        if !steps.contains(&step) {
+            continue;
+        }
+        match load_within(folder, step, Some(through)).await {
+            Err(CheckpointError::Void { .. }) => steps.retain(|committed| *committed != step),
+            // Nobody can tell whether it is void.
+            Err(CheckpointError::Storage(error)) if error.is_transient() => return Err(error.into()),
+            _ => {}
         }
     }
     steps.sort_unstable_by(|a, b| b.cmp(a));

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use cappa_shared::checkpoint::data_digest;
@@ -13,6 +13,7 @@ use cappa_shared::spec::{JobSpec, TextPooling};
 use cappa_shared::storage::{self, Location, StorageError};
 
 use crate::image::Preparation;
+use crate::patience::{GaveUp, Patience};
 use crate::shards::FetchConfig;
 use crate::stats::PipelineStats;
 use crate::text::{Buckets, Tokenizer, TokenizerError};
@@ -20,9 +21,6 @@ use crate::{DataError, Labels, LoaderConfig, Source, Sources, Target};
 
 /// Room for downloaded shards where nobody says how much there is.
 const CACHE_BYTES: u64 = 20 << 30;
-
-/// Pause before a store that does not answer is asked again.
-const PAUSE: Duration = Duration::from_secs(1);
 
 /// Why a job's data can't be opened.
 #[derive(Debug, thiserror::Error)]
@@ -170,20 +168,10 @@ pub async fn tokenizer(spec: &JobSpec, patience: Duration, stats: &PipelineStats
 
 /// A document of a store. A group also re-forms while a store is away: that is waited for, as for shards.
 async fn document(url: &str, patience: Duration, stats: &PipelineStats) -> Result<(Bytes, Location), OpenError> {
-    let begun = Instant::now();
-    let mut waiting = None;
-    let failed = |source| OpenError::Storage { url: url.into(), waited: begun.elapsed(), source };
-    let at = storage::open(url).map_err(failed)?;
-    loop {
-        match at.get("").await {
-            Ok(document) => return Ok((document, at)),
-            Err(error) if error.is_transient() && begun.elapsed() < patience => {
-                waiting.get_or_insert_with(|| stats.wait_for(url.to_owned()));
-                let waiting_s = begun.elapsed().as_secs();
-                tracing::warn!(%url, waiting_s, %error, "the store does not answer; waiting and trying again");
-                tokio::time::sleep(PAUSE).await;
-            }
-            Err(error) => return Err(failed(error)),
-        }
-    }
+    let failed = |waited, source| OpenError::Storage { url: url.into(), waited, source };
+    let at = storage::open(url).map_err(|error| failed(Duration::ZERO, error))?;
+    let patience = Patience { limit: patience, stats };
+    let read = patience.read(url, || at.get(""), StorageError::is_transient).await;
+    let document = read.map_err(|GaveUp { waited, error }| failed(waited, error))?;
+    Ok((document, at))
 }

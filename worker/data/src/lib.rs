@@ -18,6 +18,7 @@ pub mod index;
 mod labels;
 pub mod loader;
 mod manifest;
+pub mod patience;
 pub mod records;
 pub mod replay;
 pub mod sample;

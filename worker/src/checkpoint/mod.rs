@@ -5,13 +5,15 @@ mod parts;
 mod restore;
 mod writer;
 
+use std::time::Duration;
+
 use cappa_model::ModelError;
-use cappa_shared::checkpoint::ManifestProblems;
+use cappa_shared::checkpoint::{CheckpointError as StoreError, ManifestProblems};
 use cappa_shared::storage::StorageError;
 use thiserror::Error;
 
 pub(crate) use parts::{deserialise, serialise};
-pub(crate) use restore::{Restore, Weights, read_weights};
+pub(crate) use restore::{Restore, Weights, from_store, read_weights};
 pub(crate) use writer::Writer;
 
 /// Why a checkpoint can't be written or read.
@@ -20,12 +22,15 @@ pub(crate) enum CheckpointError {
     /// The store.
     #[error(transparent)]
     Storage(#[from] StorageError),
+    /// The store, for reasons that say nothing about the checkpoint.
+    #[error(transparent)]
+    Unread(#[from] Unread),
     /// The manifest is none.
     #[error("the manifest is damaged")]
     Manifest(#[from] ManifestProblems),
     /// A part is not what the manifest says.
     #[error(transparent)]
-    Part(#[from] cappa_shared::checkpoint::CheckpointError),
+    Part(StoreError),
     /// A part is no safetensors file.
     #[error("not a safetensors file")]
     Format(#[source] safetensors::SafeTensorError),
@@ -67,6 +72,27 @@ pub(crate) enum CheckpointError {
 #[derive(Debug, Error)]
 #[error("the last checkpoint can't be written; what was done since the one before it is done again")]
 pub(crate) struct Unsaved(#[source] pub(crate) CheckpointError);
+
+/// Nothing came of a checkpoint that may well be whole: its store did not answer for as long as was waited, or refuses.
+#[derive(Debug, Error)]
+#[error("`{url}` can't be read (waited {} s for its store)", waited.as_secs())]
+pub(crate) struct Unread {
+    /// What was to be read.
+    pub url: String,
+    /// How long it was tried.
+    pub waited: Duration,
+    /// What the store said last.
+    pub source: StorageError,
+}
+
+impl From<StoreError> for CheckpointError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Storage(error) => Self::Storage(error),
+            damage => Self::Part(damage),
+        }
+    }
+}
 
 impl CheckpointError {
     fn tensor(name: &str, source: tch::TchError) -> Self {

@@ -5,18 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cappa_collective::{Group, Member, Op, Store, Timeouts};
-use cappa_data::corpus;
 use cappa_session::{Agreement, Assignment, agree};
-use cappa_shared::causes::with_causes;
-use cappa_shared::checkpoint::vocabulary_difference;
 use cappa_shared::ids::Step;
-use cappa_shared::{checkpoint, storage};
 use tch::{Device, Tensor};
 
-use super::device;
 use super::outcome::Departure;
 use super::state::TrainState;
-use crate::checkpoint::{CheckpointError, Restore, Weights, read_weights};
 use crate::context::Context;
 
 /// How often members that wait for one's store hear of each other.
@@ -115,74 +109,6 @@ impl Place {
         Ok(())
     }
 
-    /// The state that nobody has trained yet: the seed's, or with the spec's `init` a checkpoint's, which every member reads.
-    pub(super) fn begin(
-        &self,
-        assignment: &Assignment,
-        mut state: TrainState,
-        context: &Context,
-    ) -> Result<TrainState, Departure> {
-        let Some(init) = &assignment.spec.init else { return Ok(state) };
-        let refused = |source| Departure::Init { from: init.from.clone(), source };
-        let from = match init.job() {
-            Some(job) => self.newest_of(assignment, context, job)?,
-            None => init.from.clone(),
-        };
-        let Weights { tensors, vocabulary } = self.wait(assignment, context, read_weights(&from))?.map_err(refused)?;
-        if assignment.spec.init_knows_words() {
-            let (patience, stats) = (context.fetch.patience, context.metrics.data());
-            let tokenizer = corpus::tokenizer(&assignment.spec, patience, &stats);
-            let of_job = self.wait(assignment, context, tokenizer)??.vocabulary_digest();
-            let differs = vocabulary_difference(vocabulary.as_deref(), &of_job);
-            differs.map_or(Ok(()), |what| Err(refused(CheckpointError::Vocabulary(what))))?;
-        }
-        state.start_from(&assignment.spec, init, &tensors).map_err(|error| refused(error.into()))?;
-        tracing::info!(from, "starting from a checkpoint");
-        Ok(state)
-    }
-
-    /// The URL of the newest checkpoint of another job of the same store, the same for all members.
-    fn newest_of(&self, assignment: &Assignment, context: &Context, job: &str) -> Result<String, Departure> {
-        let refused = |source| Departure::Init { from: job.to_owned(), source };
-        let own = storage::open(&assignment.folder).map_err(|error| refused(error.into()))?;
-        let folder = own.parent().join(job).map_err(|error| refused(error.into()))?;
-        let steps = self.wait(assignment, context, checkpoint::committed(&folder))?;
-        let newest = steps.map_err(|error| refused(error.into()))?.first().map_or(-1, |step| step.0 as i64);
-        let seen_by_all = self.gather(newest)?.into_iter().min().and_then(|step| u64::try_from(step).ok());
-        let step = seen_by_all.ok_or_else(|| refused(CheckpointError::NoneUsable { tried: 0 }))?;
-        Ok(format!("{}/{}", folder.url().trim_end_matches('/'), checkpoint::manifest_path(Step(step))))
-    }
-
-    /// Every member reads the same manifest; one that somebody can't read is passed over by all.
-    fn restore(
-        &self,
-        assignment: &Assignment,
-        mut state: TrainState,
-        context: &Context,
-    ) -> Result<TrainState, Departure> {
-        for manifest in &assignment.restore {
-            let restore = Restore { folder: &assignment.folder, manifest };
-            let outcome = self.wait(assignment, context, restore.read(&mut state))?;
-            if let Err(error) = &outcome {
-                let error = with_causes(error);
-                if let Some(fault) = device::fault(&error, || device::answers(self.device)) {
-                    return Err(Departure::Device(fault)); // the checkpoint is not to blame, nor is the one before it
-                }
-                tracing::error!(manifest, error, "a checkpoint can't be restored; the one before it is tried");
-            }
-            let failures = Tensor::from_slice(&[i64::from(outcome.is_err())]);
-            self.group.all_reduce(&failures, Op::Sum)?;
-            if failures.int64_value(&[0]) == 0 {
-                tracing::info!(manifest, step = %state.step, "restored");
-                return Ok(state);
-            }
-        }
-        if assignment.restore.is_empty() {
-            return self.begin(assignment, state, context);
-        }
-        Err(CheckpointError::NoneUsable { tried: assignment.restore.len() }.into())
-    }
-
     /// Waits for something of a store together with the other members. A member whose store does not answer says so in time, and the
     /// others wait for it: inside a collective it would count as hanging.
     pub(crate) fn wait<T>(
@@ -198,9 +124,14 @@ impl Place {
 
     /// A number of every rank.
     pub(super) fn gather(&self, mine: i64) -> Result<Vec<i64>, Departure> {
-        let gathered = self.group.all_gather(&Tensor::from_slice(&[mine]))?;
-        Ok(gathered.iter().map(|tensor| tensor.int64_value(&[0])).collect())
+        gathered(&self.group, mine)
     }
+}
+
+/// A number of every rank of a group.
+pub(super) fn gathered(group: &Group, mine: i64) -> Result<Vec<i64>, Departure> {
+    let gathered = group.all_gather(&Tensor::from_slice(&[mine]))?;
+    Ok(gathered.iter().map(|tensor| tensor.int64_value(&[0])).collect())
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! [`page::train`] is the algorithm; this module brings it its group, state and data, and takes what
 //! becomes of it to the coordinator.
 
+mod begin;
 pub(crate) mod config;
 mod device;
 pub(crate) mod group;

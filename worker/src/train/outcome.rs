@@ -12,10 +12,11 @@ use cappa_proto as wire;
 use cappa_session::{BadForm, Barred};
 use cappa_shared::causes::with_causes;
 use cappa_shared::code::Code;
+use cappa_shared::ids::Rank;
 use thiserror::Error;
 
 use super::device;
-use crate::checkpoint::{CheckpointError, Unsaved};
+use crate::checkpoint::{CheckpointError, Unread, Unsaved};
 
 /// What a group was brought to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,6 +99,12 @@ pub(crate) enum Departure {
     /// The last checkpoint of the group.
     #[error(transparent)]
     Unsaved(#[from] Unsaved),
+    /// What the group is to start from, or to go back to, may be whole, and its store does not let us have it.
+    #[error("the group can't have its state")]
+    Unread(#[from] Unread),
+    /// The same of another member.
+    #[error("the group can't have its state: rank {0} got nothing from its store")]
+    UnreadElsewhere(Rank),
     /// The network can't start from the checkpoint that the spec names.
     #[error("the job can't start from init.from, {from}")]
     Init {
@@ -187,6 +194,9 @@ impl Departure {
             Self::TooManyBad { .. } | Self::NoGoodSample { .. } => (Code::TooManyBadSamples, true),
             Self::Diverged { .. } => (Code::NumericDivergence, true),
             Self::ReplicaDiverged(_) => (Code::ReplicaDiverged, false),
+            // The checkpoint is as good as before once the store is back.
+            Self::Unread(Unread { source, .. }) => (source.code(), !source.is_transient()),
+            Self::UnreadElsewhere(_) => (Code::StoreUnreachable, false),
             Self::Checkpoint(CheckpointError::Storage(source))
             | Self::Unsaved(Unsaved(CheckpointError::Storage(source)))
             | Self::Init { source: CheckpointError::Storage(source), .. } => (source.code(), true),

@@ -4,9 +4,10 @@
 use std::time::{Duration, Instant};
 
 use cappa_collective::Op;
+use cappa_data::patience::Patience;
 use cappa_session::Assignment;
 use cappa_shared::causes::with_causes;
-use cappa_shared::checkpoint::{CheckpointError as StoreError, committed, manifest_path};
+use cappa_shared::checkpoint::{committed, manifest_path};
 use cappa_shared::ids::Step;
 use cappa_shared::storage::{self, Location};
 use tch::{Device, Tensor};
@@ -14,7 +15,7 @@ use tch::{Device, Tensor};
 use super::group::Place;
 use super::outcome::Departure;
 use super::state::TrainState;
-use crate::checkpoint::{CheckpointError, Restore};
+use crate::checkpoint::{CheckpointError, Restore, from_store};
 use crate::context::Context;
 
 /// How long a checkpoint is waited for that the schedule has had made, and how often the store is asked for it.
@@ -34,12 +35,14 @@ impl Place {
     /// at last what the job began with.
     pub(super) fn earlier(&self, assignment: &Assignment, context: &Context, step: Step) -> Result<Earlier, Departure> {
         let folder = storage::open(&assignment.folder).map_err(CheckpointError::from)?;
+        let stats = context.metrics.data();
         if step > Step(0) {
-            self.wait(assignment, context, until_committed(&folder, step))?.map_err(CheckpointError::from)?;
+            let wait = || until_committed(&folder, step);
+            self.read(assignment, context, from_store(folder.url(), context.patience(&stats), wait))??;
         }
         let mut before = step.next();
         while let Some(step) = self.newest_before(assignment, context, &folder, before)? {
-            let read = self.wait(assignment, context, read_own(assignment, step))?;
+            let read = self.read(assignment, context, read_own(assignment, step, context.patience(&stats)))?;
             if let Err(error) = &read {
                 let error = with_causes(error);
                 tracing::error!(%step, error, "a checkpoint can't be gone back to; the one before it is tried");
@@ -64,7 +67,7 @@ impl Place {
         folder: &Location,
         before: Step,
     ) -> Result<Option<Step>, Departure> {
-        let steps = self.wait(assignment, context, committed(folder))?.map_err(CheckpointError::from)?;
+        let steps = self.committed(assignment, context, folder)??;
         let newest = steps.into_iter().find(|step| *step < before).map_or(-1, |step| step.0 as i64);
         let seen_by_all = self.gather(newest)?.into_iter().min();
         Ok(seen_by_all.and_then(|step| u64::try_from(step).ok()).map(Step))
@@ -72,7 +75,7 @@ impl Place {
 }
 
 /// Waits until a checkpoint is committed, but no longer than a commit should take.
-async fn until_committed(folder: &Location, step: Step) -> Result<(), StoreError> {
+async fn until_committed(folder: &Location, step: Step) -> Result<(), CheckpointError> {
     let begun = Instant::now();
     while !committed(folder).await?.contains(&step) && begun.elapsed() < COMMIT {
         tokio::time::sleep(POLL).await;
@@ -81,9 +84,13 @@ async fn until_committed(folder: &Location, step: Step) -> Result<(), StoreError
 }
 
 /// The tensors of a checkpoint of this run: one that was there when the group formed, or that the run has made since it last went back.
-async fn read_own(assignment: &Assignment, step: Step) -> Result<Vec<(String, Tensor)>, CheckpointError> {
+async fn read_own(
+    assignment: &Assignment,
+    step: Step,
+    patience: Patience<'_>,
+) -> Result<Vec<(String, Tensor)>, CheckpointError> {
     let path = manifest_path(step);
-    let (tensors, manifest) = Restore { folder: &assignment.folder, manifest: &path }.tensors().await?;
+    let (tensors, manifest) = Restore { folder: &assignment.folder, manifest: &path }.tensors(patience).await?;
     let is_own = assignment.restore.contains(&path) || manifest.contents().generation > assignment.discarded;
     if is_own { Ok(tensors) } else { Err(CheckpointError::GivenUp) }
 }

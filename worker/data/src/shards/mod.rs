@@ -28,6 +28,7 @@ pub use fetch::FetchError;
 pub(crate) use fetch::local_path;
 pub(crate) use file::ShardFile;
 pub(crate) use folder::Folder;
+pub(crate) use pace::Backoff;
 pub use pool::{Lease, PoolConfig, ShardPool};
 pub(crate) use scan::scan_with;
 pub use scan::{Damage, FileEntry, SampleEntry, Scan, scan_bytes, scan_tar};

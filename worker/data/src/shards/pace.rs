@@ -13,13 +13,13 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// Pauses between attempts: doubling, with jitter so that workers that failed together don't return together ("full jitter" of half
 /// the range; Brooker, "Exponential Backoff And Jitter", 2015).
 #[derive(Debug, Default)]
-pub(super) struct Backoff {
+pub(crate) struct Backoff {
     failures: u32,
 }
 
 impl Backoff {
     /// The pause before the next attempt.
-    pub(super) fn next(&mut self) -> Duration {
+    pub(crate) fn next(&mut self) -> Duration {
         let longest = FIRST_PAUSE.saturating_mul(2u32.saturating_pow(self.failures)).min(LONGEST_PAUSE);
         self.failures = (self.failures + 1).min(16);
         // The keys of a fresh hasher are random.
