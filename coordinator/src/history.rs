@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 
 use cappa_core::{
-    BreakCause, Change, Command, Ending, Generation, IndexedSource, JobId, Member, Record, Report, Step, Time,
+    BreakCause, CHECKPOINT_DAMAGED, Change, Command, Ending, Generation, IndexedSource, JobId, Member, Record, Report,
+    Step, Time,
 };
 use cappa_proto::JobEvent;
 use serde::{Deserialize, Serialize};
@@ -118,6 +119,11 @@ impl JobHistory {
                 self.generation = *generation;
                 self.members.clone_from(members);
             }
+            // It began from further back than it was to.
+            Change::GroupBroken { cause: BreakCause::Failure { code, .. }, step, .. } if code == CHECKPOINT_DAMAGED => {
+                self.steps_lost += self.furthest.0.saturating_sub(step.0);
+                self.furthest = *step;
+            }
             Change::GroupBroken { step, .. } | Change::MemberCompleted { step, .. } => {
                 self.furthest = self.furthest.max(*step);
             }
@@ -192,6 +198,7 @@ fn describe(change: &Change) -> Option<(&'static str, String)> {
         Change::GroupBroken { generation, cause, step } => {
             let kind = match cause {
                 BreakCause::Lost { .. } => "worker_lost",
+                BreakCause::Failure { code, .. } if code == CHECKPOINT_DAMAGED => "checkpoint_damaged",
                 BreakCause::Failure { .. } => "group_failed",
                 BreakCause::Departure { .. } => "worker_leaves",
                 BreakCause::Growth { .. } => "group_grows",

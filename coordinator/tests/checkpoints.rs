@@ -5,7 +5,8 @@
 mod support;
 
 use cappa_proto::coordinator_message::Message;
-use cappa_proto::{CheckpointInfo, CheckpointRequest, Form, GetRequest, JobState};
+use cappa_proto::worker_message::Message as Say;
+use cappa_proto::{CheckpointInfo, CheckpointRequest, Failure, Form, GetRequest, JobState, Left};
 use cappa_shared::checkpoint::{abandoned_path, chain, committed, history, manifest_path};
 use cappa_shared::ids::{Generation, Step};
 use support::{FakeWorker, Fixture, Pair, Running};
@@ -101,4 +102,39 @@ async fn a_job_that_goes_back_forms_anew_and_its_manifests_stay_one_chain() {
     let groups = &manifests[2].contents().account.as_ref().unwrap().groups;
     let line: Vec<_> = groups.iter().map(|group| (group.generation.0, group.first.0, group.end.0)).collect();
     assert_eq!(line, [(2, 20, 30)]);
+}
+
+#[tokio::test]
+async fn a_damaged_checkpoint_is_told_its_steps_are_counted_and_what_is_made_after_it_is_kept() {
+    let fixture = Fixture::new();
+    let Pair { running, mut a, mut b, job } = fixture.pair("2").await;
+    let (form_a, form_b) = (a.form().await, b.form().await);
+    for step in [10, 20] {
+        checkpoint(&running, &job, [(&mut a, &form_a), (&mut b, &form_b)], step).await;
+        committed_to(&mut a).await;
+        committed_to(&mut b).await;
+    }
+    drop((a, b));
+    running.until_state(&job, JobState::Queued).await;
+    let mut a = FakeWorker::connect(&running.address, "worker-a").await;
+    let mut b = FakeWorker::connect(&running.address, "worker-b").await;
+    let (told_a, told_b) = (a.next().await, b.next().await);
+    let (Message::Form(form), Message::Form(_)) = (&told_a, &told_b) else { panic!("{told_a:?}, {told_b:?}") };
+    assert!(form.restore[0].ends_with(&manifest_path(Step(20))), "{:?}", form.restore);
+    b.step_to(form, 10);
+    let (job_id, generation) = (job.clone(), form.generation);
+    let message = "damaged: checkpoints/000000000020/MANIFEST.json".to_owned();
+    let failure = Some(Failure { code: "CHECKPOINT_DAMAGED".to_owned(), message, permanent: false });
+    a.say(Say::Left(Left { job_id, generation, step: 10, has_state: true, failure })).await;
+    b.abort().await;
+    let (form_a, form_b) = (a.form().await, b.form().await);
+    assert_eq!((form_a.generation, form_a.discarded), (3, 2));
+    assert!(form_a.restore[0].ends_with(&manifest_path(Step(10))), "{:?}", form_a.restore);
+    assert_eq!(running.job_metric("cappa_steps_lost_total", &job).await, 10.0);
+    let page = running.http(&format!("/api/jobs/{job}")).await;
+    assert!(page.contains("checkpoint_damaged") && page.contains("damaged: checkpoints/000000000020"), "{page}");
+    checkpoint(&running, &job, [(&mut a, &form_a), (&mut b, &form_b)], 20).await;
+    let folder = cappa_shared::storage::open(&running.job(&job).await.folder).unwrap();
+    folder.get(&abandoned_path(Step(20), Generation(2))).await.expect("what is damaged is out of the way");
+    assert_eq!(committed(&folder).await.unwrap(), [20, 10].map(Step));
 }

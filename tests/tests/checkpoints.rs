@@ -236,7 +236,7 @@ async fn a_store_that_is_away_while_a_group_restores_is_waited_for_and_costs_no_
     let store = Some(format!("s3://{BUCKET}/state"));
     let mut cluster = Cluster::start(Options { workers: 2, store, env, ..Options::default() })?;
     cluster.wait_idle(2).await?;
-    let spec = JobSpec { steps: 120, checkpoint_every: 10, workers: (2, 2), ..JobSpec::default() };
+    let spec = JobSpec { steps: 200, checkpoint_every: 10, workers: (2, 2), ..JobSpec::default() };
     let job = cluster.submit(&spec, &corpus).await?;
     cluster.wait(&job, "two checkpoints", |job| job.last_checkpoint_step >= 20).await?;
     (0..2).for_each(|worker| cluster.kill_worker(worker));
@@ -255,7 +255,7 @@ async fn a_store_that_is_away_while_a_group_restores_is_waited_for_and_costs_no_
     assert!(is_waiting(&now) && now.generation == then.generation, "{now:?}\n{}", cluster.logs());
     server.faults().clear();
     let curve = cluster.finish(&job).await?;
-    assert_eq!(curve.0.len(), 120);
+    assert_eq!(curve.0.len(), 200);
     assert!(!cluster.logs().contains("can't be restored"), "{}", cluster.logs());
     let newest = format!("checkpoints/{:012}/MANIFEST.json", then.last_checkpoint_step);
     let is_restore = |line: &str| line.contains("restored") && line.contains(&newest);

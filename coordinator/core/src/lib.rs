@@ -39,7 +39,7 @@ pub use policy::{
     StopCause, Stragglers,
 };
 pub use presence::{Holding, Observation, Presence, Seen, WorkerPresence};
-pub use record::{BreakCause, Change, Event, Record, Sign};
+pub use record::{BreakCause, CHECKPOINT_DAMAGED, Change, Event, Record, Sign};
 pub use schedule::{Admission, EndsWhen, Growth, Plan, Preemption, Reason, Replacement, Shrink, Wait};
 pub use state::{Common, State};
 pub use usage::Usage;

@@ -438,6 +438,9 @@ pub(crate) fn is_own_fault(code: &str) -> bool {
     OWN_FAULTS.contains(&code)
 }
 
+/// How workers class that they could not begin from the newest checkpoint. No one member is to blame for that.
+pub const CHECKPOINT_DAMAGED: &str = "CHECKPOINT_DAMAGED";
+
 impl std::fmt::Display for BreakCause {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -448,6 +451,7 @@ impl std::fmt::Display for BreakCause {
                 }
                 Ok(())
             }
+            BreakCause::Failure { code, message, .. } if code == CHECKPOINT_DAMAGED => f.write_str(message),
             BreakCause::Failure { rank, worker, code, message } => {
                 write!(f, "rank {rank} ({worker}) failed: {code}: {message}")
             }

@@ -1,5 +1,6 @@
 //! The collectives: members meet, agree on a state and step together, and a link may break in the middle.
 
+use cappa_core::CHECKPOINT_DAMAGED;
 use cappa_proto as wire;
 use cappa_proto::worker_message::Message as Tell;
 use cappa_session::{Agreement, Assignment, agree};
@@ -9,7 +10,7 @@ use cappa_shared::order::lanes_of_rank;
 
 use crate::truth::{gradient, update};
 use crate::worker::{State, Turn};
-use crate::world::{Event, Own, World};
+use crate::world::{Attempt, Event, Own, World};
 
 /// Steps between checkpoints.
 const EVERY: u64 = 10;
@@ -130,10 +131,10 @@ impl World<'_> {
         let assignment = self.process(members[0]).turn.assignment().unwrap().clone();
         let held: Vec<Option<State>> = members.iter().map(|place| self.process(*place).state.clone()).collect();
         let steps: Vec<Option<Step>> = held.iter().map(|s| s.as_ref().map(|state| Step(state.step))).collect();
-        let agreed = match agree(&steps) {
+        let (agreed, fell_back) = match agree(&steps) {
             Agreement::Restore => self.restored(&assignment),
-            Agreement::Equal => held[0].clone().unwrap(),
-            Agreement::Broadcast { source, .. } => held[source.0 as usize].clone().unwrap(),
+            Agreement::Equal => (held[0].clone().unwrap(), false),
+            Agreement::Broadcast { source, .. } => (held[source.0 as usize].clone().unwrap(), false),
         };
         self.tell(|| format!("{}/{} agrees on step {}", assignment.job, assignment.generation, agreed.step));
         if agreed.branch != self.branches(&assignment) {
@@ -141,6 +142,13 @@ impl World<'_> {
             self.breaks("RollbacksAreObeyed", || {
                 format!("{job} goes on from step {step} of a branch that was given up")
             });
+        }
+        if fell_back {
+            for place in members {
+                self.process(*place).state = Some(agreed.clone());
+                self.leave(*place, Some((CHECKPOINT_DAMAGED, "newer checkpoints are damaged")));
+            }
+            return;
         }
         for (place, before) in members.iter().zip(held) {
             // What is behind is given up before it is overwritten.
@@ -164,25 +172,44 @@ impl World<'_> {
         self.check_group(members);
     }
 
-    /// The newest manifest that was promised, or the seed's state.
-    fn restored(&mut self, assignment: &Assignment) -> State {
+    /// The newest manifest that was promised and whose parts are sound, or the seed's state; and whether newer ones are damaged.
+    fn restored(&mut self, assignment: &Assignment) -> (State, bool) {
         let job = assignment.job.clone();
         let steps = assignment.restore.iter().filter_map(|path| path.split('/').rev().nth(1)?.parse::<u64>().ok());
-        let there = steps.clone().find(|step| self.store.manifests.contains_key(&(job.to_string(), *step)));
+        let steps: Vec<u64> = steps.collect();
+        let written = |step: &u64| {
+            let generation = self.store.manifests.get(&(job.to_string(), *step))?;
+            Some((job.to_string(), *step, *generation))
+        };
+        let there: Vec<_> = steps.iter().filter_map(written).collect();
         // A group that the log has given up was promised nothing that lasts; its members have yet to hear of it.
         let is_promised = self.is_active(job.as_str(), assignment.generation.0);
-        if is_promised && there.is_none() && steps.clone().next().is_some() {
-            let steps: Vec<u64> = steps.collect();
+        if is_promised && there.is_empty() && !steps.is_empty() {
             self.breaks("CommittedStaysCommitted", || format!("{job}: none of the checkpoints {steps:?} is there"));
         }
-        let step = there.unwrap_or(0);
-        if let Some(generation) = self.store.manifests.get(&(job.to_string(), step)).copied()
+        let newest = there.first().cloned();
+        let first = self.first_sound(there);
+        if let Some((_, step, generation)) = first.clone()
             && is_promised
             && self.parts_of(job.as_str(), step, generation) == 0
         {
             self.breaks("CommittedStaysCommitted", || format!("{job}: the parts of the checkpoint {step} are gone"));
         }
-        State { hash: self.truth.at(job.as_str(), step, self.lanes), branch: self.branches(assignment), job, step }
+        let (step, fell_back) = (first.as_ref().map_or(0, |(_, step, _)| *step), first != newest);
+        let hash = self.truth.at(job.as_str(), step, self.lanes);
+        (State { hash, branch: self.branches(assignment), job, step }, fell_back)
+    }
+
+    /// The first checkpoint that is sound. One may turn out to be damaged, for all and for good, where there is an older one.
+    fn first_sound(&mut self, there: Vec<Attempt>) -> Option<Attempt> {
+        let mut sound: Vec<_> = there.into_iter().filter(|attempt| !self.store.damaged.contains(attempt)).collect();
+        if sound.len() > 1 && self.is_faulty() && self.chance(0.2) {
+            let damaged = sound.remove(0);
+            self.tell(|| format!("the checkpoint of {} at step {} is damaged", damaged.0, damaged.1));
+            self.summary.damages += 1;
+            self.store.damaged.insert(damaged);
+        }
+        sound.into_iter().next()
     }
 
     /// How often the job had gone back before this group was formed.

@@ -57,6 +57,8 @@ pub struct Summary {
     pub checkpoints: u64,
     /// Times that a job went back to a checkpoint.
     pub rollbacks: u64,
+    /// Checkpoints that turned out to be damaged.
+    pub damages: u64,
     /// Times that a group found its checkpoints unreadable for a while.
     pub waits: u64,
     /// Workers that were lost too often and kept out of groups for a while.
@@ -78,6 +80,7 @@ impl std::ops::AddAssign for Summary {
         self.refusals += other.refusals;
         self.checkpoints += other.checkpoints;
         self.rollbacks += other.rollbacks;
+        self.damages += other.damages;
         self.waits += other.waits;
         self.quarantines += other.quarantines;
         self.devices += other.devices;

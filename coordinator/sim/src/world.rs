@@ -72,8 +72,10 @@ pub(crate) struct Store {
     pub(crate) refuses_until: Time0,
     /// Generation by job and step.
     pub(crate) manifests: BTreeMap<(String, u64), u64>,
-    /// Checkpoints that were deleted: by job, step, generation.
-    pub(crate) deleted: std::collections::BTreeSet<(String, u64, u64)>,
+    /// Checkpoints that were deleted.
+    pub(crate) deleted: std::collections::BTreeSet<Attempt>,
+    /// Checkpoints that some member can't restore from.
+    pub(crate) damaged: std::collections::BTreeSet<Attempt>,
     /// Who has written: by job, step, generation, rank.
     pub(crate) parts: std::collections::BTreeSet<(String, u64, u64, u32)>,
 }
@@ -83,6 +85,9 @@ impl Store {
         self.fails_until.max(self.refuses_until) > now
     }
 }
+
+/// A checkpoint: job, step, generation.
+pub(crate) type Attempt = (String, u64, u64);
 
 /// Virtual milliseconds.
 pub(crate) type Time0 = u64;

@@ -72,7 +72,7 @@ fn every_promise_is_kept_under_any_schedule() {
     }
     println!("{schedules} schedules: {summary:?}");
     assert!(schedules < 1_000 || summary.losses.iter().all(|losses| *losses > 0), "{summary:?}");
-    assert!(schedules < 1_000 || summary.waits > schedules / 100, "{summary:?}");
+    assert!(schedules < 1_000 || summary.waits.min(summary.damages) > schedules / 100, "{summary:?}");
     assert!(schedules < 1_000 || summary.rollbacks.min(summary.quarantines) > schedules / 20, "{summary:?}");
     assert!(schedules < 1_000 || summary.devices > schedules / 20, "{summary:?}");
     assert!(schedules < 1_000 || summary.refusals > schedules / 20, "{summary:?}");

@@ -19,14 +19,15 @@ use crate::checkpoint::{CheckpointError, Restore, Weights, from_store, read_weig
 use crate::context::Context;
 
 impl Place {
-    /// Every member reads the same manifest; one that is damaged for somebody is passed over by all.
+    /// Every member reads the same manifest; one that is damaged for somebody is passed over by all. Gives those as well.
     pub(super) fn restore(
         &self,
         assignment: &Assignment,
         mut state: TrainState,
         context: &Context,
-    ) -> Result<TrainState, Departure> {
+    ) -> Result<(TrainState, Vec<String>), Departure> {
         let stats = context.metrics.data();
+        let mut damaged = Vec::new();
         for manifest in &assignment.restore {
             let restore = Restore { folder: &assignment.folder, manifest };
             let outcome = self.read(assignment, context, restore.read(&mut state, context.patience(&stats)))?;
@@ -41,11 +42,12 @@ impl Place {
             self.group.all_reduce(&failures, Op::Sum)?;
             if failures.int64_value(&[0]) == 0 {
                 tracing::info!(manifest, step = %state.step, "restored");
-                return Ok(state);
+                return Ok((state, damaged));
             }
+            damaged.push(manifest.clone());
         }
         if assignment.restore.is_empty() {
-            return self.begin(assignment, state, context);
+            return Ok((self.begin(assignment, state, context)?, damaged));
         }
         Err(CheckpointError::NoneUsable { tried: assignment.restore.len() }.into())
     }

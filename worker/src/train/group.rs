@@ -77,8 +77,12 @@ impl Place {
         let fresh = || TrainState::initialise(&assignment.job, &assignment.spec, assignment.total_steps, self.device);
         let (source, furthest) = match agree(&steps) {
             Agreement::Restore => {
-                let state = self.restore(assignment, fresh()?, context)?;
-                return Ok(held.insert(state));
+                let (state, damaged) = self.restore(assignment, fresh()?, context)?;
+                let step = held.insert(state).step;
+                return match damaged.is_empty() {
+                    true => Ok(held.as_mut().expect("it was just restored")),
+                    false => Err(Departure::FellBack { step, damaged: damaged.join(", ") }),
+                };
             }
             Agreement::Equal => return Ok(held.as_mut().expect("its step was just gathered")),
             Agreement::Broadcast { source, step } => (source, step),

@@ -12,7 +12,7 @@ use cappa_proto as wire;
 use cappa_session::{BadForm, Barred};
 use cappa_shared::causes::with_causes;
 use cappa_shared::code::Code;
-use cappa_shared::ids::Rank;
+use cappa_shared::ids::{Rank, Step};
 use thiserror::Error;
 
 use super::device;
@@ -105,6 +105,16 @@ pub(crate) enum Departure {
     /// The same of another member.
     #[error("the group can't have its state: rank {0} got nothing from its store")]
     UnreadElsewhere(Rank),
+    /// Newer checkpoints than that of this step, whose state this member has now, are damaged for somebody.
+    #[error(
+        "the newest checkpoint that every member can read is that of step {step}; damaged, see the workers' logs: {damaged}"
+    )]
+    FellBack {
+        /// Its step.
+        step: Step,
+        /// The manifests of those that are newer.
+        damaged: String,
+    },
     /// The network can't start from the checkpoint that the spec names.
     #[error("the job can't start from init.from, {from}")]
     Init {
@@ -197,6 +207,8 @@ impl Departure {
             // The checkpoint is as good as before once the store is back.
             Self::Unread(Unread { source, .. }) => (source.code(), !source.is_transient()),
             Self::UnreadElsewhere(_) => (Code::StoreUnreachable, false),
+            // With the others, the coordinator goes back to it.
+            Self::FellBack { .. } => (Code::CheckpointDamaged, false),
             Self::Checkpoint(CheckpointError::Storage(source))
             | Self::Unsaved(Unsaved(CheckpointError::Storage(source)))
             | Self::Init { source: CheckpointError::Storage(source), .. } => (source.code(), true),

@@ -1,6 +1,7 @@
 //! Commands become events.
 
 mod checkpoint;
+mod fallback;
 mod gang;
 mod group;
 mod index;

@@ -1,6 +1,6 @@
 //! What workers say.
 
-use super::{At, checkpoint, last_save, limits};
+use super::{At, checkpoint, fallback, last_save, limits};
 use crate::command::{Failure, Report, WorkerReport};
 use crate::config::SKIPS_LOGGED;
 use crate::core::{Core, Refusal};
@@ -100,9 +100,14 @@ fn left(core: &Core, at: At, worker: &WorkerId, holding: Holding, failure: Optio
     let group = group_of(core, worker, &job, holding.generation);
     let step = holding.step;
     let mut events = vec![at.seen(Seen::Left { worker: worker.clone(), holding })];
-    let (Some(group), Some(failure)) = (group, failure) else {
+    let (Some(group), Some(failure), Some(known)) = (group, failure, core.state().job(&job)) else {
         return events;
     };
+    let fallback = fallback::of(core, at, (known, group), worker, step, failure);
+    if !fallback.is_empty() {
+        events.extend(fallback);
+        return events;
+    }
     if let Some(change) = failure_change(core, at, group, worker, &job, step, failure) {
         events.push(at.record(&job, change));
     }

@@ -4,6 +4,7 @@
 
 mod bench;
 mod checks;
+mod damaged;
 mod devices;
 mod flapping;
 mod last_save;
