@@ -144,7 +144,7 @@ impl Core {
         #[cfg(debug_assertions)]
         {
             let mut found = crate::invariants::violations(&self.state);
-            found.extend(crate::invariants::quota_violations(&self.policy, &before, &self.state));
+            found.extend(crate::invariants::quota_violations(&self.policy, &before, &self.state, event));
             debug_assert!(found.is_empty(), "{event:?} broke {found:?}");
         }
     }

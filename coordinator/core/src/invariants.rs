@@ -6,6 +6,8 @@ use crate::ids::{Generation, JobId, WorkerId};
 use crate::job::{Job, Phase};
 #[cfg(debug_assertions)]
 use crate::policy::Policy;
+#[cfg(debug_assertions)]
+use crate::record::{Change, Event};
 use crate::state::State;
 #[cfg(debug_assertions)]
 use crate::usage::Usage;
@@ -82,17 +84,34 @@ pub fn violations(state: &State) -> Vec<Violation> {
     found
 }
 
-/// Namespaces that an event has brought over their quota. One whose quota was lowered keeps what it has.
+/// Namespaces that an event has brought over their quota. One whose quota was lowered keeps what it has, and a job that has
+/// given its workers back is queued again however many wait: there only what people add is bounded.
 #[cfg(debug_assertions)]
-pub(crate) fn quota_violations(policy: &Policy, before: &BTreeMap<String, Usage>, after: &State) -> Vec<Violation> {
+pub(crate) fn quota_violations(
+    policy: &Policy,
+    before: &BTreeMap<String, Usage>,
+    after: &State,
+    event: &Event,
+) -> Vec<Violation> {
     let over = after.usages().filter(|(namespace, usage)| {
         let quota = policy.quota(namespace);
         let before = before.get(*namespace).copied().unwrap_or_default();
         let exceeds = |limit: Option<u32>, before, now| now > before && limit.is_some_and(|limit| now > limit);
         exceeds(quota.max_workers, before.workers, usage.workers)
             || exceeds(quota.max_running, before.running, usage.running)
+            || adds_to(event, after).is_some_and(|added| added == *namespace)
+                && quota.max_queued.is_some_and(|limit| after.waiting(namespace) > limit)
     });
     over.map(|(namespace, _)| Violation::QuotaIsNeverExceeded(namespace.to_owned())).collect()
+}
+
+/// The namespace to which someone has added a job that waits.
+#[cfg(debug_assertions)]
+fn adds_to<'a>(event: &Event, after: &'a State) -> Option<&'a str> {
+    let Event::Record(record) = event else { return None };
+    let adds = matches!(record.change, Change::Submitted { .. } | Change::Revived { .. });
+    let job = record.job.as_ref().filter(|_| adds)?;
+    after.job(job).map(|job| job.submission.namespace.as_str())
 }
 
 fn check_job(job: &Job, found: &mut Vec<Violation>) {

@@ -94,7 +94,7 @@ pub struct Quota {
     pub max_workers: Option<u32>,
     /// Jobs that have workers at the same time.
     pub max_running: Option<u32>,
-    /// Jobs that wait in the queue or for their index; more are refused.
+    /// Jobs that wait in the queue or for their index, and paused ones, which may be resumed at any time; more are refused.
     pub max_queued: Option<u32>,
 }
 

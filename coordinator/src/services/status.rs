@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use cappa_core::Refusal;
+use cappa_core::{Bound, Refusal};
 use cappa_shared::code::Code;
 use tonic::Status;
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
@@ -50,7 +50,8 @@ pub(crate) fn refused(refusal: &Refusal) -> Status {
             bad_request(Code::InvalidSpec, "the spec has 1 mistake", mistakes)
         }
         Refusal::OverQuota { namespace, bound, limit } => {
-            let message = format!("namespace {namespace} may have {limit} {} at most", queue::noun(*bound));
+            let besides = if *bound == Bound::Queued { ", paused ones included" } else { "" };
+            let message = format!("namespace {namespace} may have {limit} {} at most{besides}", queue::noun(*bound));
             status(Code::OverQuota, message)
         }
         Refusal::UnknownCheckpoint { job, step, kept } => {

@@ -30,12 +30,12 @@ pub(super) fn submit(core: &Core, at: At, job: &JobId, submission: &Submission) 
 fn expect_quota(core: &Core, submission: &Submission) -> Result<(), Refusal> {
     let namespace = &submission.namespace;
     let quota = core.policy().quota(namespace);
-    let queued = core.state().usage(namespace).queued;
+    let waiting = || core.state().waiting(namespace);
     let over = |bound, limit| Err(Refusal::OverQuota { namespace: namespace.clone(), bound, limit });
     match (quota.max_workers, quota.max_running, quota.max_queued) {
         (Some(limit), ..) if submission.min_workers > limit => over(Bound::Workers, limit),
         (_, Some(0), _) => over(Bound::Running, 0),
-        (.., Some(limit)) if queued >= limit => over(Bound::Queued, limit),
+        (.., Some(limit)) if waiting() >= limit => over(Bound::Queued, limit),
         _ => Ok(()),
     }
 }
@@ -88,6 +88,7 @@ pub(super) fn pause(core: &Core, at: At, id: &JobId, reason: &str) -> Decision {
     }
 }
 
+/// Queues a paused job again; it has kept its place among those that the namespace may queue.
 pub(super) fn resume(core: &Core, at: At, id: &JobId) -> Decision {
     let job = find(core, id)?;
     match &job.phase {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::command::Submission;
 use crate::flapping::Flaps;
 use crate::ids::{JobId, Time, WorkerId};
-use crate::job::Job;
+use crate::job::{Job, Phase};
 use crate::record::{Change, Record};
 use crate::usage::{Load, Usage};
 
@@ -114,6 +114,14 @@ impl State {
     /// What a namespace's jobs use.
     pub fn usage(&self, namespace: &str) -> Usage {
         self.usage.get(namespace).copied().unwrap_or_default()
+    }
+
+    /// How many of a namespace's jobs wait: in the queue or for their index, or paused, which may be queued again at any time.
+    /// Looks at every live job.
+    pub(crate) fn waiting(&self, namespace: &str) -> u32 {
+        let of_namespace = self.live.values().filter(|job| job.submission.namespace == namespace);
+        let paused = of_namespace.filter(|job| matches!(job.phase, Phase::Paused { .. })).count();
+        self.usage(namespace).queued.saturating_add(u32::try_from(paused).unwrap_or(u32::MAX))
     }
 
     /// Every namespace that ever had a job, with what its jobs use.

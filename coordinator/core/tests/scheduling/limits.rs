@@ -56,6 +56,23 @@ fn running_and_queued_jobs_are_bounded_too() {
 }
 
 #[test]
+fn a_paused_job_keeps_its_place_among_the_queued_ones_and_can_always_be_resumed() {
+    let mut yard = Yard::new(1, quota("team", Quota { max_queued: Some(1), ..Quota::default() }));
+    yard.submit("elsewhere", ask(1, 1));
+    yard.submit("first", of("team", 1, 1));
+    let job = JobId::from("first");
+    yard.perform(&Command::Pause { job: job.clone(), reason: String::new() }).unwrap();
+    let refusal = Refusal::OverQuota { namespace: "team".to_owned(), bound: Bound::Queued, limit: 1 };
+    assert_eq!(yard.try_submit("second", of("team", 1, 1)), Err(refusal), "a pause is no way around the bound");
+    yard.perform(&Command::Resume { job }).unwrap();
+    yard.finish("elsewhere");
+    yard.pass(1);
+    assert_eq!(yard.size("first"), 1);
+    yard.submit("second", of("team", 1, 1));
+    yard.audit();
+}
+
+#[test]
 fn who_has_used_less_for_its_weight_comes_first() {
     let mut yard = Yard::new(1, quota("heavy", Quota { weight: 100, ..Quota::default() }));
     yard.submit("hog", of("light", 1, 1));
