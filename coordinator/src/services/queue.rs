@@ -66,8 +66,8 @@ fn word(reason: &Reason) -> &'static str {
         Reason::Workers { .. } => "workers",
         Reason::TooFewConnected { .. } => "too_few_connected",
         Reason::Freeing { .. } => "freeing",
-        Reason::Behind { .. } => "behind",
-        Reason::Quota { .. } => "quota",
+        Reason::Behind { .. } | Reason::BehindSibling { .. } => "behind",
+        Reason::Quota { .. } | Reason::QuotaTooSmall { .. } => "quota",
         Reason::Dependency { .. } => "dependency",
         Reason::Backoff { .. } => "backoff",
     }
@@ -84,8 +84,14 @@ pub(crate) fn explanation(reason: &Reason) -> String {
         }
         Reason::Freeing { from } => format!("gets the workers of {} as soon as they are saved", list(from)),
         Reason::Behind { head } => format!("job {head} comes first, and the free workers are reserved for it"),
+        Reason::BehindSibling { head } => {
+            format!("job {head} comes first, and what is left of the namespace's quota is kept for it")
+        }
         Reason::Quota { bound, used, limit } => {
-            format!("the namespace uses {used} of {limit} {}", noun(*bound))
+            format!("the namespace uses {used} of {limit} {}; what is given back is kept for this job", noun(*bound))
+        }
+        Reason::QuotaTooSmall { bound, needed, limit } => {
+            format!("needs {needed} {0}; the namespace may use {limit} {0} at most", noun(*bound))
         }
         Reason::Dependency { job, condition: Condition::Succeeded } => format!("waits for job {job} to succeed"),
         Reason::Dependency { job, condition: Condition::Ended } => format!("waits for job {job} to end"),
@@ -103,6 +109,9 @@ fn ending(ends: &EndsWhen) -> (String, i64) {
         EndsWhen::Stopped(jobs) => format!("{} has stopped", list(jobs)),
         EndsWhen::Starts(job) => format!("{job} starts"),
         EndsWhen::NamespaceUsesLess { bound, by } => format!("the namespace uses {by} {} less", noun(*bound)),
+        EndsWhen::QuotaAllows { bound, needed } => {
+            format!("the operator allows the namespace {needed} {}", noun(*bound))
+        }
         EndsWhen::Ends(job, Condition::Succeeded) => format!("{job} succeeds"),
         EndsWhen::Ends(job, Condition::Ended) => format!("{job} ends"),
     };
@@ -121,7 +130,9 @@ pub(crate) fn noun(bound: Bound) -> &'static str {
 fn others(reason: &Reason) -> Vec<String> {
     match reason {
         Reason::Freeing { from } => from.iter().map(ToString::to_string).collect(),
-        Reason::Behind { head: job } | Reason::Dependency { job, .. } => vec![job.to_string()],
+        Reason::Behind { head: job } | Reason::BehindSibling { head: job } | Reason::Dependency { job, .. } => {
+            vec![job.to_string()]
+        }
         _ => Vec::new(),
     }
 }

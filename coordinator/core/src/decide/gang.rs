@@ -128,18 +128,17 @@ impl<'a> Pool<'a> {
     }
 }
 
-/// Free workers that may join this job, which has `survivors` left: none while a queued job waits for them.
-pub(super) fn joiners(core: &Core, at: At, job: &Job, survivors: usize) -> Vec<Candidate> {
+/// Free workers that may join this job, which has `survivors` left and `replaced` more that idle ones take the places of: none
+/// while a queued job waits for them, nor for more of the namespace's quota than its other jobs leave.
+pub(super) fn joiners(core: &Core, at: At, job: &Job, survivors: usize, replaced: usize) -> Vec<Candidate> {
     let lost = job.group().map_or(0, |group| group.members.len()).saturating_sub(survivors);
-    let usage = core.state().usage(&job.submission.namespace).workers as usize;
-    let allowed = core.policy().quota(&job.submission.namespace).max_workers.map_or(usize::MAX, |limit| limit as usize);
-    let room = job
-        .submission
-        .max_world_size()
-        .saturating_sub(survivors)
-        .min(allowed.saturating_add(lost).saturating_sub(usage));
+    let namespace = &job.submission.namespace;
+    let usage = core.state().usage(namespace).workers as usize;
+    let allowed = core.policy().quota(namespace).max_workers.map_or(usize::MAX, |limit| limit as usize);
+    let left = allowed.saturating_add(lost).saturating_sub(usage);
+    let places = job.submission.max_world_size().saturating_sub(survivors).min(left);
     let is_leaving = job.pause.is_some() || job.stopping.is_some() || job.shrink_to.is_some();
-    if is_leaving || room == 0 {
+    if is_leaving || places == 0 {
         return Vec::new();
     }
     let mut pool = Pool::of(core, at.0);
@@ -149,8 +148,9 @@ pub(super) fn joiners(core: &Core, at: At, job: &Job, survivors: usize) -> Vec<C
     let plan = core.plan(at.0);
     let ours = plan.repairs.get(&job.id).copied().unwrap_or(0);
     let others = plan.repairs.values().sum::<usize>() - ours;
-    let most = if plan.is_contended { ours } else { pool.workers.len().saturating_sub(others) };
-    pool.take(core, job, room.min(most))
+    let unkept = left.saturating_sub(plan.kept.get(namespace).copied().unwrap_or(0)).max(replaced);
+    let unclaimed = if plan.is_contended { 0 } else { pool.workers.len().saturating_sub(others).min(unkept) };
+    pool.take(core, job, places.min(unclaimed.max(ours)))
 }
 
 /// Who is quarantined is in no group, unless it holds more of the job than all others: its steps would be lost.

@@ -259,7 +259,8 @@ fn reform(core: &Core, at: At, job: &Job, group: &Group, deadline: crate::ids::T
     gang::leave_out_quarantined(core, job, &mut survivors);
     let has_state = survivors.iter().any(|survivor| gang::holds_useful_state(core, job, &survivor.worker));
     let replaced = gang::replaced(core, job, &survivors);
-    let mut free = gang::joiners(core, at, job, survivors.len() - usize::from(replaced.is_some()));
+    let staying = survivors.len() - usize::from(replaced.is_some());
+    let mut free = gang::joiners(core, at, job, staying, usize::from(replaced.is_some()));
     free.retain(|joiner| survivors.iter().all(|survivor| survivor.worker != joiner.worker));
     if let Some(place) = replaced.filter(|_| !free.is_empty()) {
         survivors.remove(place);

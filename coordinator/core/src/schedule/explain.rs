@@ -48,7 +48,7 @@ pub enum Reason {
         /// The head of the queue.
         head: JobId,
     },
-    /// Its namespace uses all it may.
+    /// It is the first of its namespace to wait for the others to use less: what they give back of the quota is kept for it.
     Quota {
         /// Which bound.
         bound: Bound,
@@ -56,6 +56,20 @@ pub enum Reason {
         used: u32,
         /// What it may.
         limit: u32,
+    },
+    /// It needs more than its namespace may use; it holds nobody back.
+    QuotaTooSmall {
+        /// Which bound.
+        bound: Bound,
+        /// What it needs at least.
+        needed: usize,
+        /// What the namespace may use.
+        limit: u32,
+    },
+    /// What is left of its namespace's quota is kept for this job of the namespace, or not enough is left to lend.
+    BehindSibling {
+        /// The first of the namespace to wait.
+        head: JobId,
     },
     /// Another job comes first by the submitter's wish.
     Dependency {
@@ -94,12 +108,19 @@ pub enum EndsWhen {
     Stopped(Vec<JobId>),
     /// This job starts.
     Starts(JobId),
-    /// Jobs of the same namespace end.
+    /// Jobs of the same namespace end, or give workers back.
     NamespaceUsesLess {
         /// Which bound it has to fall below.
         bound: Bound,
         /// By how much at least.
         by: u32,
+    },
+    /// The operator allows the namespace so much.
+    QuotaAllows {
+        /// Which bound.
+        bound: Bound,
+        /// What the job needs.
+        needed: usize,
     },
     /// This job ends as asked for.
     Ends(JobId, Condition),

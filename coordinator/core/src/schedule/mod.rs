@@ -7,6 +7,7 @@ mod order;
 mod planner;
 mod reclaim;
 mod repair;
+mod rooms;
 mod stragglers;
 mod supply;
 
@@ -39,6 +40,8 @@ pub struct Plan {
     pub repairs: BTreeMap<JobId, usize>,
     /// Whether some waiting job could use the free workers, or they are reserved for it: nothing grows then.
     pub(crate) is_contended: bool,
+    /// Workers of the quotas of namespaces that are kept for one of their jobs: no other grows into them.
+    pub(crate) kept: BTreeMap<String, usize>,
 }
 
 /// A queued job gets its gang.

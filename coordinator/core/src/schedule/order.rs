@@ -25,12 +25,20 @@ pub(super) fn in_order<'a, T>(core: &'a Core, now: Time, things: Vec<T>, job_of:
         .map(|thing| (job_of(&thing), thing))
         .map(|(job, thing)| (shares.get(job.submission.namespace.as_str()).copied().unwrap_or(0.0), job, thing))
         .collect();
-    keyed.sort_by(|(a_share, a, _), (b_share, b, _)| {
-        let priority: Ordering = b.priority.cmp(&a.priority);
-        let age = || (a.submitted_at, &a.id).cmp(&(b.submitted_at, &b.id));
-        priority.then(a_share.total_cmp(b_share)).then_with(age)
-    });
+    keyed.sort_by(|(a_share, a, _), (b_share, b, _)| compare((*a_share, a), (*b_share, b)));
     keyed.into_iter().map(|(.., thing)| thing).collect()
+}
+
+/// Whether a job is, or would be, served before another.
+pub(super) fn precedes(core: &Core, now: Time, job: &Job, other: &Job) -> bool {
+    let share_of = |job: &Job| share(core, &job.submission.namespace, now);
+    compare((share_of(job), job), (share_of(other), other)) == Ordering::Less
+}
+
+fn compare((a_share, a): (f64, &Job), (b_share, b): (f64, &Job)) -> Ordering {
+    let priority: Ordering = b.priority.cmp(&a.priority);
+    let age = || (a.submitted_at, &a.id).cmp(&(b.submitted_at, &b.id));
+    priority.then(a_share.total_cmp(&b_share)).then_with(age)
 }
 
 /// Decayed worker-seconds over weight: less comes first.

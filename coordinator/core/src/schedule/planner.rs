@@ -1,18 +1,20 @@
-//! The plan: workers in the place of lost ones, gangs in the queue's order, a reservation for its head, loans behind it,
-//! growth when nobody waits.
+//! The plan: workers in the place of lost ones, gangs in the queue's order, a reservation for its head and for the first of each
+//! namespace, loans behind them, growth when nobody waits.
 
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
 
 use super::explain::{EndsWhen, Reason, Wait};
 use super::{Admission, Growth, Plan, Replacement, order, supply};
-use super::{reclaim, repair, stragglers};
+use super::{reclaim, repair, rooms, stragglers};
 use crate::core::Core;
 use crate::ids::{JobId, Pace, Time, WorkerId};
 use crate::job::{Ending, Job, Phase, Stage};
-use crate::policy::{Bound, Condition, Dependency, OnPreemption, Quota};
+use crate::policy::{Condition, Dependency, OnPreemption};
 use crate::state::State;
+use reclaim::Amount;
 use repair::Degraded;
+use rooms::Room;
 
 pub(super) fn plan(core: &Core, now: Time) -> Plan {
     let queue = order::queue(core, now);
@@ -33,6 +35,7 @@ pub(super) fn plan(core: &Core, now: Time) -> Plan {
     planner.share_the_rest();
     planner.grow(growable);
     planner.replace(replaceable);
+    planner.keep_rooms();
     planner.plan
 }
 
@@ -44,31 +47,21 @@ struct Planner<'a> {
     /// How many workers are connected, once somebody has asked: to count them is dear.
     connected: OnceCell<usize>,
     free: usize,
+    /// The free workers are reserved for it.
     head: Option<Head<'a>>,
-    rooms: BTreeMap<&'a str, Room>,
+    rooms: BTreeMap<&'a str, Room<'a>>,
+    /// The active jobs by namespace, once somebody has asked.
+    active: OnceCell<BTreeMap<&'a str, Vec<&'a Job>>>,
     /// The most that each admitted job could use, by its place among the admissions.
     wishes: Vec<(&'a Job, usize)>,
     plan: Plan,
 }
 
-/// The first job of the queue that waits for workers and nothing else: the free ones are reserved for it.
+/// The first job of the queue that waits for workers, and for nothing of its quota that its siblings would not give it.
 struct Head<'a> {
     job: &'a Job,
-    /// Whether they may be lent meanwhile.
+    /// Whether what is reserved for it may be lent meanwhile.
     may_lend: bool,
-}
-
-/// What is left of a namespace's quota.
-struct Room {
-    quota: Quota,
-    workers: u32,
-    running: u32,
-}
-
-impl Room {
-    fn workers_left(&self) -> usize {
-        self.quota.max_workers.map_or(usize::MAX, |limit| limit.saturating_sub(self.workers) as usize)
-    }
 }
 
 impl<'a> Planner<'a> {
@@ -82,17 +75,15 @@ impl<'a> Planner<'a> {
             free,
             head: None,
             rooms: BTreeMap::new(),
+            active: OnceCell::new(),
             wishes: Vec::new(),
             plan: Plan::default(),
         }
     }
 
-    fn room(&mut self, job: &'a Job) -> &mut Room {
+    fn room(&mut self, job: &'a Job) -> &mut Room<'a> {
         let (core, namespace) = (self.core, job.submission.namespace.as_str());
-        self.rooms.entry(namespace).or_insert_with(|| {
-            let usage = core.state().usage(namespace);
-            Room { quota: core.policy().quota(namespace), workers: usage.workers, running: usage.running }
-        })
+        self.rooms.entry(namespace).or_insert_with(|| Room::of(core, namespace))
     }
 
     /// Workers in the place of lost ones, as far as nobody of higher priority waits for them. Until the group can take
@@ -102,12 +93,13 @@ impl<'a> Planner<'a> {
             return;
         }
         // The quota still counts those that are lost.
-        let allowed = self.room(degraded.job).workers_left().saturating_add(degraded.lost);
+        let allowed = self.room(degraded.job).workers_to_spare().saturating_add(degraded.lost);
         let joining = degraded.missing.min(self.free).min(allowed);
         if joining == 0 {
             return;
         }
-        self.take(degraded.job, joining);
+        self.free -= joining;
+        self.room(degraded.job).use_more(joining.saturating_sub(degraded.lost), 0);
         self.plan.repairs.insert(degraded.job.id.clone(), joining);
         if self.is_settled && runs_undisturbed(self.core, self.now, degraded.job) {
             self.plan.growth.push(Growth { job: degraded.job.id.clone(), joining });
@@ -116,17 +108,11 @@ impl<'a> Planner<'a> {
 
     /// Decides about the next job of the queue.
     fn place(&mut self, job: &'a Job) {
-        let (reason, ends_when) = match self.obstacle(job) {
-            Some(obstacle) => obstacle,
-            None => match &self.head {
-                None => self.admit_or_reserve(job),
-                Some(_) => self.lend(job),
-            },
-        };
+        let (reason, ends_when) = self.obstacle(job).unwrap_or_else(|| self.seat(job));
         self.plan.waits.push(Wait { job: job.id.clone(), reason, ends_when });
     }
 
-    /// What keeps a job from starting however many workers were free.
+    /// What keeps a job from starting whoever gave way to it.
     fn obstacle(&mut self, job: &'a Job) -> Option<(Reason, EndsWhen)> {
         let needed = job.submission.min_world_size();
         if let Some(backoff) = job.backoff.as_ref().filter(|backoff| backoff.until > self.now) {
@@ -137,8 +123,8 @@ impl<'a> Planner<'a> {
             let (job, condition) = (job.clone(), *condition);
             return Some((Reason::Dependency { job: job.clone(), condition }, EndsWhen::Ends(job, condition)));
         }
-        if let Some(over) = self.over_quota(job) {
-            return Some(over);
+        if let Some(too_small) = self.room(job).too_small(needed) {
+            return Some(too_small);
         }
         if needed <= self.free {
             return None;
@@ -150,63 +136,86 @@ impl<'a> Planner<'a> {
         })
     }
 
-    fn over_quota(&mut self, job: &'a Job) -> Option<(Reason, EndsWhen)> {
+    /// Decides about a job that could start if others of the cluster, or of its namespace, gave way.
+    fn seat(&mut self, job: &'a Job) -> (Reason, EndsWhen) {
         let room = self.room(job);
-        let workers = (Bound::Workers, room.workers, job.submission.min_workers, room.quota.max_workers);
-        let running = (Bound::Running, room.running, 1, room.quota.max_running);
-        [workers, running].into_iter().find_map(|(bound, used, more, limit)| {
-            let limit = limit?;
-            let by = used.saturating_add(more).checked_sub(limit).filter(|by| *by > 0)?;
-            Some((Reason::Quota { bound, used, limit }, EndsWhen::NamespaceUsesLess { bound, by }))
-        })
+        let (lack, is_first) = (room.lack(job.submission.min_world_size()), room.first.is_none());
+        let decided = match () {
+            () if !is_first => self.lend(job, lack),
+            () if !self.may_obtain(job, lack) => self.room(job).explain(lack),
+            () if self.head.is_some() => self.lend(job, lack),
+            () => self.admit_or_reserve(job, lack),
+        };
+        if is_first && decided.0 != Reason::Starting {
+            self.room(job).first = Some(job);
+        }
+        decided
     }
 
-    fn admit_or_reserve(&mut self, job: &'a Job) -> (Reason, EndsWhen) {
+    /// Whether a job that lacks so much of its quota can expect that from its siblings without that one of them ends.
+    fn may_obtain(&self, job: &'a Job, lack: Amount) -> bool {
+        let siblings = || {
+            let active = self.active.get_or_init(|| by_namespace(self.core.state().active_jobs()));
+            active.get(job.submission.namespace.as_str()).into_iter().flatten().copied()
+        };
+        lack.is_nothing() || reclaim::obtainable(self.core, self.now, job, siblings()).covers(lack)
+    }
+
+    fn admit_or_reserve(&mut self, job: &'a Job, lack: Amount) -> (Reason, EndsWhen) {
         let needed = job.submission.min_world_size();
         let usable = job.submission.max_world_size().min(self.room(job).workers_left());
         let enough = if self.is_settled { needed } else { usable };
-        if self.free >= enough {
+        if lack.is_nothing() && self.free >= enough {
             self.admit(job, enough, usable, false);
             return (Reason::Starting, EndsWhen::Now);
         }
         self.plan.is_contended = true;
-        if self.free >= needed {
+        if lack.is_nothing() && self.free >= needed {
             self.head = Some(Head { job, may_lend: false });
             let settles = self.core.presence().arrival_at + self.core.timings().settle;
             return (Reason::Settling { free: self.free }, EndsWhen::At(settles));
         }
-        let freeing = reclaim::for_head(self.core, self.now, job, needed - self.free);
+        let more = needed.saturating_sub(self.free);
+        let freeing = reclaim::for_head(self.core, self.now, job, Amount { workers: more, ..lack });
         self.head = Some(Head { job, may_lend: freeing.is_empty() && self.is_settled });
         if freeing.is_empty() {
-            let more = needed - self.free;
-            return (Reason::Workers { free: self.free, needed }, EndsWhen::WorkersFree { more });
+            return match more {
+                0 => self.room(job).explain(lack),
+                more => (Reason::Workers { free: self.free, needed }, EndsWhen::WorkersFree { more }),
+            };
         }
         self.plan.preemptions = freeing.preemptions;
         self.plan.shrinks = freeing.shrinks;
         (Reason::Freeing { from: freeing.from.clone() }, EndsWhen::Stopped(freeing.from))
     }
 
-    /// A job behind the head may have reserved workers that don't suffice for the head, on loan. A job that a pre-emption
-    /// would end gets none: a loan is made to be called in.
-    fn lend(&mut self, job: &'a Job) -> (Reason, EndsWhen) {
-        let Some(Head { job: head, may_lend }) = &self.head else {
-            return (Reason::Starting, EndsWhen::Now);
-        };
-        let (head, may_lend) = (head.id.clone(), *may_lend);
+    /// A job behind another may have what is reserved for that one but does not suffice for it, on loan. A job that a
+    /// pre-emption would end gets none: a loan is made to be called in.
+    fn lend(&mut self, job: &'a Job, lack: Amount) -> (Reason, EndsWhen) {
         let needed = job.submission.min_world_size();
+        let may_lend = self.is_settled && self.head.as_ref().is_none_or(|head| head.may_lend);
         let returns = job.submission.scheduling.on_preemption == OnPreemption::Requeue;
-        if may_lend && returns && self.free >= needed {
+        if may_lend && returns && lack.is_nothing() && self.free >= needed {
             self.admit(job, needed, needed, true);
             return (Reason::Starting, EndsWhen::Now);
         }
-        (Reason::Behind { head: head.clone() }, EndsWhen::Starts(head))
+        let (head, first) = (self.head.as_ref().map(|head| head.job), self.room(job).first);
+        match (head, first) {
+            (head, Some(first)) if head.is_none_or(|head| head.id != first.id && !lack.is_nothing()) => {
+                let head = first.id.clone();
+                (Reason::BehindSibling { head: head.clone() }, EndsWhen::Starts(head))
+            }
+            (Some(head), _) => {
+                let head = head.id.clone();
+                (Reason::Behind { head: head.clone() }, EndsWhen::Starts(head))
+            }
+            (None, _) => (Reason::Starting, EndsWhen::Now),
+        }
     }
 
     fn admit(&mut self, job: &'a Job, workers: usize, usable: usize, is_loan: bool) {
         self.free -= workers;
-        let room = self.room(job);
-        room.workers = room.workers.saturating_add(u32::try_from(workers).unwrap_or(u32::MAX));
-        room.running += 1;
+        self.room(job).use_more(workers, 1);
         self.wishes.push((job, usable));
         self.plan.admissions.push(Admission { job: job.id.clone(), workers, is_loan });
     }
@@ -218,7 +227,7 @@ impl<'a> Planner<'a> {
         }
         for (place, (job, usable)) in std::mem::take(&mut self.wishes).into_iter().enumerate() {
             let granted = self.plan.admissions[place].workers;
-            let more = usable.saturating_sub(granted).min(self.free).min(self.room(job).workers_left());
+            let more = usable.saturating_sub(granted).min(self.free).min(self.room(job).workers_to_spare());
             self.take(job, more);
             self.plan.admissions[place].workers += more;
         }
@@ -233,7 +242,7 @@ impl<'a> Planner<'a> {
             let repaired = self.plan.repairs.get(&job.id).copied().unwrap_or(0);
             let size = job.group().map_or(0, |group| group.members.len()) + repaired;
             let room = job.submission.max_world_size().saturating_sub(size);
-            let joining = room.min(self.free).min(self.room(job).workers_left());
+            let joining = room.min(self.free).min(self.room(job).workers_to_spare());
             if joining > 0 {
                 self.take(job, joining);
                 self.plan.growth.retain(|growth| growth.job != job.id);
@@ -256,11 +265,24 @@ impl<'a> Planner<'a> {
         }
     }
 
+    /// Groups that form anew leave to waiting jobs of their namespaces what is kept for these.
+    fn keep_rooms(&mut self) {
+        let kept = self.rooms.iter().filter(|(_, room)| room.kept() > 0);
+        self.plan.kept = kept.map(|(namespace, room)| ((*namespace).to_owned(), room.kept())).collect();
+    }
+
     fn take(&mut self, job: &'a Job, workers: usize) {
         self.free -= workers;
-        let room = self.room(job);
-        room.workers = room.workers.saturating_add(u32::try_from(workers).unwrap_or(u32::MAX));
+        self.room(job).use_more(workers, 0);
     }
+}
+
+fn by_namespace<'a>(jobs: impl Iterator<Item = &'a Job>) -> BTreeMap<&'a str, Vec<&'a Job>> {
+    let mut by_namespace: BTreeMap<&str, Vec<&Job>> = BTreeMap::new();
+    for job in jobs {
+        by_namespace.entry(job.submission.namespace.as_str()).or_default().push(job);
+    }
+    by_namespace
 }
 
 /// Jobs that run undisturbed, could use more workers and were not reshaped just before.

@@ -29,7 +29,7 @@ fn is_failed(yard: &Yard, id: &str, wanted: &str) -> bool {
 #[test]
 fn a_namespace_gets_no_more_workers_than_its_quota_and_others_go_on() {
     let mut yard = Yard::new(8, quota("team", Quota { max_workers: Some(3), ..Quota::default() }));
-    yard.submit("a", of("team", 1, 8));
+    yard.submit("a", of("team", 3, 8));
     yard.submit("b", of("team", 1, 1));
     yard.submit("c", of("other", 2, 2));
     yard.pass(70);

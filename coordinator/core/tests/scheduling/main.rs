@@ -7,6 +7,7 @@ mod indexing;
 mod limits;
 mod preemption;
 mod queue;
+mod quotas;
 mod repair;
 mod scale;
 mod stragglers;
