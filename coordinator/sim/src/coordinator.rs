@@ -3,10 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
-use cappa_core::{
-    Command, Core, Event as Decided, Flapping, Indexed, Link, Policy, Record, Refusal, Report, State, Stragglers, Time,
-    Timings, Work,
-};
+use cappa_core::{Command, Core, Event as Decided, Indexed, Link, Record, Refusal, Report, State, Time, Timings, Work};
 use cappa_core::{WorkerId, WorkerReport, violations};
 use cappa_proto as wire;
 use cappa_proto::coordinator_message::Message as Told;
@@ -107,7 +104,8 @@ impl World<'_> {
             sweep: self.timings.forming * 2,
         };
         let id = self.coordinators.len();
-        let core = self.recall(timings, self.now + Duration::from_millis(skew)).with_policy(policy());
+        let core =
+            self.recall(timings, self.now + Duration::from_millis(skew)).with_policy(self.tamper.policy(&self.policy));
         self.coordinators.push(Coordinator {
             core,
             alive: true,
@@ -259,6 +257,7 @@ impl World<'_> {
                 self.coordinators[id].core.apply(&event);
                 if let Decided::Record(record) = event {
                     self.check_no_step_lost(id, &record);
+                    self.check_quota(id, &record);
                     records.push(record);
                 }
             }
@@ -438,13 +437,6 @@ impl World<'_> {
             self.post(id, Item::Perform(done));
         }
     }
-}
-
-/// Two losses within the time of the faults are too many, and slow workers are replaced soon, so that both are common.
-fn policy() -> Policy {
-    let flapping = Flapping { losses: 2, within: Duration::from_secs(60), cool_down: Duration::from_secs(20) };
-    let stragglers = Stragglers { replace: true, ..Stragglers::default() };
-    Policy { flapping, stragglers, reshape_every: Duration::from_secs(5), ..Policy::default() }
 }
 
 fn brief(record: &Record) -> String {

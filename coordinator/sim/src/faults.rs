@@ -138,6 +138,10 @@ impl World<'_> {
                     match self.random(0..40) {
                         0..3 => self.ask(Command::Pause { job, reason }),
                         3 => self.ask(Command::Cancel { job, reason }),
+                        4..6 => {
+                            let priority = i32::try_from(self.random(0..3)).unwrap();
+                            self.ask(Command::SetPriority { job, priority });
+                        }
                         _ => {}
                     }
                 }

@@ -12,6 +12,7 @@ mod faults;
 mod streams;
 mod tamper;
 mod truth;
+mod wishes;
 mod worker;
 mod world;
 
@@ -67,6 +68,10 @@ pub struct Summary {
     pub devices: u64,
     /// Slow workers that an idle one was to replace.
     pub replacements: u64,
+    /// Gangs that started with workers, or within a quota, reserved for others.
+    pub loans: u64,
+    /// Jobs that gave way: shrunk, loans called in, pre-empted, out of time.
+    pub yields: [u64; 4],
     /// Losses by what gave them away: the stream's end, heartbeats, peers, a new process, absence.
     pub losses: [u64; 5],
 }
@@ -85,6 +90,8 @@ impl std::ops::AddAssign for Summary {
         self.quarantines += other.quarantines;
         self.devices += other.devices;
         self.replacements += other.replacements;
+        self.loans += other.loans;
+        self.yields.iter_mut().zip(other.yields).for_each(|(sum, more)| *sum += more);
         self.losses.iter_mut().zip(other.losses).for_each(|(sum, more)| *sum += more);
     }
 }

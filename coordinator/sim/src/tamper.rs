@@ -1,6 +1,6 @@
 //! Corrupted decisions: what a broken core would decide. They show that the checks can fail.
 
-use cappa_core::{BreakCause, Change, Core, Ending, Event, Holding, Rank, Record, Seen, Step};
+use cappa_core::{BreakCause, Change, Core, Ending, Event, Holding, Policy, Rank, Record, Seen, Step, StopCause};
 
 /// How the core's decisions are corrupted on their way to the log.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -28,11 +28,17 @@ pub enum Tamper {
     RevivesEnded,
     /// A job is over when its members are done, before that is saved.
     EndsUnsaved,
+    /// Namespaces have no quotas.
+    IgnoresQuotas,
+    /// A job comes after no other.
+    ForgetsDependencies,
+    /// A job gives way to one that has no right to that.
+    YieldsToAnybody,
 }
 
 impl Tamper {
     /// All corruptions.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 13] = [
         Self::LeadIsLast,
         Self::ForgetsMemory,
         Self::ReusesGeneration,
@@ -43,7 +49,18 @@ impl Tamper {
         Self::RollsBackToNowhere,
         Self::RevivesEnded,
         Self::EndsUnsaved,
+        Self::IgnoresQuotas,
+        Self::ForgetsDependencies,
+        Self::YieldsToAnybody,
     ];
+
+    /// The operator's rules as a broken coordinator would read them.
+    pub(crate) fn policy(self, policy: &Policy) -> Policy {
+        match self {
+            Self::IgnoresQuotas => Policy { namespaces: std::collections::BTreeMap::new(), ..policy.clone() },
+            _ => policy.clone(),
+        }
+    }
 
     /// The decision as a broken core would have made it.
     pub(crate) fn corrupt(self, core: &Core, event: Event) -> Vec<Event> {
@@ -88,6 +105,10 @@ impl Tamper {
                 let is_last = group.is_some_and(|group| group.completed.len() + 1 == group.members.len());
                 let ending = Ending::Succeeded { step: *step, summary: None };
                 more = is_last.then_some(Change::Ended { ending });
+            }
+            (Self::ForgetsDependencies, Change::Submitted { submission }) => submission.scheduling.after.clear(),
+            (Self::YieldsToAnybody, Change::StopRequested { cause: StopCause::Preemption { by } }) => {
+                by.clone_from(id.as_ref().unwrap());
             }
             (Self::RevivesEnded, Change::Ended { .. }) => more = Some(Change::Resumed),
             _ => {}

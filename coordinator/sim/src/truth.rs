@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use cappa_core::{Attempt, BreakCause, Change, Ending, JobId, Record, WorkerId, log_violations};
+use cappa_core::{
+    Attempt, BreakCause, Change, Condition, Ending, JobId, Record, StopCause, Submission, WorkerId, log_violations,
+};
 use cappa_shared::ids::Rank;
 use cappa_shared::order::lanes_of_rank;
 
@@ -11,10 +13,11 @@ use crate::world::World;
 /// A worker that nothing disturbs has been heard after so many milliseconds: two heartbeats and a slow link.
 const HEARD: u64 = 2_000;
 
-/// The one run that each job's seed stands for: the hash after each step.
+/// The one run that each job's seed stands for, as the hash after each step, and what people have asked for.
 #[derive(Debug, Default)]
 pub(crate) struct Truth {
     chains: BTreeMap<String, Vec<u64>>,
+    pub(crate) asked: BTreeMap<JobId, Submission>,
 }
 
 impl Truth {
@@ -75,9 +78,11 @@ impl World<'_> {
     pub(crate) fn logged(&mut self, record: &Record) {
         let Some(job) = &record.job else { return };
         match &record.change {
-            Change::GroupFormed { step, members, generation, lead, .. } => {
+            Change::GroupFormed { step, members, generation, lead, is_loan } => {
                 self.summary.groups += 1;
+                self.summary.loans += u64::from(*is_loan);
                 self.check_index(job);
+                self.check_dependencies(job);
                 let lead = members.get(lead.0 as usize).map(|lead| lead.worker.clone());
                 let names = || members.iter().map(|m| m.worker.to_string()).collect::<Vec<_>>().join(" ");
                 self.tell(|| format!("{job}/{generation} from step {step}: {} lead {lead:?}", names()));
@@ -92,6 +97,14 @@ impl World<'_> {
                 }
             }
             Change::GroupBroken { cause: BreakCause::Straggler { .. }, .. } => self.summary.replacements += 1,
+            Change::GroupBroken { cause: BreakCause::Shrink { .. }, .. } => self.summary.yields[0] += 1,
+            Change::StopRequested { cause } => {
+                self.summary.yields[match cause {
+                    StopCause::Reclaim { .. } => 1,
+                    StopCause::Preemption { .. } => 2,
+                    StopCause::TimeLimit => 3,
+                }] += 1;
+            }
             Change::GroupBroken { cause, .. } => match cause.sign() {
                 Some(sign) => self.summary.losses[sign as usize] += 1,
                 None if matches!(cause, BreakCause::Lost { .. }) => {
@@ -105,7 +118,9 @@ impl World<'_> {
                 self.summary.rollbacks += 1;
             }
             Change::Ended { ending: Ending::Failed { code, message } } => {
-                self.breaks("JobsEndWell", || format!("{job} failed: {code}: {message}"));
+                if !self.may_fail(job, code) {
+                    self.breaks("JobsEndWell", || format!("{job} failed: {code}: {message}"));
+                }
             }
             Change::Ended { ending: Ending::Succeeded { .. } } => {
                 self.check_finished(job);
@@ -123,6 +138,50 @@ impl World<'_> {
         let made = of_job().filter(|record| matches!(record.change, Change::Indexed { .. })).count();
         if made != usize::from(needed) {
             self.breaks("IndexComesFirst", || format!("{job} has a group after {made} indexes"));
+        }
+    }
+
+    /// Whether a job has ended, and with success if that is asked for, as the log has it.
+    fn has_ended(&self, job: &JobId, condition: Condition) -> bool {
+        let mut of_job = self.store.log.iter().rev().filter(|record| record.is_of(job));
+        let ending = of_job.find_map(|record| match &record.change {
+            Change::Ended { ending } => Some(ending),
+            _ => None,
+        });
+        ending.is_some_and(|ending| condition == Condition::Ended || matches!(ending, Ending::Succeeded { .. }))
+    }
+
+    /// A job that is to come after others has workers only once they have ended as asked for.
+    fn check_dependencies(&mut self, job: &JobId) {
+        let after = self.truth.asked.get(job).map(|asked| asked.scheduling.after.clone()).unwrap_or_default();
+        if let Some(unmet) = after.iter().find(|before| !self.has_ended(&before.job, before.condition)) {
+            self.breaks("DependenciesComeFirst", || format!("{job} has a group before {} has ended", unmet.job));
+        }
+    }
+
+    /// Faults fail no job, but its time may be up, and one that it comes after may have been cancelled.
+    fn may_fail(&self, job: &JobId, code: &str) -> bool {
+        let Some(scheduling) = self.truth.asked.get(job).map(|asked| &asked.scheduling) else { return false };
+        let is_missed = |before: &cappa_core::Dependency| {
+            self.has_ended(&before.job, Condition::Ended) && !self.has_ended(&before.job, before.condition)
+        };
+        match code {
+            "time_limit" => scheduling.time_limit.is_some(),
+            "dependency" => scheduling.after.iter().any(is_missed),
+            _ => false,
+        }
+    }
+
+    /// No group brings a namespace over what the operator allows.
+    pub(crate) fn check_quota(&mut self, id: usize, record: &Record) {
+        let Record { job: Some(job), change: Change::GroupFormed { .. }, .. } = record else { return };
+        let state = self.coordinators[id].core.state();
+        let Some(namespace) = state.job(job).map(|job| &job.submission.namespace) else { return };
+        let (usage, quota) = (state.usage(namespace), self.policy.quota(namespace));
+        let exceeds = |limit: Option<u32>, used| limit.is_some_and(|limit| used > limit);
+        if exceeds(quota.max_workers, usage.workers) || exceeds(quota.max_running, usage.running) {
+            let how = format!("{namespace} has {} workers in {} jobs", usage.workers, usage.running);
+            self.breaks("QuotaIsNeverExceeded", || how);
         }
     }
 

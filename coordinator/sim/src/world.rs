@@ -4,10 +4,9 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::time::Duration;
 
-use cappa_core::{Command, Job, JobId, Record, Submission, Time};
+use cappa_core::{Job, JobId, Policy, Record, Time};
 use cappa_proto::coordinator_message::Message as Told;
 use cappa_proto::worker_message::Message as Tell;
-use cappa_shared::spec::{JobSpec, SpecBase};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -23,13 +22,14 @@ pub(crate) const START: Time = Time(1_000_000);
 /// Faults stop so long after it.
 const FAULTS: Duration = Duration::from_secs(40);
 /// Every job must have ended so long after that.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_secs(420);
 
 /// What is about to happen. Workers are named by place and incarnation: what was meant for a dead process is void.
 #[derive(Debug)]
 pub(crate) enum Event {
     Fault,
     Person,
+    Submit(u64),
     CoordinatorStarts,
     Fenced(usize),
     Tick(usize),
@@ -107,6 +107,8 @@ pub(crate) struct World<'t> {
     pub(crate) streams: Vec<Stream>,
     pub(crate) places: Vec<Place>,
     pub(crate) jobs: Vec<JobId>,
+    /// What the operator allows.
+    pub(crate) policy: Policy,
     pub(crate) lanes: u32,
     pub(crate) step_time: u64,
     pub(crate) truth: Truth,
@@ -134,6 +136,7 @@ impl<'t> World<'t> {
             streams: Vec::new(),
             places: (0..places).map(|_| Place::default()).collect(),
             jobs: Vec::new(),
+            policy: crate::wishes::policy(&mut rng, u32::try_from(places).unwrap()),
             lanes: rng.random_range(u32::try_from(places).unwrap()..=8),
             step_time: rng.random_range(50..400),
             truth: Truth::default(),
@@ -147,39 +150,14 @@ impl<'t> World<'t> {
             let at = world.random(0..2_000);
             world.at(at, Event::Start(place));
         }
-        for number in 0..world.random(1..3) {
-            world.submit(number);
+        world.submit(0);
+        for number in 1..world.random(1..4) {
+            let at = world.random(0..15_000);
+            world.at(at, Event::Submit(number));
         }
         world.at(100, Event::Fault);
         world.at(1_000, Event::Person);
         world
-    }
-
-    fn submit(&mut self, number: u64) {
-        let job = JobId(format!("job-{number}"));
-        let places = u32::try_from(self.places.len()).unwrap();
-        let total_steps = cappa_core::Step(self.random(20..200));
-        let min_workers = self.rng.random_range(1..=places);
-        let needs_index = self.chance(0.3);
-        let submission = Submission {
-            name: format!("job-{number}"),
-            namespace: "default".to_owned(),
-            priority: 0,
-            min_workers,
-            max_workers: self.rng.random_range(min_workers..=places),
-            lanes: self.lanes,
-            keep: self.rng.random_range(1..=3),
-            total_steps,
-            needs_index,
-            spec_json: spec_json(),
-            spec_digest: String::new(),
-            data_digest: String::new(),
-            folder: format!("memory:///jobs/job-{number}"),
-            idempotency_key: None,
-            scheduling: cappa_core::Scheduling::default(),
-        };
-        self.jobs.push(job.clone());
-        self.ask(Command::Submit { job, submission });
     }
 
     /// Faults for a while, then peace; every job must end.
@@ -213,6 +191,7 @@ impl<'t> World<'t> {
         match event {
             Event::Fault => self.go_wrong(),
             Event::Person => self.person(),
+            Event::Submit(number) => self.submit(number),
             Event::CoordinatorStarts => self.restart_coordinator(),
             Event::Fenced(id) => self.fenced(id),
             Event::Tick(id) => self.tick(id),
@@ -283,12 +262,4 @@ impl<'t> World<'t> {
         let jobs = self.newest().map(|newest| newest.core.state().live_jobs().map(|job| (&job.id, &job.phase)));
         format!("{:?}", jobs.into_iter().flatten().collect::<Vec<_>>())
     }
-}
-
-/// A small spec that is valid; the simulated workers read only what the order says besides.
-fn spec_json() -> String {
-    static SPEC: std::sync::OnceLock<String> = std::sync::OnceLock::new();
-    let text = "apiVersion: cappa.dev/v1\nname: demo\nduration: {steps: 100}\nmodel: {preset: tiny}\n\
-                data: {train: /data/manifest.json, tokenizer: /data/tokenizer.json}\n";
-    SPEC.get_or_init(|| JobSpec::parse(text, &SpecBase::none()).unwrap().to_json()).clone()
 }
