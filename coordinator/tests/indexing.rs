@@ -133,6 +133,35 @@ async fn an_index_is_seen_paused_and_resumed_and_outlives_the_coordinator() {
 }
 
 #[tokio::test]
+async fn the_key_of_a_job_that_names_shards_is_good_for_those_shards_after_the_index_too() {
+    let fixture = Fixture::new();
+    let folder = shards::write(&fixture.folder.path().join("shards"), 64);
+    let running = fixture.start().await;
+    let submit = |shards: &str| {
+        let pattern = format!("{}/train-{shards}.tar", folder.display());
+        let request = SubmitRequest {
+            spec: spec(&fixture, &pattern),
+            idempotency_key: "once".into(),
+            ..SubmitRequest::default()
+        };
+        let mut jobs = running.jobs.clone();
+        async move { jobs.submit(request).await.map(|answer| answer.into_inner().job.unwrap().id) }
+    };
+    let id = submit("{000000..000001}").await.unwrap();
+    running.until(&id, "the queue", |job| job.state() == JobState::Queued).await;
+    assert_eq!(submit("{000000..000001}").await.unwrap(), id);
+    let refused = submit("{000002..000003}").await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::AlreadyExists, "{refused}");
+    let Running { coordinator, .. } = running;
+    coordinator.shut_down().await.unwrap();
+
+    let running = fixture.start().await;
+    let spec = spec(&fixture, &format!("{}/train-{{000000..000001}}.tar", folder.display()));
+    let request = SubmitRequest { spec, idempotency_key: "once".into(), ..SubmitRequest::default() };
+    assert_eq!(running.jobs.clone().submit(request).await.unwrap().into_inner().job.unwrap().id, id);
+}
+
+#[tokio::test]
 async fn a_store_that_does_not_answer_delays_the_index_and_says_so() {
     let fixture = Fixture::new();
     let folder = shards::write(&fixture.folder.path().join("shards"), 64);

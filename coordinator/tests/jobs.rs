@@ -160,6 +160,37 @@ async fn the_same_idempotency_key_gives_the_same_job() {
 }
 
 #[tokio::test]
+async fn a_key_used_for_another_spec_is_refused_and_gives_the_job_of_its_own_also_without_its_data() {
+    let fixture = Fixture::new();
+    let running = fixture.start().await;
+    let submit = |spec: &str, key: &str| {
+        let request = SubmitRequest { spec: spec.into(), idempotency_key: key.into(), ..SubmitRequest::default() };
+        let mut jobs = running.jobs.clone();
+        async move { jobs.submit(request).await.map(|answer| answer.into_inner().job.unwrap().id) }
+    };
+    let (spec, other) = (fixture.spec("demo", "1"), fixture.spec("demo", "2"));
+    let first = submit(&spec, "once").await.unwrap();
+    let refused = submit(&other, "once").await.unwrap_err();
+    assert_eq!(refused.get_details_error_info().unwrap().reason, "ALREADY_EXISTS");
+    for part in ["`once`", first.as_str(), "use another key, or the same spec"] {
+        assert!(refused.message().contains(part), "{part} is missing from {}", refused.message());
+    }
+    assert_ne!(submit(&other, "twice").await.unwrap(), first);
+
+    let together = tokio::join!(submit(&spec, "thrice"), submit(&other, "thrice"));
+    let codes = [together.0.err(), together.1.err()].map(|refused| refused.map(|status| status.code()));
+    assert!(
+        [[Some(tonic::Code::AlreadyExists), None], [None, Some(tonic::Code::AlreadyExists)]].contains(&codes),
+        "{codes:?}"
+    );
+
+    std::fs::remove_dir_all(fixture.folder.path().join("corpus")).unwrap();
+    assert_eq!(submit(&spec, "once").await.unwrap(), first);
+    let refused = submit("name: demo", "once").await.unwrap_err();
+    assert_eq!(refused.get_details_error_info().unwrap().reason, "INVALID_SPEC");
+}
+
+#[tokio::test]
 async fn a_waiting_job_says_why_and_a_watcher_sees_its_end() {
     let fixture = Fixture::new();
     let running = fixture.start().await;

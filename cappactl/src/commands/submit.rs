@@ -28,7 +28,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_enum, value_name = "WHERE", num_args = 0..=1, default_missing_value = "client",
           require_equals = true, conflicts_with_all = ["wait", "follow"])]
     dry_run: Option<DryRun>,
-    /// Repeating a submission with the same key gives the same job.
+    /// Repeating a submission with the same key gives the same job; another spec is refused.
     #[arg(long, value_name = "KEY")]
     idempotency_key: Option<String>,
     /// Whose quota the job counts against [default: the spec's, else default].

@@ -14,8 +14,11 @@ use crate::policy::{FailureClass, StopCause};
 pub struct Job {
     /// Its identity.
     pub id: JobId,
-    /// What was asked for.
+    /// What was asked for; once its data is indexed, with the manifests in place of the shards.
     pub submission: Submission,
+    /// Digest of the spec as it was submitted, where the index has changed that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub submitted_digest: Option<String>,
     /// When it was submitted.
     pub submitted_at: Time,
     /// When its first group formed.
@@ -335,6 +338,11 @@ impl Job {
             Phase::Active(group) => Some(group),
             _ => None,
         }
+    }
+
+    /// Whether it was submitted with the spec of this digest.
+    pub fn was_submitted_as(&self, spec_digest: &str) -> bool {
+        self.submitted_digest.as_ref().unwrap_or(&self.submission.spec_digest) == spec_digest
     }
 
     /// Whether it is over.

@@ -51,6 +51,11 @@ impl Document {
     pub(crate) fn read(text: String) -> Self {
         Self { parsed: JobSpec::parse(&text, &SpecBase::none()), text }
     }
+
+    /// The digest of its spec, if it is one.
+    pub(crate) fn digest(&self) -> Option<String> {
+        self.parsed.as_ref().ok().map(JobSpec::digest)
+    }
 }
 
 /// Why a spec is not queued.

@@ -80,26 +80,45 @@ impl JobsService {
         loop {
             let id = self.admission.new_id(&submission.name);
             let folder = self.admission.folder_of(&id);
-            let submission = Submission { folder, ..submission.clone() };
-            let command = Command::Submit { job: id.clone(), submission };
+            let placed = Submission { folder, ..submission.clone() };
+            let command = Command::Submit { job: id.clone(), submission: placed };
             match self.shared.handle.perform(command).await? {
                 Ok(()) => {
                     self.shared.curves.begin(&id);
                     return Ok(id);
                 }
-                Err(Refusal::AlreadySubmitted(id)) => return Ok(id),
+                // It has come in with the same key since that was looked for.
+                Err(Refusal::AlreadySubmitted(_)) => {
+                    let Submission { namespace, spec_digest, .. } = &submission;
+                    let key = submission.idempotency_key.as_deref().unwrap_or_default();
+                    if let Some(id) = self.submitted_before(namespace, key, spec_digest).await? {
+                        return Ok(id);
+                    }
+                }
                 Err(Refusal::JobIdTaken(_)) => {}
                 Err(refusal) => return Err(refused(&refusal)),
             }
         }
     }
 
-    /// The job that an idempotency key has given before.
-    async fn submitted_before(&self, namespace: &str, key: &str) -> Result<Option<JobId>, Status> {
-        let (namespace, key) = (namespace.to_owned(), key.to_owned());
-        let find =
-            move |view: &crate::driver::View| view.core.state().job_of_key(&namespace, &key).map(|job| job.id.clone());
-        Ok(self.shared.handle.read(find).await?)
+    /// The job that an idempotency key has given before for the spec of this digest. That it was another spec is the caller's
+    /// mistake: who gets a job for a key gets what was asked for.
+    async fn submitted_before(&self, namespace: &str, key: &str, digest: &str) -> Result<Option<JobId>, Status> {
+        let (of, with, digest) = (namespace.to_owned(), key.to_owned(), digest.to_owned());
+        let find = move |view: &crate::driver::View| {
+            let job = view.core.state().job_of_key(&of, &with)?;
+            Some((job.id.clone(), job.was_submitted_as(&digest)))
+        };
+        match self.shared.handle.read(find).await? {
+            Some((id, false)) => {
+                let message = format!(
+                    "the idempotency key `{key}` has given job {id}, of another spec; use another key, or the same spec to \
+                     get that job"
+                );
+                Err(status(Code::AlreadyExists, message))
+            }
+            found => Ok(found.map(|(id, _)| id)),
+        }
     }
 }
 
@@ -123,9 +142,11 @@ impl Jobs for JobsService {
         let namespace = self.admission.namespace(&request.namespace, &document).map_err(rejected)?;
         let namespace = namespace.as_str();
         let key = &request.idempotency_key;
+        // Of a document that is no spec the mistakes are told.
         if !key.is_empty()
             && !request.dry_run
-            && let Some(id) = self.submitted_before(namespace, key).await?
+            && let Some(digest) = document.digest()
+            && let Some(id) = self.submitted_before(namespace, key, &digest).await?
         {
             let job = self.view(&id).await?;
             let spec_json = job.spec_json.clone();

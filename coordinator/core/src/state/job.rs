@@ -16,6 +16,7 @@ impl Job {
             id,
             priority: submission.priority,
             submission,
+            submitted_digest: None,
             stopping: None,
             shrink_to: None,
             replacing: None,
@@ -153,7 +154,8 @@ impl Job {
     fn take_index(&mut self, at: Time, indexed: &Indexed) {
         let Indexed { spec_json, spec_digest, data_digest, total_steps, sources: _ } = indexed.clone();
         let submission = &mut self.submission;
-        (submission.spec_json, submission.spec_digest) = (spec_json, spec_digest);
+        self.submitted_digest = Some(std::mem::replace(&mut submission.spec_digest, spec_digest));
+        submission.spec_json = spec_json;
         (submission.data_digest, submission.total_steps) = (data_digest, total_steps);
         submission.needs_index = false;
         self.backoff = None;
