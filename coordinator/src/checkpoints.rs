@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use cappa_core::{Attempt, Generation, Job, Step};
+use cappa_core::{Attempt, Branch, Generation, Job, Step};
 use cappa_shared::checkpoint::{
     self, Account, CHECKPOINTS, CheckpointError, CheckpointManifest, Contents, FormedGroup, ManifestProblems,
     OrderRecord, Previous, Rewind, kept_rewinds, lineage,
@@ -131,7 +131,12 @@ pub(crate) async fn delete(folder: &Location, step: Step, generation: Generation
 /// Moves aside what was committed after a step on a branch that was given up, and deletes its parts.
 pub(crate) async fn abandon(folder: &Location, after: Step, through: Generation) -> Result<(), StorageError> {
     checkpoint::abandon(folder, ids::Step(after.0), ids::Generation(through.0)).await?;
-    delete_attempts(folder, |step, generation| step > after && generation <= through).await
+    for (step, attempts) in attempts(folder).await?.into_iter().filter(|(step, _)| *step > after) {
+        for generation in attempts.into_iter().filter(|generation| *generation <= through) {
+            delete_attempt(folder, step, generation).await?;
+        }
+    }
+    Ok(())
 }
 
 async fn delete_attempt(folder: &Location, step: Step, generation: Generation) -> Result<(), StorageError> {
@@ -147,6 +152,7 @@ async fn delete_attempt(folder: &Location, step: Step, generation: Generation) -
 pub(crate) struct Litter {
     kept: HashSet<(Step, Generation)>,
     active: Option<Generation>,
+    given_up: Option<Branch>,
 }
 
 impl Litter {
@@ -155,7 +161,7 @@ impl Litter {
         let checkpoints = job.checkpoints.iter().chain(&job.retired);
         let checkpoints = checkpoints.map(|checkpoint| (checkpoint.step, checkpoint.generation));
         let kept = checkpoints.chain(job.committing.keys().copied()).collect();
-        Self { kept, active: job.group().map(|group| group.generation) }
+        Self { kept, active: job.group().map(|group| group.generation), given_up: job.rolled_back }
     }
 
     fn contains(&self, step: Step, generation: Generation) -> bool {
@@ -163,25 +169,51 @@ impl Litter {
         is_over && !self.kept.contains(&(step, generation))
     }
 
-    /// Deletes it.
+    fn was_given_up(&self, step: Step, generation: Generation) -> bool {
+        self.given_up.is_some_and(|branch| step > branch.after && generation <= branch.through)
+    }
+
+    /// Deletes it. The store has the last word on what is committed: after the restore of a backup it knows more than the log.
     pub(crate) async fn sweep(&self, folder: &Location) -> Result<(), StorageError> {
-        delete_attempts(folder, |step, generation| self.contains(step, generation)).await
+        for (step, mut attempts) in attempts(folder).await? {
+            attempts.retain(|generation| self.contains(step, *generation));
+            if attempts.is_empty() {
+                continue;
+            }
+            match checkpoint::load(folder, ids::Step(step.0)).await {
+                Ok(manifest) => {
+                    let committed = Generation(manifest.contents().generation.0);
+                    attempts.retain(|generation| *generation != committed || self.was_given_up(step, committed));
+                }
+                // Which attempt it names can't be read any more.
+                Err(CheckpointError::Manifest { .. }) => continue,
+                Err(CheckpointError::Storage(error)) if !matches!(error, StorageError::NotFound { .. }) => {
+                    return Err(error);
+                }
+                Err(_) => {}
+            }
+            for generation in attempts {
+                delete_attempt(folder, step, generation).await?;
+            }
+        }
+        Ok(())
     }
 }
 
-/// Deletes the parts of some attempts.
-async fn delete_attempts(folder: &Location, which: impl Fn(Step, Generation) -> bool) -> Result<(), StorageError> {
+/// The attempts that have files in the store, by step.
+async fn attempts(folder: &Location) -> Result<Vec<(Step, Vec<Generation>)>, StorageError> {
+    let mut all = Vec::new();
     for step in numbers(folder.folders(CHECKPOINTS).await?).map(Step) {
-        let step_folder = checkpoint::step_folder(ids::Step(step.0));
-        let attempts = numbers(folder.folders(&step_folder).await?).map(Generation);
-        for generation in attempts.filter(|generation| which(step, *generation)) {
-            delete_attempt(folder, step, generation).await?;
-        }
+        let of_step = folder.folders(&checkpoint::step_folder(ids::Step(step.0))).await?;
+        all.push((step, numbers(of_step).map(Generation).collect()));
     }
-    Ok(())
+    Ok(all)
 }
 
 /// Names that are numbers; other folders are not ours.
 fn numbers(names: Vec<String>) -> impl Iterator<Item = u64> {
     names.into_iter().filter_map(|name| name.parse().ok())
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,7 @@ use cappa_shared::storage::{self, StorageError};
 use thiserror::Error;
 
 use crate::config::Task;
-use crate::log::{self, BackupError};
+use crate::log::{self, BackupError, Restored};
 
 /// Why a task could not be done.
 #[derive(Debug, Error)]
@@ -30,8 +30,13 @@ pub async fn maintain(store: &str, task: &Task) -> Result<String, MaintenanceErr
         }
         Task::Restore { from } => {
             let store = storage::create(store).map_err(MaintenanceError::Store)?;
-            let keys = log::restore(&store, from).await?;
-            Ok(format!("restored the event log of {}, {keys} keys, into {store}", from.display()))
+            let Restored { keys, checkpoints } = log::restore(&store, from).await?;
+            let since = match checkpoints {
+                0 => String::new(),
+                1 => "; 1 checkpoint was committed since, which its job goes on from".to_owned(),
+                more => format!("; {more} checkpoints were committed since, which their jobs go on from"),
+            };
+            Ok(format!("restored the event log of {}, {keys} keys, into {store}{since}", from.display()))
         }
     }
 }

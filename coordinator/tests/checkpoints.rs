@@ -4,10 +4,11 @@
 
 mod support;
 
+use cappa_coordinator::{Task, maintain};
 use cappa_proto::coordinator_message::Message;
 use cappa_proto::worker_message::Message as Say;
 use cappa_proto::{CheckpointInfo, CheckpointRequest, Failure, Form, GetRequest, JobState, Left};
-use cappa_shared::checkpoint::{abandoned_path, chain, committed, history, manifest_path};
+use cappa_shared::checkpoint::{abandoned_path, attempt_folder, chain, committed, history, manifest_path};
 use cappa_shared::ids::{Generation, Step};
 use support::{FakeWorker, Fixture, Pair, Running};
 use tonic_types::StatusExt;
@@ -137,4 +138,58 @@ async fn a_damaged_checkpoint_is_told_its_steps_are_counted_and_what_is_made_aft
     let folder = cappa_shared::storage::open(&running.job(&job).await.folder).unwrap();
     folder.get(&abandoned_path(Step(20), Generation(2))).await.expect("what is damaged is out of the way");
     assert_eq!(committed(&folder).await.unwrap(), [20, 10].map(Step));
+}
+
+#[tokio::test]
+async fn after_a_restore_a_job_goes_on_from_what_was_committed_since_the_backup_in_a_generation_of_its_own() {
+    let fixture = Fixture::new();
+    let Pair { running, mut a, mut b, job } = fixture.pair("{min: 1, max: 2}").await;
+    let (form_a, form_b) = (a.form().await, b.form().await);
+    checkpoint(&running, &job, [(&mut a, &form_a), (&mut b, &form_b)], 10).await;
+    committed_to(&mut a).await;
+    let store = fixture.folder.path().join("store");
+    let store_url = store.to_str().unwrap();
+    let backup = fixture.folder.path().join("backup.jsonl");
+    maintain(store_url, &Task::Backup { to: backup.clone() }).await.unwrap();
+
+    drop(b);
+    a.abort().await;
+    let form_a = a.form().await;
+    assert_eq!(form_a.generation, 2);
+    for step in [20, 30, 40] {
+        a.step_to(&form_a, step);
+        a.parts(&form_a, step).await;
+        running.until(&job, "the commit", |job| job.last_checkpoint_step == step).await;
+    }
+    let folder = cappa_shared::storage::open(&running.job(&job).await.folder).unwrap();
+    let gone = async {
+        while committed(&folder).await.unwrap() != [40, 30].map(Step) {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(support::PATIENCE, gone).await.expect("two are kept");
+    let Running { coordinator, .. } = running;
+    coordinator.shut_down().await.unwrap();
+    drop(a);
+    // Another group had begun to write.
+    folder
+        .put(&format!("{}/part-00000-of-00001.safetensors", attempt_folder(Step(50), Generation(5))), "x")
+        .await
+        .unwrap();
+
+    std::fs::rename(store.join("coordinator"), fixture.folder.path().join("lost")).unwrap();
+    let told = maintain(store_url, &Task::Restore { from: backup }).await.unwrap();
+    assert!(told.ends_with("2 checkpoints were committed since, which their jobs go on from"), "{told}");
+    let running = fixture.start().await;
+    let steps: Vec<_> = listed(&running, &job).await.iter().map(|one| one.step).collect();
+    assert_eq!(steps, [40, 30, 10]);
+    let mut a = FakeWorker::connect(&running.address, "worker-a").await;
+    let mut b = FakeWorker::connect(&running.address, "worker-b").await;
+    let (form_a, form_b) = (a.form().await, b.form().await);
+    assert_eq!(form_a.generation, 6, "nobody's files are written over");
+    assert!(form_a.restore[0].ends_with(&manifest_path(Step(40))), "{:?}", form_a.restore);
+    checkpoint(&running, &job, [(&mut a, &form_a), (&mut b, &form_b)], 50).await;
+    let (manifests, mut findings) = history(&folder).await.unwrap();
+    let steps: Vec<_> = chain(&manifests, &mut findings).iter().map(|one| one.contents().step.0).collect();
+    assert_eq!((steps, findings), (vec![10, 20, 30, 40, 50], Vec::new()), "the chain that audits follow is whole");
 }

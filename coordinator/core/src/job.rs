@@ -340,6 +340,14 @@ impl Job {
         }
     }
 
+    /// The newest generation that there is anything of. After the restore of a backup the store has checkpoints of later
+    /// groups than the log.
+    pub fn newest_generation(&self) -> Generation {
+        let committed = self.checkpoints.iter().map(|checkpoint| checkpoint.generation);
+        let failed = self.last_failed.map(|(_, generation)| generation);
+        committed.chain(failed).fold(self.generation, Ord::max)
+    }
+
     /// Whether it was submitted with the spec of this digest.
     pub fn was_submitted_as(&self, spec_digest: &str) -> bool {
         self.submitted_digest.as_ref().unwrap_or(&self.submission.spec_digest) == spec_digest

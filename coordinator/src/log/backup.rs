@@ -1,19 +1,23 @@
 //! Backups of the log as a file that people can keep: one line a key, and a digest of all of them.
 //!
 //! A backup is taken from a log in use without disturbing who writes it. It does not hold the jobs' folders: checkpoints, curves
-//! and manifests stay in the store, and the restored log names them where they were.
+//! and manifests stay in the store, and the restored log names them where they were. It learns of the checkpoints that were
+//! committed there since.
 
 use std::io::{BufRead as _, BufReader, BufWriter, Write as _};
 use std::path::Path;
 use std::sync::Arc;
 
+use cappa_core::Change;
+use cappa_shared::checkpoint::CheckpointError;
 use cappa_shared::storage::Location;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use slatedb::{DbReader, WriteBatch};
+use slatedb::{Db, DbReader, WriteBatch};
 use thiserror::Error;
 
-use super::{LogError, RESTORING, format, open, path};
+use super::unknown::unknown_to;
+use super::{LogError, RESTORING, format, open, path, read as recall};
 
 /// Keys that are written to a log at once.
 const PIECE: usize = 1_000;
@@ -38,6 +42,12 @@ pub enum BackupError {
         "the store holds an event log already; restore into another store, or move its folder `coordinator` away first"
     )]
     NotEmpty,
+    /// A job's folder does not answer.
+    #[error(
+        "the folder of a job can't be looked at for what was committed since the backup; check its store, move the folder \
+         `coordinator` away from the one that is restored into, and restore again"
+    )]
+    Folder(#[from] CheckpointError),
     /// There is nothing to back up.
     #[error("the store holds no event log; check its URL")]
     NoLog,
@@ -87,11 +97,20 @@ pub(crate) async fn back_up(store: &Location, to: &Path) -> Result<usize, Backup
     Ok(keys)
 }
 
-/// Writes a backup into a store that has no log yet; returns how many keys it has.
+/// What a restore has come to.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Restored {
+    /// Keys of the backup.
+    pub(crate) keys: usize,
+    /// Checkpoints that were committed since.
+    pub(crate) checkpoints: usize,
+}
+
+/// Writes a backup into a store that has no log yet, and then what the jobs' folders hold that it does not know.
 ///
 /// # Errors
 /// Every [`BackupError`] but [`BackupError::NoLog`]. A store in which this fails on the way is refused until it is empty again.
-pub(crate) async fn restore(store: &Location, from: &Path) -> Result<usize, BackupError> {
+pub(crate) async fn restore(store: &Location, from: &Path) -> Result<Restored, BackupError> {
     let keys = read(from)?;
     if !store.list("coordinator/manifest").await.map_err(LogError::Store)?.is_empty() {
         return Err(BackupError::NotEmpty);
@@ -104,11 +123,30 @@ pub(crate) async fn restore(store: &Location, from: &Path) -> Result<usize, Back
         db.write(batch).await?;
         db.flush().await?;
     }
+    let checkpoints = learn(&db).await?;
     db.delete(RESTORING).await?;
     db.flush().await?;
     db.close().await?;
     format::note_beside(store).await?;
-    Ok(keys.len())
+    Ok(Restored { keys: keys.len(), checkpoints })
+}
+
+/// Adds to a log what its jobs' folders hold that it does not know; returns how many checkpoints.
+async fn learn(db: &Db) -> Result<usize, BackupError> {
+    let recalled = recall(db, 0).await?;
+    let next = recalled.last() + 1;
+    let records = unknown_to(recalled).await?;
+    if records.is_empty() {
+        return Ok(0);
+    }
+    let mut batch = WriteBatch::new();
+    batch.put(format::entry_key(0), format::header());
+    for (sequence, record) in (next..).zip(&records) {
+        batch.put(format::entry_key(sequence), format::encode(record));
+    }
+    db.write(batch).await?;
+    db.flush().await?;
+    Ok(records.iter().filter(|record| matches!(record.change, Change::CheckpointCommitted { .. })).count())
 }
 
 /// The keys of a backup, once all of it is found to be whole.

@@ -6,6 +6,7 @@ mod format;
 mod snapshot;
 mod tail;
 mod threads;
+mod unknown;
 
 use std::sync::Arc;
 
@@ -17,7 +18,7 @@ use thiserror::Error;
 use tokio::sync::watch;
 
 pub use backup::BackupError;
-pub(crate) use backup::{back_up, restore};
+pub(crate) use backup::{Restored, back_up, restore};
 pub(crate) use format::FORMAT;
 pub(crate) use snapshot::{SavedJob, Snapshot};
 pub(crate) use tail::{News, Tail};
@@ -423,7 +424,7 @@ mod tests {
             let refused = restore(&to, &other.path().join("damaged")).await;
             assert!(matches!(refused, Err(BackupError::Damaged { .. })), "{refused:?}");
         }
-        assert_eq!(restore(&to, &file).await.unwrap(), 4);
+        assert_eq!(restore(&to, &file).await.unwrap(), Restored { keys: 4, checkpoints: 0 });
         let (_log, recalled) = EventLog::open(&to).await.unwrap();
         assert_eq!(recalled.entries.iter().map(|entry| entry.record.at.0).collect::<Vec<_>>(), [1, 2, 3]);
     }

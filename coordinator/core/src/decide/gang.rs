@@ -216,8 +216,12 @@ pub(super) fn form(core: &Core, job: &Job, mut candidates: Vec<Candidate>) -> Ch
         .filter(|(_, member)| member.has_state)
         .min_by_key(|(rank, member)| (std::cmp::Reverse(member.step), *rank));
     let step = lead.map_or(job.restore_step(), |(_, member)| member.step);
+    // Workers outlive the restore of a backup that does not know their group.
+    let holdings =
+        candidates.iter().filter_map(|candidate| core.presence().worker(&candidate.worker)?.holding_of(&job.id));
+    let newest = holdings.map(|holding| holding.generation).fold(job.newest_generation(), Ord::max);
     Change::GroupFormed {
-        generation: job.generation.next(),
+        generation: newest.next(),
         lead: lead.map_or(Rank(0), |(rank, _)| rank),
         step,
         members,

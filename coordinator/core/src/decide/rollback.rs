@@ -44,7 +44,8 @@ pub(super) fn roll_back(core: &Core, at: At, id: &JobId, to: Step, reason: &str)
         return Err(Refusal::StillCommitting(id.clone()));
     }
     // It is back there already, and nothing was made since.
-    if job.rolled_back == Some(Branch { after: to, through: job.generation }) {
+    let generation = job.newest_generation();
+    if job.rolled_back == Some(Branch { after: to, through: generation }) {
         return Ok(Vec::new());
     }
     let broken = job.group().filter(|group| !group.is_breaking()).map(|group| Change::GroupBroken {
@@ -52,7 +53,7 @@ pub(super) fn roll_back(core: &Core, at: At, id: &JobId, to: Step, reason: &str)
         cause: BreakCause::Rollback { to },
         step: group::heard_step(core, id, group),
     });
-    let (generation, reason) = (job.generation, reason.to_owned());
+    let reason = reason.to_owned();
     let changes = broken.into_iter().chain([Change::RolledBack { step: to, generation, reason }]);
     let gatherings = core.presence().gatherings().filter(|((of, ..), _)| of == id);
     let ended = gatherings.map(|((_, step, generation), _)| checkpoint::end_gathering(at, id, *step, *generation));

@@ -193,7 +193,7 @@ impl Job {
     fn start_over(&mut self, at: Time) {
         self.pause = None;
         self.fruitless = 0;
-        self.discarded = self.generation;
+        self.discarded = self.newest_generation();
         self.wait(at);
     }
 

@@ -54,6 +54,13 @@ impl State {
         state
     }
 
+    /// The state after these records as well.
+    #[must_use]
+    pub fn after<'a>(mut self, records: impl IntoIterator<Item = &'a Record>) -> Self {
+        records.into_iter().for_each(|record| self.apply(record));
+        self
+    }
+
     /// What of it is no single job's.
     pub fn common(&self) -> Common {
         Common { usage: self.usage.clone(), flaps: self.flaps.clone() }

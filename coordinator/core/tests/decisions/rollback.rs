@@ -1,6 +1,8 @@
 //! Pinned checkpoints, and jobs that go back to one.
 
-use cappa_core::{Change, Command, Core, Generation, JobId, Outcome, Refusal, Report, Step, Work, log_violations};
+use cappa_core::{
+    Change, Command, Core, Generation, JobId, Outcome, Record, Refusal, Report, Step, Work, log_violations,
+};
 
 use crate::bench::{Bench, TIMINGS};
 
@@ -183,4 +185,22 @@ fn a_job_that_is_back_at_a_checkpoint_does_not_go_back_to_it_again() {
     assert!(bench.job("demo").generation == Generation(2) && bench.job("demo").abandoned.is_none());
     bench.perform(roll_back(10)).unwrap();
     assert!(bench.job("demo").abandoned.is_some(), "the next group may have made something");
+}
+
+#[test]
+fn a_job_whose_restored_log_has_checkpoints_of_later_groups_gives_those_up_as_well() {
+    let mut bench = with_checkpoints(&[10]);
+    let (step, generation) = (Step(20), Generation(4));
+    let written = Change::CheckpointWritten { step, generation, ranks: Vec::new() };
+    for change in [written, Change::CheckpointCommitted { step, generation }] {
+        bench.log.push(Record { at: bench.now, job: Some(job()), change });
+    }
+    bench.core = Core::recover(TIMINGS, bench.now, &bench.log);
+    bench.perform(roll_back(10)).unwrap();
+    assert!(
+        bench.log.iter().any(|record| matches!(record.change, Change::RolledBack { generation: Generation(4), .. }))
+    );
+    (1..=2).for_each(|worker| bench.connect(worker, None));
+    bench.wait(0.1, &[1, 2]);
+    assert_eq!(bench.job("demo").generation, Generation(5), "no generation is used twice");
 }
