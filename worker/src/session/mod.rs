@@ -3,6 +3,8 @@
 
 pub(crate) mod ledger;
 pub(crate) mod logs;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,7 +31,8 @@ use crate::interrupt::Interrupt;
 /// How often progress and logs are told.
 const PROGRESS_PERIOD: Duration = Duration::from_millis(200);
 
-/// How soon, twice over, a coordinator that hangs is given up.
+/// How soon, twice over, a coordinator that does not answer is given up: well within the ten seconds at least for which its
+/// successor judges nobody.
 const KEEP_ALIVE: Duration = Duration::from_secs(2);
 
 /// Why the session ended for good.
@@ -67,15 +70,14 @@ impl Session {
     /// Talks until cancelled or refused, with whoever of the coordinators leads.
     pub(crate) async fn run(&self, coordinators: &str, cancel: &CancellationToken) -> Result<(), SessionError> {
         let mut known = Coordinators::parse(coordinators);
-        let is_several = known.urls().len() > 1;
         for url in known.urls() {
-            endpoint(url, is_several)?;
+            endpoint(url)?;
         }
         let mut backoff = Backoff::default();
         let mut begun = tokio::time::Instant::now();
         loop {
             let coordinator = known.current().to_owned();
-            let ended = match endpoint(&coordinator, is_several) {
+            let ended = match endpoint(&coordinator) {
                 Ok(endpoint) => self.converse(&endpoint, &mut known, cancel).await?,
                 // What was said to lead is no address: the list goes on.
                 Err(error) => Ended::Lost(error.to_string(), None),
@@ -202,17 +204,15 @@ impl Session {
     }
 }
 
-fn endpoint(url: &str, is_one_of_several: bool) -> Result<Endpoint, SessionError> {
-    let endpoint = Endpoint::from_shared(url.to_owned())
+fn endpoint(url: &str) -> Result<Endpoint, SessionError> {
+    // A host that loses its power closes no connection, and another may lead meanwhile, under the same name as well: one that
+    // hangs is not waited for, as TCP alone would for a quarter of an hour.
+    Ok(Endpoint::from_shared(url.to_owned())
         .map_err(|e| SessionError::Address(url.to_owned(), e))?
         .connect_timeout(Duration::from_secs(2))
-        .tcp_nodelay(true);
-    // Where another may lead meanwhile, one that hangs is not waited for.
-    Ok(if is_one_of_several {
-        endpoint.http2_keep_alive_interval(KEEP_ALIVE).keep_alive_timeout(KEEP_ALIVE)
-    } else {
-        endpoint
-    })
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE))
 }
 
 async fn tell_all(tell: &mpsc::Sender<wire::WorkerMessage>, news: Vec<Tell>) -> bool {
