@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
-use cappa_core::Link;
+use cappa_core::{Link, WorkerId};
 use cappa_proto::{CoordinatorMessage, Form, coordinator_message::Message};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
@@ -85,6 +85,9 @@ impl Unsent {
 
 type Streams = HashMap<Link, mpsc::Sender<Order>>;
 
+/// The newest stream of each worker, and the incarnation of the process at its other end.
+type Owners = HashMap<WorkerId, (Link, String)>;
+
 /// Messages that a stream may lag behind before it is passed over until it has caught up.
 const BACKLOG: usize = 256;
 
@@ -95,6 +98,7 @@ pub(crate) const FEW: usize = 32;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Sessions {
     streams: Arc<Mutex<Streams>>,
+    owners: Arc<Mutex<Owners>>,
     last: Arc<AtomicU64>,
     unsent: Unsent,
 }
@@ -106,6 +110,16 @@ impl Sessions {
         let (sender, receiver) = mpsc::channel(BACKLOG);
         self.streams.lock().insert(link, sender);
         (link, Outgoing { orders: receiver, unsent: self.unsent.clone() })
+    }
+
+    /// The stream is a worker's from now on. Returns the one of another process that was in its place and has not ended.
+    pub(crate) fn own(&self, worker: &WorkerId, incarnation: &str, link: Link) -> Option<Link> {
+        let mut owners = self.owners.lock();
+        if owners.get(worker).is_some_and(|(newest, _)| *newest > link) {
+            return None;
+        }
+        let (former, of) = owners.insert(worker.clone(), (link, incarnation.to_owned()))?;
+        (of != incarnation && self.streams.lock().contains_key(&former)).then_some(former)
     }
 
     /// Forgets a stream, which ends it once what was sent has left.
@@ -164,6 +178,19 @@ mod tests {
             assert_eq!(told, [Message::Form(Form { rank, ..Form::clone(&group) })]);
         }
         assert_eq!(sessions.unsent(), 0);
+    }
+
+    #[test]
+    fn only_the_open_stream_of_another_process_is_taken_over() {
+        let sessions = Sessions::default();
+        let [first, second, third, fourth] = std::array::from_fn(|_| sessions.open().0);
+        let worker = WorkerId::from("worker-a");
+        assert_eq!(sessions.own(&worker, "old", first), None);
+        assert_eq!(sessions.own(&worker, "old", second), None, "the process itself is back");
+        assert_eq!(sessions.own(&worker, "new", third), Some(second));
+        assert_eq!(sessions.own(&worker, "old", second), None, "what is heard late takes over nothing");
+        sessions.close(third);
+        assert_eq!(sessions.own(&worker, "newer", fourth), None, "it has ended");
     }
 
     #[tokio::test]

@@ -66,6 +66,36 @@ async fn a_worker_that_hangs_is_lost_once_it_was_silent_for_the_detection_time()
 }
 
 #[tokio::test]
+async fn a_process_that_wakes_after_another_took_its_place_is_told_to_end() {
+    let fixture = Fixture::new();
+    let running = fixture.start().await;
+    let mut old = FakeWorker::connect(&running.address, "worker-a").await;
+    old.hang();
+    // Refused as long as the other may live.
+    let mut new = loop {
+        let mut new = FakeWorker::connect(&running.address, "worker-a").await;
+        match new.hears(Duration::from_millis(200)).await {
+            Some(Message::Refused(refused)) => assert_eq!(refused.code, "ALREADY_EXISTS"),
+            told => {
+                assert_eq!(told, None);
+                break new;
+            }
+        }
+    };
+    match old.next().await {
+        Message::Refused(refused) => {
+            assert_eq!(refused.code, "FENCED");
+            assert!(refused.reason.contains("another process became worker worker-a"), "{}", refused.reason);
+        }
+        other => panic!("{other:?} instead of the refusal"),
+    }
+    old.ended().await;
+    let id = running.submit(&fixture.spec("demo", "1")).await;
+    new.form().await;
+    running.until_state(&id, JobState::Running).await;
+}
+
+#[tokio::test]
 async fn steps_that_only_a_lost_worker_had_made_are_counted_and_remembered() {
     let fixture = Fixture::new();
     let Pair { running, mut a, mut b, job: id } = fixture.pair("2").await;

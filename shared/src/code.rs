@@ -162,7 +162,7 @@ codes! {
         "run the same major.minor version everywhere; update the coordinator first";
     /// Another process took over this one's role.
     Fenced = "FENCED", Grpc::Aborted, Exit::Failed,
-        "nothing, if a successor was started on purpose: it has taken over; else stop one of the two coordinators";
+        "nothing, if a successor was started on purpose: it has taken over; else stop one of the two";
     /// A configuration that contradicts itself.
     InvalidConfig = "INVALID_CONFIG", Grpc::FailedPrecondition, Exit::Usage,
         "correct the named settings; with only `detection` set, all time-outs follow from it";

@@ -65,6 +65,7 @@ impl WorkersService {
         // The welcome goes out before the core knows of the stream: it is the first on every one.
         self.sessions.send(link, Order::Message(ToWorker::Welcome(self.welcome(&hello))));
         self.shared.facts.learn(&worker, &hello);
+        let incarnation = hello.incarnation.clone();
         let report = greeting(hello);
         let said = WorkerReport { worker: worker.clone(), link, report };
         match self.shared.handle.perform(Command::Worker(said)).await {
@@ -76,6 +77,7 @@ impl WorkersService {
             Ok(Err(_)) | Err(Stopped) => return,
         }
         tracing::info!(%worker, %link, "worker connected");
+        self.end_former(&worker, &incarnation, link);
         let why = match self.listen(&worker, link, &mut incoming).await {
             Ok(()) => "closed by the worker".to_owned(),
             Err(error) => error.message().to_owned(),
@@ -84,6 +86,17 @@ impl WorkersService {
         self.shared.facts.lost_sight(&worker);
         // A stopping loop needs no word of it.
         let _ = self.shared.handle.tell(Command::Disconnected { worker, link }).await;
+    }
+
+    /// Whoever was in the worker's place hangs, or it would not have been taken: when it wakes it hears that it is to end.
+    fn end_former(&self, worker: &WorkerId, incarnation: &str, link: Link) {
+        let Some(former) = self.sessions.own(worker, incarnation, link) else { return };
+        let why = format!(
+            "another process became worker {worker} while this one was silent; if it was not started in this one's place, give \
+             each worker its own id"
+        );
+        self.refuse(former, Code::Fenced, why);
+        self.sessions.close(former);
     }
 
     async fn listen(

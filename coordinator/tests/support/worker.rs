@@ -98,6 +98,13 @@ impl FakeWorker {
         next.ok()?.and_then(|message| message.message)
     }
 
+    /// Waits for the end of its stream.
+    pub async fn ended(&mut self) {
+        let end = tokio::time::timeout(PATIENCE, self.from.message()).await;
+        let end = end.unwrap_or_else(|_| panic!("{} waited in vain for the end of its stream", self.id));
+        assert!(matches!(end, Ok(None)), "{}: {end:?} instead of the end of its stream", self.id);
+    }
+
     pub async fn say(&self, message: Message) {
         self.to.send(WorkerMessage { message: Some(message) }).await.unwrap();
     }
