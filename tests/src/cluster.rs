@@ -1,8 +1,10 @@
 //! A coordinator or two and some workers, started, broken and restarted as a test wants.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -78,17 +80,23 @@ struct Place {
 }
 
 impl Place {
-    /// Free ports, which others are told before anybody listens there.
-    fn reserve(host: &str, is_own_network: bool) -> Result<Self> {
-        let (grpc, http) = match is_own_network {
-            true => (format!("{host}:47070"), format!("{host}:47071")),
-            false => {
-                let free = [0, 1].map(|_| std::net::TcpListener::bind((host, 0)));
-                let [grpc, http] = free.map(|listener| anyhow::Ok(listener?.local_addr()?.to_string()));
-                (grpc?, http?)
-            }
-        };
-        Ok(Self { name: "standby", grpc, http })
+    fn new(name: &'static str, host: &str, [grpc, http]: [u16; 2]) -> Self {
+        Self { name, grpc: format!("{host}:{grpc}"), http: format!("{host}:{http}") }
+    }
+}
+
+/// A free port below those that the system gives to whoever asks for any: nobody is given it before a coordinator listens there,
+/// nor while that is restarted.
+fn free_port() -> Result<u16> {
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
+    loop {
+        // Processes beside this one begin elsewhere.
+        let number = std::process::id().wrapping_mul(100).wrapping_add(GIVEN.fetch_add(1, Ordering::Relaxed));
+        let port = 10_000 + u16::try_from(number % 20_000)?;
+        match std::net::TcpListener::bind((LOOPBACK, port)) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse => {}
+            looked => return looked.map(|_| port).context("no port can be looked at"),
+        }
     }
 }
 
@@ -98,12 +106,15 @@ impl Cluster {
         let folder = tempfile::tempdir()?;
         let workers = options.workers;
         let host = options.network.as_ref().map_or(LOOPBACK, |network| &network.coordinator().address);
+        let ports = |alone: [u16; 2]| match options.network {
+            Some(_) => Ok(alone),
+            None => anyhow::Ok([free_port()?, free_port()?]),
+        };
+        let here = Place::new("coordinator", host, ports([0, 0])?);
         let spare = match options.standby {
-            true => Some(Place::reserve(host, options.network.is_some())?),
+            true => Some(Place::new("standby", host, ports([47_070, 47_071])?)),
             false => None,
         };
-        let address = format!("{host}:0");
-        let here = Place { name: "coordinator", grpc: address.clone(), http: address };
         let mut cluster =
             Self { folder, options, coordinator: None, workers: BTreeMap::new(), here, standby: None, spare };
         cluster.start_coordinator()?;

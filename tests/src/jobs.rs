@@ -154,13 +154,17 @@ impl Cluster {
         let request = wire::WatchRequest { job_id: id.into(), after_event: 0 };
         let mut stream = self.jobs().await?.watch(request).await?.into_inner();
         let mut events = Vec::new();
-        // The stream of a job that goes on does not end; what has happened comes first and at once.
-        let end = tokio::time::Instant::now() + Duration::from_millis(700);
-        while let Ok(Ok(Some(update))) = tokio::time::timeout_at(end, stream.message()).await {
-            if let Some(wire::job_update::Update::Event(event)) = update.update {
-                events.push(event);
+        // The stream of a job that goes on does not end; what has happened comes before the first view of the job.
+        let all = async {
+            while let Some(update) = stream.message().await? {
+                match update.update {
+                    Some(wire::job_update::Update::Event(event)) => events.push(event),
+                    _ => break,
+                }
             }
-        }
+            anyhow::Ok(())
+        };
+        tokio::time::timeout(PATIENCE, all).await.context("the job's history does not come")??;
         Ok(events)
     }
 }

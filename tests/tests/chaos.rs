@@ -21,7 +21,8 @@ async fn a_run_through_faults_of_every_part_loses_no_step_no_sample_and_no_check
         Fault::ClockJumps(600),
     ];
     let rounds = faults.len();
-    let settings = Settings { seed: 1, faults, time: Duration::from_secs(600), rounds, steps: 60, hosts: None };
+    let (time, take_over) = (Duration::from_secs(600), Duration::from_secs(15));
+    let settings = Settings { seed: 1, faults, time, rounds, steps: 60, take_over, hosts: None };
     let report = chaos::run(&settings).await?;
     println!("{report}");
     assert_eq!(report.failures(), Vec::<String>::new());

@@ -19,10 +19,11 @@ fn contrastive(objective: &str, workers: (u32, u32)) -> JobSpec {
     JobSpec { objective: objective.to_owned(), steps: STEPS, lanes: 8, workers, ..JobSpec::default() }
 }
 
-async fn curve(corpus: &Corpus, objective: &str, workers: usize) -> Result<Curve> {
+async fn curve(corpus: &Corpus, objective: &str, workers: usize, steps: u64) -> Result<Curve> {
     let cluster = Cluster::start(Options { workers, ..Options::default() })?;
     cluster.wait_idle(workers).await?;
-    let job = cluster.submit(&contrastive(objective, (workers as u32, workers as u32)), corpus).await?;
+    let spec = JobSpec { steps, ..contrastive(objective, (workers as u32, workers as u32)) };
+    let job = cluster.submit(&spec, corpus).await?;
     cluster.finish(&job).await
 }
 
@@ -30,10 +31,10 @@ async fn curve(corpus: &Corpus, objective: &str, workers: usize) -> Result<Curve
 async fn pairs_are_contrasted_across_workers_so_that_the_curve_does_not_depend_on_their_number() -> Result<()> {
     let corpus = Corpus::new(400)?;
     for objective in ["clip", "siglip"] {
-        let one = curve(&corpus, objective, 1).await?;
+        let one = curve(&corpus, objective, 1, STEPS).await?;
         assert!(one.0[&STEPS] < one.0[&1] - 0.1, "{objective} learns: {} to {}", one.0[&1], one.0[&STEPS]);
         for workers in [2, 3] {
-            curve(&corpus, objective, workers).await?.assert_same(&one, STEPS, TOLERANCE);
+            curve(&corpus, objective, workers, STEPS).await?.assert_same(&one, STEPS, TOLERANCE);
         }
     }
     Ok(())
@@ -41,11 +42,13 @@ async fn pairs_are_contrasted_across_workers_so_that_the_curve_does_not_depend_o
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_contrastive_job_continues_its_curve_from_a_checkpoint_and_after_a_loss() -> Result<()> {
+    /// So many that it is met before it is over.
+    const STEPS: u64 = 100;
     let corpus = Corpus::new(400)?;
-    let expected = curve(&corpus, "siglip", 1).await?;
+    let expected = curve(&corpus, "siglip", 1, STEPS).await?;
     let mut cluster = Cluster::start(Options { workers: 3, ..Options::default() })?;
     cluster.wait_idle(3).await?;
-    let job = cluster.submit(&contrastive("siglip", (1, 3)), &corpus).await?;
+    let job = cluster.submit(&JobSpec { steps: STEPS, ..contrastive("siglip", (1, 3)) }, &corpus).await?;
     cluster.wait_step(&job, 5).await?;
     cluster.kill_worker(1);
     cluster.wait_step(&job, 10).await?;

@@ -56,6 +56,7 @@ async fn soak(args: &Args) -> Result<i32> {
         time: Duration::from_secs_f64(args.minutes * 60.0),
         rounds: usize::MAX,
         steps: args.steps,
+        take_over: Duration::from_secs(5),
         hosts: args.inside.clone(),
     };
     let mut asked = signal(SignalKind::terminate())?;

@@ -59,6 +59,8 @@ pub struct Load {
     pub losses_per_second: f64,
     /// How soon a silent worker is declared lost; a heartbeat comes five times as often.
     pub detection: Duration,
+    /// How much later than that it may be told.
+    pub tolerance: Duration,
     /// From step to step of a group.
     pub step: Duration,
     /// Steps between checkpoints.
@@ -78,11 +80,19 @@ impl Default for Load {
             duration: Duration::from_secs(60),
             losses_per_second: 3.0,
             detection: Duration::from_secs(5),
+            tolerance: Duration::from_secs(1),
             step: Duration::from_secs(1),
             checkpoint_every: 30,
             streams_per_connection: 1,
             submissions: 5_000,
         }
+    }
+}
+
+impl Load {
+    /// A loss that is told later than this is missed.
+    fn limit_ms(&self) -> Result<i64> {
+        Ok(i64::try_from((self.detection + self.tolerance).as_millis())?)
     }
 }
 
@@ -170,8 +180,7 @@ impl<'a> Run<'a> {
         stop.cancel();
         probe.join().map_err(|_| anyhow::anyhow!("the probe panicked"))??;
 
-        let detection = i64::try_from(self.load.detection.as_millis())?;
-        self.report.verdict(&saboteur.losses, story.judge(&saboteur.losses, detection));
+        self.report.verdict(&saboteur.losses, story.judge(&saboteur.losses, self.load.limit_ms()?));
         self.report.streams_lost(self.fleet.around().streams_lost.load(Ordering::Relaxed));
         if self.load.submissions > 0 {
             let rate = submissions::flood(&self.channel, &self.data, self.load.submissions).await?;
@@ -184,9 +193,9 @@ impl<'a> Run<'a> {
 
     /// Waits until all losses are told, or it is too late for that, and all jobs run again.
     async fn until_recovered(&self, story: &Story, saboteur: &Saboteur) -> Result<()> {
-        let detection = i64::try_from(self.load.detection.as_millis())?;
+        let limit = self.load.limit_ms()?;
         let begun = Instant::now();
-        while !story.judge(&saboteur.losses, detection).missed.is_empty() && begun.elapsed() < self.load.detection * 2 {
+        while !story.judge(&saboteur.losses, limit).missed.is_empty() && begun.elapsed() < self.load.detection * 2 {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         self.until_running(story).await

@@ -12,9 +12,6 @@ use wire::jobs_client::JobsClient;
 
 use super::faults::{Fault, Loss};
 
-/// Losses of which the coordinator tells later than the detection time and this are missed.
-const TOLERANCE_MS: i64 = 1_000;
-
 /// The events of all jobs, as their watchers heard them.
 #[derive(Clone, Default)]
 pub(crate) struct Story {
@@ -85,8 +82,8 @@ impl Story {
         jobs.values().flat_map(of_job).collect()
     }
 
-    /// Holds the story against the losses.
-    pub(crate) fn judge(&self, losses: &[Loss], detection_ms: i64) -> Verdict {
+    /// Holds the story against the losses, of which those are missed that are told later than after `limit_ms`.
+    pub(crate) fn judge(&self, losses: &[Loss], limit_ms: i64) -> Verdict {
         let jobs = self.jobs.lock();
         let mut verdict = Verdict::default();
         let mut told = BTreeSet::new();
@@ -98,8 +95,7 @@ impl Story {
                     && lost_workers(&event.message).any(|worker| worker == loss.worker)
             };
             let record = events.iter().find(names);
-            let limit = detection_ms + TOLERANCE_MS;
-            let Some(record) = record.filter(|record| record.unix_ms - loss.unix_ms <= limit) else {
+            let Some(record) = record.filter(|record| record.unix_ms - loss.unix_ms <= limit_ms) else {
                 verdict.missed.push(format!("{} of {}, which {:?}", loss.worker, loss.job, loss.fault));
                 continue;
             };
@@ -161,7 +157,7 @@ mod tests {
     fn a_loss_that_is_told_in_time_counts_up_to_the_next_groups_first_step() {
         let told = "generation 1 at step 4: worker-1 ended its stream; worker-2 was silent for 5.0 s";
         let story = story(&[("worker_lost", 1_200, told), ("group_formed", 1_300, ""), ("group_running", 1_450, "")]);
-        let verdict = story.judge(&[loss("worker-1", Fault::Killed), loss("worker-2", Fault::Hangs)], 5_000);
+        let verdict = story.judge(&[loss("worker-1", Fault::Killed), loss("worker-2", Fault::Hangs)], 6_000);
         let expected =
             Verdict { killed: vec![200.0], hung: vec![200.0], recovered: vec![450.0, 450.0], ..Verdict::default() };
         assert_eq!(verdict, expected);
@@ -174,7 +170,7 @@ mod tests {
         let wrong = "generation 2 at step 5: worker-3 was silent for 5.1 s";
         let story =
             story(&[("worker_lost", 8_000, late), ("worker_lost", 9_000, wrong), ("group_failed", 9_500, "x: y")]);
-        let verdict = story.judge(&[loss("worker-1", Fault::Killed)], 5_000);
+        let verdict = story.judge(&[loss("worker-1", Fault::Killed)], 6_000);
         assert_eq!(verdict.missed, ["worker-1 of a-1, which Killed"]);
         assert_eq!(verdict.false_ones, ["worker-1 of a-1", "worker-3 of a-1", "a-1: group_failed: x: y"]);
     }
