@@ -345,7 +345,7 @@ impl Job {
     pub fn newest_generation(&self) -> Generation {
         let committed = self.checkpoints.iter().map(|checkpoint| checkpoint.generation);
         let failed = self.last_failed.map(|(_, generation)| generation);
-        committed.chain(failed).fold(self.generation, Ord::max)
+        committed.chain(failed).chain([self.discarded]).fold(self.generation, Ord::max)
     }
 
     /// Whether it was submitted with the spec of this digest.
