@@ -36,7 +36,10 @@ fn restoring() -> Bench {
 fn falls_back(bench: &mut Bench, worker: u64, step: u64) {
     let message = "damaged: checkpoints/000000000030/MANIFEST.json".to_owned();
     let failure = Some(Failure { code: CHECKPOINT_DAMAGED.to_owned(), message, permanent: false });
-    bench.say(worker, Report::Left { job: job(), generation: Generation(2), step: Step(step), has_state: true, failure });
+    bench.say(
+        worker,
+        Report::Left { job: job(), generation: Generation(2), step: Step(step), has_state: true, failure },
+    );
 }
 
 #[test]
