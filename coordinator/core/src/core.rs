@@ -5,6 +5,7 @@ use crate::command::Command;
 use crate::config::Timings;
 use crate::decide;
 use crate::ids::{Generation, JobId, Step, Time, WorkerId};
+use crate::job::{Job, Stage};
 use crate::log_invariants::Check;
 use crate::policy::{Bound, Policy};
 use crate::presence::{Observation, Presence, Seen};
@@ -169,6 +170,7 @@ impl Core {
                 self.attention.reviewed(observation.at, &self.state, &self.presence, &self.timings);
             }
             seen => {
+                let is_news = is_news || self.has_begun(seen);
                 let Some(worker) = seen.worker().filter(|_| is_news) else { return };
                 self.attention.seen(worker, &self.state);
                 if let Some(job) = self.state.home_of(worker) {
@@ -176,6 +178,14 @@ impl Core {
                 }
             }
         }
+    }
+
+    /// Whether a member of a group that forms is past the step that this was to begin from. Mostly it has said before that it has made
+    /// its first step; but that may be lost with a stream, and who began from an older checkpoint gets there later.
+    fn has_begun(&self, seen: &Seen) -> bool {
+        let Seen::At { place: Some((job, generation, step)), .. } = seen else { return false };
+        let group = self.state.job(job).and_then(Job::group).filter(|group| group.generation == *generation);
+        group.is_some_and(|group| matches!(group.stage, Stage::Forming) && *step > group.step)
     }
 
     /// Decides a command and all that follows from it, and folds it in. The records are in the

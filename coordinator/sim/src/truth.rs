@@ -186,7 +186,8 @@ impl World<'_> {
     }
 
     /// A group starts from the highest step that a member holds, or any worker that is out of its group, lives, and
-    /// whose last word has arrived. Nobody counts on a worker that is quarantined, or that someone has end.
+    /// whose last word has arrived. Nobody counts on a worker that is quarantined, that someone has end, or that was just given to
+    /// a job that comes first.
     pub(crate) fn check_no_step_lost(&mut self, id: usize, record: &Record) {
         let Record { job: Some(job), change: Change::GroupFormed { step, members, .. }, .. } = record else { return };
         let now = self.millis();
@@ -195,7 +196,8 @@ impl World<'_> {
         let is_out_of_favour = |place: usize| {
             let worker = WorkerId(format!("worker-{place}"));
             let is_leaving = core.presence().worker(&worker).is_some_and(cappa_core::WorkerPresence::is_leaving);
-            is_leaving || core.state().flaps().quarantine(&worker).is_some()
+            let is_elsewhere = core.state().job_of(&worker).is_some_and(|of| of.id != *job);
+            is_leaving || is_elsewhere || core.state().flaps().quarantine(&worker).is_some()
         };
         for (place, at) in self.places.iter().enumerate() {
             let Some(process) = &at.process else { continue };

@@ -26,9 +26,17 @@ async fn commit(folder: &Location, step: u64, generation: u64) {
     checkpoint::commit(folder, &CheckpointManifest::new(contents).unwrap()).await.unwrap();
 }
 
+/// The attempts of which there are files: a folder without any may stay.
 async fn left(folder: &Location) -> Vec<(u64, u64)> {
-    let all = attempts(folder).await.unwrap();
-    all.into_iter().flat_map(|(step, of_step)| of_step.into_iter().map(move |one| (step.0, one.0))).collect()
+    let mut left = Vec::new();
+    for (step, of_step) in attempts(folder).await.unwrap() {
+        for generation in of_step {
+            if !folder.list(&attempt_folder(step, generation)).await.unwrap().is_empty() {
+                left.push((step.0, generation.0));
+            }
+        }
+    }
+    left
 }
 
 #[tokio::test]

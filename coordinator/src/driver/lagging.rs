@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use cappa_core::{
-    Command, Generation, Incarnation, JobId, Link, Policy, Report, Scheduling, Stage, Step, Submission, Timings,
-    WorkerId, WorkerReport,
+    Command, Generation, Incarnation, JobId, Link, Policy, Report, Stage, Timings, WorkerId, WorkerReport,
 };
 use cappa_shared::storage::AllowList;
 use cappa_wire::Limits;
@@ -12,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::mailbox::{BATCH, Batch};
+use super::restart::submission;
 use super::{Driver, Handle, Mailbox, Reconciler, Rules, mailbox, recover};
 use crate::clock::Clock;
 use crate::curves::Curves;
@@ -53,27 +53,6 @@ fn job() -> JobId {
     JobId("job".into())
 }
 
-fn submit() -> Command {
-    let submission = Submission {
-        name: "job".into(),
-        namespace: "default".into(),
-        priority: 0,
-        min_workers: 1,
-        max_workers: 1,
-        lanes: 64,
-        keep: 1,
-        total_steps: Step(100),
-        spec_json: String::new(),
-        spec_digest: String::new(),
-        data_digest: String::new(),
-        folder: String::new(),
-        idempotency_key: None,
-        scheduling: Scheduling::default(),
-        needs_index: false,
-    };
-    Command::Submit { job: job(), submission }
-}
-
 /// The job's group, unless a loss has broken it.
 fn group(driver: &Driver) -> Option<Generation> {
     let group = driver.view.core.state().job(&job())?.group()?;
@@ -87,7 +66,7 @@ async fn nobody_is_lost_whose_heartbeat_waits_in_line_and_who_says_nothing_is() 
     let mut driver = driver(&folder, &handle, mailbox).await;
     let (host, store_address) = ("host".to_owned(), "host:1".to_owned());
     let hello = Report::Hello { incarnation: Incarnation("a".into()), host, store_address, holding: None };
-    for command in [said_by("worker", hello), submit()] {
+    for command in [said_by("worker", hello), Command::Submit { job: job(), submission: submission() }] {
         let records = driver.perform(&command).unwrap();
         driver.append(records).await.unwrap();
     }

@@ -30,25 +30,38 @@ fn id(n: u64) -> JobId {
     JobId(format!("job-{n:06}"))
 }
 
-/// All records of a job that trained to its end.
-fn life(n: u64) -> Vec<Record> {
-    let submission = Submission {
+/// A job of one worker.
+pub(super) fn submission() -> Submission {
+    Submission {
         name: "job".into(),
-        namespace: format!("team-{}", n % 20),
+        namespace: "default".into(),
         priority: 0,
         min_workers: 1,
         max_workers: 1,
         lanes: 64,
         keep: 2,
         total_steps: Step(100),
+        spec_json: String::new(),
+        spec_digest: String::new(),
+        data_digest: String::new(),
+        folder: String::new(),
+        idempotency_key: None,
+        scheduling: Scheduling::default(),
+        needs_index: false,
+    }
+}
+
+/// All records of a job that trained to its end.
+fn life(n: u64) -> Vec<Record> {
+    let submission = Submission {
+        namespace: format!("team-{}", n % 20),
         // As long as the spec of a plain job.
         spec_json: format!("{{\"name\": \"job\", \"padding\": \"{}\"}}", "x".repeat(2_000)),
         spec_digest: "ab".repeat(32),
         data_digest: "cd".repeat(32),
         folder: format!("/store/jobs/{}", id(n)),
         idempotency_key: Some(format!("key-{n}")),
-        scheduling: Scheduling::default(),
-        needs_index: false,
+        ..submission()
     };
     let worker = WorkerId(format!("worker-{}", n % 100));
     let member = Member {

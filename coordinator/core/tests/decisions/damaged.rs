@@ -1,6 +1,8 @@
 //! Groups that begin from an older checkpoint than they were told to.
 
-use cappa_core::{CHECKPOINT_DAMAGED, Change, Command, Failure, Generation, JobId, Report, Step, Work, log_violations};
+use cappa_core::{
+    CHECKPOINT_DAMAGED, Change, Command, Failure, Generation, Holding, JobId, Report, Stage, Step, Work, log_violations,
+};
 
 use crate::bench::Bench;
 
@@ -83,4 +85,20 @@ fn only_a_fallback_to_a_checkpoint_that_is_kept_takes_a_job_back() {
         falls_back(&mut bench, 1, step);
         assert_eq!(bench.kept("demo"), [10, 30], "from step {step}");
     }
+}
+
+#[test]
+fn a_group_that_began_from_an_older_checkpoint_runs_once_it_is_past_the_damaged_one() {
+    let mut bench = restoring();
+    let generation = Generation(2);
+    for worker in 1..=2 {
+        let held = Holding { job: job(), generation, step: Step(11), has_state: true, stepping: true };
+        bench.connect(worker, Some(held));
+    }
+    bench.wait(0.3, &[1, 2]);
+    assert!(matches!(bench.job("demo").group().unwrap().stage, Stage::Forming));
+    for worker in 1..=2 {
+        bench.say(worker, Report::Heartbeat { at: Some((job(), generation, Step(31))), pace: None });
+    }
+    assert!(matches!(bench.job("demo").group().unwrap().stage, Stage::Running { .. }));
 }
