@@ -1,12 +1,11 @@
 #!/usr/bin/env python3
-"""The training step on the CPU beside PyTorch's, and how long a cluster lets operators wait (see run.sh)."""
+"""The training step on the CPU beside PyTorch's (see run.sh)."""
 import argparse
 import json
 
-from common import ROOT, compare, medians, peer, run, write
+from common import ROOT, compare, medians, peer, write
 
 STEP_BENCH = str(ROOT / "target/release/step-bench")
-CLUSTER_BENCH = str(ROOT / "target/debug/cluster-bench")
 
 # Name, precision, processes.
 STEPS = [
@@ -35,8 +34,6 @@ def main():
         emit(medians(name, "images_per_s", "images/s", *sides))
         emit(medians(f"{name}: CPU time", "cpu_ms", "ms/step of a process", *sides))
         emit(medians(f"{name}: memory", "peak_mib", "MiB of a process", *sides))
-    for line in run([CLUSTER_BENCH]):
-        emit(line)
     write("cpu", lines)
 
 
