@@ -117,10 +117,8 @@ impl World<'_> {
                 self.rollbacks.push((job.clone(), *generation));
                 self.summary.rollbacks += 1;
             }
-            Change::Ended { ending: Ending::Failed { code, message } } => {
-                if !self.may_fail(job, code) {
-                    self.breaks("JobsEndWell", || format!("{job} failed: {code}: {message}"));
-                }
+            Change::Ended { ending: Ending::Failed { code, message } } if !self.may_fail(job, code) => {
+                self.breaks("JobsEndWell", || format!("{job} failed: {code}: {message}"));
             }
             Change::Ended { ending: Ending::Succeeded { .. } } => {
                 self.check_finished(job);
