@@ -123,15 +123,27 @@ async fn verify(global: &Global, arguments: &Verify) -> anyhow::Result<Exit> {
     let mut steps = checkpoint::committed(&folder).await.with_context(|| format!("cannot read {url}"))?;
     if let Some(step) = arguments.step {
         steps.retain(|committed| committed.0 == step);
-        anyhow::ensure!(!steps.is_empty(), "no checkpoint of step {step} is committed in {url}");
     }
-    let mut verified = Vec::new();
-    for step in steps {
-        verified.push(verify_one(&folder, step).await?);
+    let verified = verify_all(&folder, steps).await?;
+    if let (Some(step), true) = (arguments.step, verified.is_empty()) {
+        anyhow::bail!("no checkpoint of step {step} is committed in {url}");
     }
     let is_damaged = verified.iter().any(|one| !one.intact);
     output::print(global.output, &AllVerified(verified))?;
     Ok(if is_damaged { Exit::Failed } else { Exit::Ok })
+}
+
+/// Reads all that are still committed: of a job that goes on, retention takes some meanwhile, which is no damage.
+async fn verify_all(folder: &storage::Location, steps: Vec<Step>) -> anyhow::Result<Vec<Verified>> {
+    let mut verified = Vec::new();
+    for step in steps {
+        let outcome = verify_one(folder, step).await;
+        let is_intact = outcome.as_ref().is_ok_and(|one| one.intact);
+        if is_intact || checkpoint::committed(folder).await?.contains(&step) {
+            verified.push(outcome?);
+        }
+    }
+    Ok(verified)
 }
 
 async fn verify_one(folder: &storage::Location, step: Step) -> anyhow::Result<Verified> {
@@ -180,5 +192,20 @@ impl Present for Checkpoints {
 
     fn names(&self) -> Vec<String> {
         self.0.iter().map(|checkpoint| checkpoint.step.to_string()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_checkpoint_that_retention_takes_meanwhile_is_no_damage_and_one_that_is_damaged_is() {
+        let temp = tempfile::tempdir().unwrap();
+        let folder = storage::create(temp.path().to_str().unwrap()).unwrap();
+        folder.put(&checkpoint::manifest_path(Step(50)), "no manifest").await.unwrap();
+        let verified = verify_all(&folder, vec![Step(100), Step(50)]).await.unwrap();
+        let verified: Vec<_> = verified.iter().map(|one| (one.step, one.intact)).collect();
+        assert_eq!(verified, [(50, false)]);
     }
 }
