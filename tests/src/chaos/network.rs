@@ -46,6 +46,8 @@ pub struct Network {
 impl Network {
     /// Makes the hub's namespace and runs this program again inside, with the same arguments; gives its exit code. Needs root.
     pub fn run_inside(arguments: &[String]) -> Result<i32> {
+        let version = Command::new("nft").arg("--version").stdout(Stdio::null()).status();
+        ensure!(version.is_ok_and(|version| version.success()), "partitions need nft: install nftables");
         let prefix = format!("cappa-{}", std::process::id());
         let hub = format!("{prefix}-{HUB}");
         ip(&["netns", "add", &hub]).context("network namespaces need root and iproute2")?;
