@@ -15,7 +15,7 @@ use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use tonic::transport::server::TcpIncoming;
 
@@ -27,7 +27,7 @@ use crate::facts::Facts;
 use crate::http;
 use crate::indexing::Indexing;
 use crate::leadership::{Addresses, Candidate, RedirectLayer, Role, Roles, ToLeader};
-use crate::life::{Life, follow_curves};
+use crate::life::{Life, Office, follow_curves};
 use crate::log::LogError;
 use crate::logs::Logs;
 use crate::metrics::{Metrics, is_past};
@@ -83,6 +83,8 @@ pub struct Coordinator {
     http: SocketAddr,
     driver: JoinHandle<Result<(), LogError>>,
     driver_stop: CancellationToken,
+    /// A loop that does not end in time is left where it is, with the coordinator.
+    _wanted: DropGuard,
     /// Ends what serves others, before the loop.
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -182,7 +184,14 @@ impl Coordinator {
         };
         // What is wrong with the log is told before anything is served.
         let office = Box::pin(life.take_office_if_free()).await?;
-        let driver = tokio::spawn(life.run(office));
+        let leads = office.is_some();
+        let given_up = CancellationToken::new();
+        let wanted = given_up.clone().drop_guard();
+        let driver = start_loop(life, office, given_up);
+        if leads {
+            // Whoever calls finds a leader from the first moment on. Were the loop over, that is told by who waits for it.
+            let _ = shared.role.clone().wait_for(Role::leads).await;
+        }
         let admission = Admission::new(store.url().to_owned(), config.allowed, config.policy.classes);
         serve_grpc(&shared, grpc, &sessions, admission, &timings)?;
         http::serve(&shared, http);
@@ -196,6 +205,7 @@ impl Coordinator {
             http: addresses.1,
             driver,
             driver_stop,
+            _wanted: wanted,
             stop: shared.stop,
             tasks: shared.tasks,
             sessions,
@@ -247,6 +257,20 @@ impl Coordinator {
         }
         ended
     }
+}
+
+/// The loop on a thread of its own: among the tasks of thousands of streams it would wait its turn, and everybody with it.
+fn start_loop(life: Life, office: Option<Office>, given_up: CancellationToken) -> JoinHandle<Result<(), LogError>> {
+    let runtime = tokio::runtime::Handle::current();
+    tokio::task::spawn_blocking(move || {
+        runtime.block_on(async {
+            tokio::select! {
+                biased;
+                () = given_up.cancelled() => Ok(()),
+                ended = life.run(office) => ended,
+            }
+        })
+    })
 }
 
 fn joined(ended: Result<Result<(), LogError>, tokio::task::JoinError>) -> Result<(), LogError> {
