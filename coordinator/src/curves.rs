@@ -327,7 +327,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let url = |job: &JobId| format!("{}/{job}", folder.path().display());
         let curves = Curves::default();
-        let over: Vec<JobId> = (0..KEPT_OVER + 3).map(|n| JobId(format!("job-{n:03}"))).collect();
+        let over: Vec<JobId> = (0..KEPT_OVER + 3).map(|n| JobId::from(format!("job-{n:03}"))).collect();
         for job in &over {
             curves.add(job, vec![point(1, 3.0), point(2, 2.0)]);
             curves.save(job, &url(job)).await.unwrap();

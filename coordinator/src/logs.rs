@@ -98,7 +98,7 @@ mod tests {
     #[test]
     fn of_very_many_jobs_those_that_were_silent_for_longest_lose_their_lines() {
         let logs = Logs::default();
-        let job = |n: usize| JobId(format!("job-{n}"));
+        let job = |n: usize| JobId::from(format!("job-{n}"));
         let full = || (0..KEPT).map(|_| LogLine::default()).collect();
         let most = KEPT_OF_ALL / KEPT;
         (0..most).for_each(|n| logs.add(&job(n), full()));

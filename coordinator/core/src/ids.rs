@@ -1,17 +1,20 @@
 //! Identities and units of the core, which depends on nothing of ours.
+//!
+//! Names are mostly short and lie where they are used: a look at ten thousand members compares several of each.
 
 use std::fmt;
 use std::ops::Add;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use smol_str::SmolStr;
 
 macro_rules! name {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(transparent)]
-        pub struct $name(pub String);
+        pub struct $name(SmolStr);
 
         impl $name {
             /// The text of the identity.
@@ -21,7 +24,12 @@ macro_rules! name {
         }
         impl From<&str> for $name {
             fn from(text: &str) -> Self {
-                Self(text.to_owned())
+                Self(text.into())
+            }
+        }
+        impl From<String> for $name {
+            fn from(text: String) -> Self {
+                Self(text.into())
             }
         }
         impl fmt::Display for $name {

@@ -83,7 +83,7 @@ impl World<'_> {
 
     /// People have workers end, cordon them, and release those that are kept out of groups.
     fn attend_to_workers(&mut self) {
-        let worker = WorkerId(format!("worker-{}", self.random(0..self.places.len() as u64)));
+        let worker = WorkerId::from(format!("worker-{}", self.random(0..self.places.len() as u64)));
         let reason = "test".to_owned();
         match self.random(0..20) {
             0..2 => self.ask(Command::DrainWorker { worker, reason }),

@@ -35,7 +35,7 @@ impl World<'_> {
             place,
             incarnation,
             coordinator,
-            worker: WorkerId(format!("worker-{place}")),
+            worker: WorkerId::from(format!("worker-{place}")),
             link: Link(id as u64 + 1),
             up_at: now,
             down_at: now,

@@ -192,7 +192,7 @@ impl World<'_> {
         let core = &self.coordinators[id].core;
         let given_up = core.state().job(job).map_or(0, |job| job.discarded.0);
         let is_out_of_favour = |place: usize| {
-            let worker = WorkerId(format!("worker-{place}"));
+            let worker = WorkerId::from(format!("worker-{place}"));
             let is_leaving = core.presence().worker(&worker).is_some_and(cappa_core::WorkerPresence::is_leaving);
             let is_elsewhere = core.state().job_of(&worker).is_some_and(|of| of.id != *job);
             is_leaving || is_elsewhere || core.state().flaps().quarantine(&worker).is_some()

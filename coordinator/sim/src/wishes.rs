@@ -39,7 +39,7 @@ impl World<'_> {
         if self.leader().is_none() {
             return self.at(500, Event::Submit(number));
         }
-        let job = JobId(format!("job-{number}"));
+        let job = JobId::from(format!("job-{number}"));
         let submission = self.wish(number);
         self.truth.asked.insert(job.clone(), submission.clone());
         self.jobs.push(job.clone());
@@ -76,7 +76,7 @@ impl World<'_> {
         let time_limit = self.chance(0.1).then(|| Duration::from_secs(self.random(5..60)));
         let condition = if self.chance(0.5) { Condition::Ended } else { Condition::Succeeded };
         let before = number.checked_sub(1).filter(|_| self.chance(0.2));
-        let after = before.map(|before| Dependency { job: JobId(format!("job-{before}")), condition });
+        let after = before.map(|before| Dependency { job: JobId::from(format!("job-{before}")), condition });
         Scheduling { on_preemption, time_limit, after: after.into_iter().collect(), ..Scheduling::default() }
     }
 }

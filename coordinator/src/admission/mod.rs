@@ -128,7 +128,7 @@ impl Admission {
         let random = Uuid::new_v4();
         let letters = random.as_bytes().iter().take(SUFFIX);
         let suffix: String = letters.map(|byte| char::from(ALPHABET[usize::from(byte % 32)])).collect();
-        JobId(format!("{name}-{suffix}"))
+        JobId::from(format!("{name}-{suffix}"))
     }
 
     /// The URL of the folder of a job.
@@ -169,7 +169,7 @@ fn submission(spec: &JobSpec, namespace: &str, key: &str, train: &[ManifestFacts
 /// The core's form of what the spec says about when the job runs.
 fn scheduling(spec: &JobSpec) -> Scheduling {
     let after = spec.after.iter().map(|before| Dependency {
-        job: JobId(before.job.clone()),
+        job: JobId::from(before.job.as_str()),
         condition: match before.condition {
             spec::Condition::Succeeded => Condition::Succeeded,
             spec::Condition::Ended => Condition::Ended,

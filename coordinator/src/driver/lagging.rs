@@ -42,7 +42,7 @@ async fn driver(folder: &tempfile::TempDir, handle: &Handle, mailbox: Mailbox) -
 }
 
 fn said_by(worker: &str, report: Report) -> Command {
-    Command::Worker(WorkerReport { worker: WorkerId(worker.into()), link: Link(1), report })
+    Command::Worker(WorkerReport { worker: WorkerId::from(worker), link: Link(1), report })
 }
 
 fn heartbeat_of(worker: &str) -> Command {
@@ -50,7 +50,7 @@ fn heartbeat_of(worker: &str) -> Command {
 }
 
 fn job() -> JobId {
-    JobId("job".into())
+    JobId::from("job")
 }
 
 /// The job's group, unless a loss has broken it.
@@ -65,7 +65,7 @@ async fn nobody_is_lost_whose_heartbeat_waits_in_line_and_who_says_nothing_is() 
     let (handle, mailbox) = mailbox();
     let mut driver = driver(&folder, &handle, mailbox).await;
     let (host, store_address) = ("host".to_owned(), "host:1".to_owned());
-    let hello = Report::Hello { incarnation: Incarnation("a".into()), host, store_address, holding: None };
+    let hello = Report::Hello { incarnation: Incarnation::from("a"), host, store_address, holding: None };
     for command in [said_by("worker", hello), Command::Submit { job: job(), submission: submission() }] {
         let records = driver.perform(&command).unwrap();
         driver.append(records).await.unwrap();

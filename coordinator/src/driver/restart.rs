@@ -27,7 +27,7 @@ const TIMINGS: cappa_core::Timings = cappa_core::Timings {
 };
 
 fn id(n: u64) -> JobId {
-    JobId(format!("job-{n:06}"))
+    JobId::from(format!("job-{n:06}"))
 }
 
 /// A job of one worker.
@@ -63,10 +63,10 @@ fn life(n: u64) -> Vec<Record> {
         idempotency_key: Some(format!("key-{n}")),
         ..submission()
     };
-    let worker = WorkerId(format!("worker-{}", n % 100));
+    let worker = WorkerId::from(format!("worker-{}", n % 100));
     let member = Member {
         worker: worker.clone(),
-        incarnation: Incarnation("a".into()),
+        incarnation: Incarnation::from("a"),
         store_address: "host:1".into(),
         step: Step(0),
         has_state: false,
@@ -228,7 +228,7 @@ async fn an_upgrade_finds_all_jobs_in_the_older_programs_log_and_goes_on_with_th
 async fn a_log_of_format_2_is_read_and_takes_what_came_with_format_3() {
     let folder = tempfile::tempdir().unwrap();
     let store = cappa_shared::storage::create(folder.path().to_str().unwrap()).unwrap();
-    let (until, worker) = (Time(9_000_000_000_000), WorkerId("worker-7".into()));
+    let (until, worker) = (Time(9_000_000_000_000), WorkerId::from("worker-7"));
     let quarantined = Change::WorkerQuarantined { worker: worker.clone(), until, reason: "lost 4 times".into() };
     let mut records = life(0);
     records.push(Record { at: Time(1_000_009), job: Some(id(0)), change: quarantined });

@@ -89,7 +89,7 @@ async fn jobs(State(shared): State<Shared>) -> Response {
 }
 
 async fn job(State(shared): State<Shared>, Path(id): Path<String>) -> Response {
-    let id = JobId(id);
+    let id = JobId::from(id);
     let (curves, wanted) = (shared.curves.clone(), id.clone());
     shared.load_curve(&id).await;
     let detail = shared.handle.read(move |view| json::Detail::of(view, &curves, &wanted)).await;

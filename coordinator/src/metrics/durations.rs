@@ -84,9 +84,9 @@ mod tests {
         cappa_core::Event::Observation(Observation {
             at: Time(at),
             seen: Seen::Connected {
-                worker: WorkerId(worker.into()),
+                worker: WorkerId::from(worker),
                 link: Link(at),
-                incarnation: Incarnation(incarnation.into()),
+                incarnation: Incarnation::from(incarnation),
                 host: "host".into(),
                 store_address: "host:1".into(),
                 holding: None,
@@ -96,8 +96,8 @@ mod tests {
 
     fn member(worker: &str) -> Member {
         Member {
-            worker: WorkerId(worker.into()),
-            incarnation: Incarnation("first".into()),
+            worker: WorkerId::from(worker),
+            incarnation: Incarnation::from("first"),
             store_address: "host:1".into(),
             step: Step(0),
             has_state: false,
@@ -123,11 +123,11 @@ mod tests {
     }
 
     fn lost(sign: Sign) -> BreakCause {
-        BreakCause::Lost { workers: vec![(WorkerId("a".into()), "test".into())], sign: Some(sign) }
+        BreakCause::Lost { workers: vec![(WorkerId::from("a"), "test".into())], sign: Some(sign) }
     }
 
     fn failed(code: &str) -> BreakCause {
-        BreakCause::Failure { rank: Rank(1), worker: WorkerId("b".into()), code: code.into(), message: "test".into() }
+        BreakCause::Failure { rank: Rank(1), worker: WorkerId::from("b"), code: code.into(), message: "test".into() }
     }
 
     #[test]
@@ -136,7 +136,7 @@ mod tests {
         assert_eq!(detection(lost(Sign::Heartbeat), None), three);
         let replaced = hello("a", "second", 3_900);
         assert_eq!(detection(lost(Sign::ProcessExit), Some(replaced)), three, "the process before was heard at 1 s");
-        let ended = Seen::Disconnected { worker: WorkerId("a".into()) };
+        let ended = Seen::Disconnected { worker: WorkerId::from("a") };
         let ended = cappa_core::Event::Observation(Observation { at: Time(3_900), seen: ended });
         assert_eq!(detection(lost(Sign::StreamEnd), Some(ended)), three);
         assert_eq!(detection(failed("COLLECTIVE_FAILED"), None), three, "the peer that was silent for longest");

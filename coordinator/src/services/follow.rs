@@ -93,7 +93,7 @@ pub(super) async fn lines(
     request: proto::LogsRequest,
     to: mpsc::Sender<Result<proto::LogLine, Status>>,
 ) {
-    let job = JobId(request.job_id);
+    let job = JobId::from(request.job_id);
     let is_wanted = |line: &proto::LogLine| request.rank.is_none_or(|rank| line.rank == rank);
     let (lines, mut next) = logs.read(&job, 0);
     let mut lines: Vec<_> = lines.into_iter().filter(is_wanted).collect();

@@ -170,7 +170,7 @@ impl Jobs for JobsService {
     }
 
     async fn get(&self, request: Request<proto::GetRequest>) -> Result<Response<proto::Job>, Status> {
-        Ok(Response::new(self.view(&JobId(request.into_inner().job_id)).await?))
+        Ok(Response::new(self.view(&JobId::from(request.into_inner().job_id)).await?))
     }
 
     async fn list(&self, request: Request<proto::ListRequest>) -> Result<Response<proto::ListResponse>, Status> {
@@ -205,7 +205,7 @@ impl Jobs for JobsService {
         let proto::SetPriorityRequest { job_id, priority } = request.into_inner();
         let given = priority.parse().map_or(Priority::Class(priority), Priority::Number);
         let priority = self.admission.priority(&given).map_err(|message| status(Code::Usage, message))?;
-        let job = JobId(job_id);
+        let job = JobId::from(job_id);
         self.change(&job.clone(), Command::SetPriority { job, priority }).await
     }
 
@@ -219,7 +219,7 @@ impl Jobs for JobsService {
 
     async fn watch(&self, request: Request<proto::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let proto::WatchRequest { job_id, after_event } = request.into_inner();
-        let job = JobId(job_id);
+        let job = JobId::from(job_id);
         self.view(&job).await?;
         let (to, updates) = mpsc::channel(LAG);
         self.shared.tasks.spawn(follow::watch(
@@ -236,7 +236,7 @@ impl Jobs for JobsService {
 
     async fn logs(&self, request: Request<proto::LogsRequest>) -> Result<Response<Self::LogsStream>, Status> {
         let request = request.into_inner();
-        self.view(&JobId(request.job_id.clone())).await?;
+        self.view(&JobId::from(request.job_id.as_str())).await?;
         let (to, lines) = mpsc::channel(LAG);
         self.shared.tasks.spawn(follow::lines(self.shared.handle.clone(), self.shared.logs.clone(), request, to));
         Ok(Response::new(ReceiverStream::new(lines)))
@@ -244,7 +244,7 @@ impl Jobs for JobsService {
 
     async fn curve(&self, request: Request<proto::CurveRequest>) -> Result<Response<proto::CurveResponse>, Status> {
         let proto::CurveRequest { job_id, from_step } = request.into_inner();
-        let job = JobId(job_id);
+        let job = JobId::from(job_id);
         self.view(&job).await?;
         let points = self.shared.curves.points(&job, from_step);
         Ok(Response::new(proto::CurveResponse { points }))
@@ -254,7 +254,7 @@ impl Jobs for JobsService {
         &self,
         request: Request<proto::GetRequest>,
     ) -> Result<Response<proto::CheckpointsResponse>, Status> {
-        self.kept(JobId(request.into_inner().job_id)).await
+        self.kept(JobId::from(request.into_inner().job_id)).await
     }
 
     async fn pin_checkpoint(
@@ -325,19 +325,19 @@ impl Jobs for JobsService {
 /// The job of a change and the reason for it, or a plain one.
 fn reasoned(request: Request<proto::ChangeRequest>, plain: &str) -> (JobId, String) {
     let proto::ChangeRequest { job_id, reason } = request.into_inner();
-    (JobId(job_id), reason_or(reason, plain))
+    (JobId::from(job_id), reason_or(reason, plain))
 }
 
 /// The checkpoint that something is asked of, and the reason for it, or a plain one.
 fn of_checkpoint(request: Request<proto::CheckpointRequest>, plain: &str) -> (JobId, Step, String) {
     let proto::CheckpointRequest { job_id, step, reason } = request.into_inner();
-    (JobId(job_id), Step(step), reason_or(reason, plain))
+    (JobId::from(job_id), Step(step), reason_or(reason, plain))
 }
 
 /// The worker that something is asked of, and the reason for it, or a plain one.
 fn of_worker(request: Request<proto::WorkerRequest>, plain: &str) -> (WorkerId, String) {
     let proto::WorkerRequest { worker_id, reason } = request.into_inner();
-    (WorkerId(worker_id), reason_or(reason, plain))
+    (WorkerId::from(worker_id), reason_or(reason, plain))
 }
 
 fn reason_or(reason: String, plain: &str) -> String {

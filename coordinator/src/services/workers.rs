@@ -56,7 +56,7 @@ impl WorkersService {
         if let Err(why) = check_version(&hello.version) {
             return self.refuse(link, Code::VersionMismatch, why);
         }
-        let worker = WorkerId(hello.worker_id.clone());
+        let worker = WorkerId::from(hello.worker_id.as_str());
         if worker.as_str().parse::<cappa_shared::ids::WorkerId>().is_err() {
             let why =
                 format!("`{worker}` is not a worker id: use 1 to 63 lower-case letters, digits and inner hyphens");
@@ -122,11 +122,11 @@ impl WorkersService {
         match &message {
             FromWorker::Heartbeat(heartbeat) => self.shared.facts.heard(worker, heartbeat),
             FromWorker::Progress(progress) => {
-                let job = JobId(progress.job_id.clone());
+                let job = JobId::from(progress.job_id.as_str());
                 self.shared.curves.quarantine(&job, &progress.quarantined, progress.quarantined_total);
                 self.shared.curves.add(&job, progress.points.clone());
             }
-            FromWorker::Logs(batch) => self.shared.logs.add(&JobId(batch.job_id.clone()), batch.lines.clone()),
+            FromWorker::Logs(batch) => self.shared.logs.add(&JobId::from(batch.job_id.as_str()), batch.lines.clone()),
             FromWorker::Entered(entered) => self.shared.metrics.entered(entered),
             FromWorker::PartsWritten(written) => self.shared.metrics.written(written),
             _ => {}
@@ -144,7 +144,7 @@ impl WorkersService {
     }
 
     fn welcome(&self, hello: &proto::Hello) -> proto::Welcome {
-        let held = hello.holding.as_ref().map(|holding| JobId(holding.job_id.clone()));
+        let held = hello.holding.as_ref().map(|holding| JobId::from(holding.job_id.as_str()));
         proto::Welcome {
             detection_seconds: self.timings.lost_after.as_secs_f64(),
             heartbeat_seconds: self.timings.heartbeat.as_secs_f64(),

@@ -9,11 +9,11 @@ use cappa_proto::worker_message::Message as FromWorker;
 /// The first message of a stream.
 pub fn greeting(hello: proto::Hello) -> Report {
     Report::Hello {
-        incarnation: Incarnation(hello.incarnation),
+        incarnation: Incarnation::from(hello.incarnation),
         host: hello.host,
         store_address: hello.store_address,
         holding: hello.holding.map(|holding| Holding {
-            job: JobId(holding.job_id),
+            job: JobId::from(holding.job_id),
             generation: Generation(holding.generation),
             step: Step(holding.step),
             // One that is still restoring says step 0; then there is nothing that initialising would not give.
@@ -28,16 +28,16 @@ pub fn report_of(message: FromWorker) -> Option<Report> {
     Some(match message {
         FromWorker::Heartbeat(proto::Heartbeat { job_id, generation, step, pace, waiting: _ }) => {
             let is_idle = job_id.is_empty();
-            let at = (!is_idle).then_some((JobId(job_id), Generation(generation), Step(step)));
+            let at = (!is_idle).then_some((JobId::from(job_id), Generation(generation), Step(step)));
             Report::Heartbeat { at, pace: (pace > 0).then_some(Pace(pace)) }
         }
         FromWorker::Entered(entered) => Report::Entered {
-            job: JobId(entered.job_id),
+            job: JobId::from(entered.job_id),
             generation: Generation(entered.generation),
             step: Step(entered.step),
         },
         FromWorker::Left(left) => Report::Left {
-            job: JobId(left.job_id),
+            job: JobId::from(left.job_id),
             generation: Generation(left.generation),
             step: Step(left.step),
             has_state: left.has_state,
@@ -49,28 +49,28 @@ pub fn report_of(message: FromWorker) -> Option<Report> {
         },
         FromWorker::PartsWritten(written) => parts_written(written),
         FromWorker::CheckpointFailed(failed) => Report::CheckpointFailed {
-            job: JobId(failed.job_id),
+            job: JobId::from(failed.job_id),
             generation: Generation(failed.generation),
             step: Step(failed.step),
             rank: Rank(failed.rank),
             error: failed.error,
         },
         FromWorker::UpdateRefused(refused) => Report::UpdateRefused {
-            job: JobId(refused.job_id),
+            job: JobId::from(refused.job_id),
             generation: Generation(refused.generation),
             step: Step(refused.step),
             reason: refused.reason,
             rewound_to: refused.rewound_to.map(Step),
         },
         FromWorker::EvaluationStarted(started) => {
-            Report::EvaluationStarted { job: JobId(started.job_id), generation: Generation(started.generation) }
+            Report::EvaluationStarted { job: JobId::from(started.job_id), generation: Generation(started.generation) }
         }
         FromWorker::Completed(completed) => completed_report(completed)?,
         FromWorker::Goodbye(goodbye) => Report::Goodbye { reason: goodbye.reason },
         FromWorker::Progress(progress) => {
             // A new stream tells the points of former groups again: they say nothing of the one that the worker is in.
             let last = progress.points.last()?;
-            let at = (JobId(progress.job_id), Generation(last.generation), Step(last.step));
+            let at = (JobId::from(progress.job_id), Generation(last.generation), Step(last.step));
             Report::Heartbeat { at: Some(at), pace: None }
         }
         FromWorker::Hello(_) | FromWorker::Logs(_) => return None,
@@ -84,7 +84,7 @@ fn completed_report(completed: proto::Completed) -> Option<Report> {
         proto::Outcome::Unspecified => return None,
     };
     Some(Report::Completed {
-        job: JobId(completed.job_id),
+        job: JobId::from(completed.job_id),
         generation: Generation(completed.generation),
         step: Step(completed.step),
         outcome,
@@ -101,7 +101,7 @@ fn parts_written(written: proto::PartsWritten) -> Report {
         reason: sample.reason,
     };
     Report::PartsWritten {
-        job: JobId(written.job_id),
+        job: JobId::from(written.job_id),
         generation: Generation(written.generation),
         step: Step(written.step),
         rank: Rank(written.rank),
@@ -122,7 +122,7 @@ mod tests {
         let point = proto::StepMetrics { step: 15, generation: 2, ..Default::default() };
         let points = vec![point];
         let told = proto::Progress { job_id: "demo-1".into(), generation: 3, points, ..Default::default() };
-        let at = Some((JobId("demo-1".into()), Generation(2), Step(15)));
+        let at = Some((JobId::from("demo-1"), Generation(2), Step(15)));
         assert_eq!(report_of(FromWorker::Progress(told)), Some(Report::Heartbeat { at, pace: None }));
     }
 }

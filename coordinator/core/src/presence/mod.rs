@@ -2,9 +2,10 @@
 
 mod worker;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::hash::{BuildHasherDefault, DefaultHasher};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
+
+use rustc_hash::FxHashMap;
 
 use crate::ids::{Generation, Incarnation, JobId, Link, Pace, Rank, Step, Time, WorkerId};
 use crate::job::{Group, RankParts};
@@ -12,7 +13,7 @@ use crate::job::{Group, RankParts};
 pub use worker::{Holding, WorkerPresence};
 
 /// Looked up for every member of every group at a look. Its hashes are the same in every process, and so is its order.
-type Workers = HashMap<WorkerId, WorkerPresence, BuildHasherDefault<DefaultHasher>>;
+type Workers = FxHashMap<WorkerId, WorkerPresence>;
 
 /// Who is connected, when each was last heard and what each holds.
 #[derive(Debug, Clone, PartialEq)]

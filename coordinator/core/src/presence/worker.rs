@@ -95,26 +95,26 @@ impl WorkerPresence {
     }
 
     pub(crate) fn has_joined(&self, job: &JobId, generation: Generation) -> bool {
-        matches!(&self.joined, Some((j, g)) if j == job && *g >= generation)
+        matches!(&self.joined, Some((j, g)) if *g >= generation && j == job)
     }
 
     pub(crate) fn has_entered(&self, job: &JobId, generation: Generation) -> bool {
-        matches!(&self.entered, Some((j, g)) if j == job && *g == generation)
+        matches!(&self.entered, Some((j, g)) if *g == generation && j == job)
     }
 
     /// Whether it was told to form this group, on this stream.
     pub(crate) fn was_summoned(&self, job: &JobId, generation: Generation) -> bool {
-        matches!(&self.summoned, Some((j, g)) if j == job && *g == generation)
+        matches!(&self.summoned, Some((j, g)) if *g == generation && j == job)
     }
 
     /// Whether it was told to leave this group, on this stream.
     pub(crate) fn was_dismissed(&self, job: &JobId, generation: Generation) -> bool {
-        matches!(&self.dismissed, Some((j, g)) if j == job && *g == generation)
+        matches!(&self.dismissed, Some((j, g)) if *g == generation && j == job)
     }
 
     /// Whether it was told to checkpoint and stop in this group, on this stream.
     pub(crate) fn was_stopped(&self, job: &JobId, generation: Generation) -> bool {
-        matches!(&self.stopped, Some((j, g)) if j == job && *g == generation)
+        matches!(&self.stopped, Some((j, g)) if *g == generation && j == job)
     }
 
     /// The group that it may be at work in: one that it was told to form and has not answered, or

@@ -56,7 +56,7 @@ impl Bench {
     }
 
     pub(crate) fn connect(&mut self, worker: u64, holding: Option<Holding>) {
-        let incarnation = Incarnation(worker.to_string());
+        let incarnation = Incarnation::from(worker.to_string());
         let (host, store_address) = ("host".to_owned(), format!("{worker}:1"));
         self.say(worker, Report::Hello { incarnation, host, store_address, holding });
     }
@@ -141,5 +141,5 @@ impl Bench {
 }
 
 pub(crate) fn name(worker: u64) -> WorkerId {
-    WorkerId(format!("worker-{worker}"))
+    WorkerId::from(format!("worker-{worker}"))
 }

@@ -40,7 +40,7 @@ fn lose_device(bench: &mut Bench, worker: u64) {
 /// Another process takes the worker's place.
 fn restart(bench: &mut Bench, worker: u64, incarnation: u64) {
     let (host, store_address) = ("host".to_owned(), format!("{worker}:1"));
-    let incarnation = Incarnation(format!("next-{incarnation}"));
+    let incarnation = Incarnation::from(format!("next-{incarnation}"));
     bench.say(worker, Report::Hello { incarnation, host, store_address, holding: None });
 }
 

@@ -185,7 +185,7 @@ fn a_worker_that_is_to_end_hears_of_it_from_the_next_coordinator_as_well() {
     bench.perform(Command::Disconnected { worker: name(1), link: Link(1) }).unwrap();
     bench.wait(6.0, &[]);
     let (host, store_address) = ("host".to_owned(), "1:1".to_owned());
-    let next = Incarnation("next".to_owned());
+    let next = Incarnation::from("next");
     bench.say(1, Report::Hello { incarnation: next, host, store_address, holding: None });
     assert!(!told(&bench), "its next process may stay");
 }

@@ -177,7 +177,7 @@ fn a_slow_hello_of_an_older_stream_does_not_shut_out_the_newer_one() {
     let mut bench = Bench::new();
     let hello = |link| {
         let report = Report::Hello {
-            incarnation: Incarnation("1".to_owned()),
+            incarnation: Incarnation::from("1"),
             host: "host".to_owned(),
             store_address: "1:1".to_owned(),
             holding: None,

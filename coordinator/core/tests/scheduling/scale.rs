@@ -17,15 +17,15 @@ fn ten_thousand_workers_and_a_thousand_waiting_jobs_are_planned_in_time() {
     let start = Time(1_000_000);
     let mut core = Core::recover(TIMINGS, start, []);
     for n in 0..WORKERS {
-        let (worker, link) = (WorkerId(format!("worker-{n:05}")), Link(n));
-        let (incarnation, host) = (Incarnation(n.to_string()), format!("host-{}", n / 8));
+        let (worker, link) = (WorkerId::from(format!("worker-{n:05}")), Link(n));
+        let (incarnation, host) = (Incarnation::from(n.to_string()), format!("host-{}", n / 8));
         let report = Report::Hello { incarnation, host, store_address: format!("{n}:1"), holding: None };
         core.perform(start, &Command::Worker(WorkerReport { worker, link, report })).unwrap();
     }
     let now = start + Duration::from_secs(2);
     for n in 0..JOBS {
         let submission = Submission { namespace: format!("team-{}", n % 20), priority: (n % 3) as i32, ..ask(64, 64) };
-        let job = JobId(format!("job-{n:04}"));
+        let job = JobId::from(format!("job-{n:04}"));
         core.perform(start, &Command::Submit { job, submission }).unwrap();
     }
     // A few start, so that most workers are members, and most jobs wait behind the head.

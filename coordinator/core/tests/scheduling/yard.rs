@@ -64,7 +64,7 @@ impl Yard {
     pub(crate) fn connect(&mut self) {
         let worker = self.workers;
         self.workers += 1;
-        let (incarnation, host) = (Incarnation(worker.to_string()), format!("host-{}", worker / 2));
+        let (incarnation, host) = (Incarnation::from(worker.to_string()), format!("host-{}", worker / 2));
         let store_address = format!("{worker}:1");
         self.say(worker, Report::Hello { incarnation, host, store_address, holding: None });
     }
@@ -229,7 +229,7 @@ impl Yard {
 }
 
 fn name(worker: u64) -> WorkerId {
-    WorkerId(format!("worker-{worker:05}"))
+    WorkerId::from(format!("worker-{worker:05}"))
 }
 
 fn number(worker: &WorkerId) -> u64 {
