@@ -9,6 +9,7 @@ use cappa_core::{
 };
 use cappa_proto as proto;
 use cappa_shared::storage::{AllowList, Location};
+use cappa_test_stores::S3Server;
 
 use super::{Known, Recovered, Rules, recover};
 use crate::curves::Curves;
@@ -273,6 +274,27 @@ async fn write_as_format_2(store: &Location) {
         store.delete(&format!("coordinator/format/{}", format.path)).await.unwrap();
     }
     store.put("coordinator/format/2.json", r#"{"version": 2, "written_by": "0.1.0"}"#).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_start_reads_thousands_of_jobs_with_few_requests() {
+    const JOBS: u64 = 2_000;
+    let server = S3Server::start(&["log"]);
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = cappa_shared::storage::create(folder.path().to_str().unwrap()).unwrap();
+    store.store = server.store("log");
+    let mut first = start(&store).await;
+    first.log.append((0..JOBS).flat_map(life).collect()).await.unwrap();
+    let mut first = start(&store).await;
+    condense(&mut first).await;
+    first.log.to_tables().await;
+    first.log.close().await.unwrap();
+
+    let before = server.faults().seen().len();
+    let again = start(&store).await;
+    let requests = server.faults().seen().len() - before;
+    assert_eq!(again.view.core.state().jobs().count() as u64, JOBS);
+    assert!(requests < 100, "{requests} requests for {JOBS} jobs");
 }
 
 /// `cargo test --release -p cappa-coordinator --lib -- --ignored --nocapture hundred_thousand`

@@ -17,7 +17,7 @@ use slatedb::{Db, DbReader, WriteBatch};
 use thiserror::Error;
 
 use super::unknown::unknown_to;
-use super::{LogError, RESTORING, format, open, path, read as recall};
+use super::{LogError, RESTORING, format, in_order, open, path, read as recall};
 
 /// Keys that are written to a log at once.
 const PIECE: usize = 1_000;
@@ -84,7 +84,7 @@ pub(crate) async fn back_up(store: &Location, to: &Path) -> Result<usize, Backup
     let draft = to.with_extension("part");
     let mut file = Lines::create(&draft)?;
     file.add(&Line::Backup { format: format::FORMAT, version: env!("CARGO_PKG_VERSION").to_owned() })?;
-    let (mut keys, mut found) = (0, reader.scan::<std::ops::RangeFull>(..).await?);
+    let (mut keys, mut found) = (0, reader.scan_with_options::<std::ops::RangeFull>(.., &in_order()).await?);
     while let Some(row) = found.next().await? {
         keys += 1;
         let text =

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use cappa_core::{Common, Record, Time};
 use cappa_shared::storage::{Location, StorageError};
-use slatedb::config::Settings;
+use slatedb::config::{ScanOptions, Settings};
 use slatedb::{CloseReason, Db, DbReadOps, DbStatus, ErrorKind, WriteBatch};
 use thiserror::Error;
 use tokio::sync::watch;
@@ -26,6 +26,10 @@ use threads::Threads;
 
 /// Set while a backup is being restored.
 const RESTORING: &str = "restoring";
+
+/// What a request for rows brings at least, and how many such requests are under way at once.
+const READ_AHEAD: usize = 4 << 20;
+const READS_AT_ONCE: usize = 4;
 
 /// The log of one store, open for appending.
 pub(crate) struct EventLog {
@@ -173,7 +177,8 @@ impl EventLog {
         format::note_beside(store).await?;
         let newest = recalled.last();
         // What an interrupted clearing up has left comes first.
-        let mut oldest = db.scan(format::entry_key(1)..=format::entry_key(recalled.through.max(1))).await?;
+        let covered = format::entry_key(1)..=format::entry_key(recalled.through.max(1));
+        let mut oldest = db.scan_with_options(covered, &in_order()).await?;
         let oldest = oldest.next().await?.map(|row| format::decode(&row.key, &row.value)).transpose()?;
         let cleared = oldest.map_or(recalled.through, |oldest| (oldest.sequence - 1).min(recalled.through));
         let status = db.subscribe();
@@ -224,6 +229,13 @@ impl EventLog {
         Ok(entries)
     }
 
+    /// Has all that was appended read from tables at the next start, as in a log that has become long, not from what was written last.
+    #[cfg(test)]
+    pub(crate) async fn to_tables(&self) {
+        let options = slatedb::config::FlushOptions { flush_type: slatedb::config::FlushType::MemTable };
+        self.db.flush_with_options(options).await.unwrap();
+    }
+
     /// Gives the log back.
     ///
     /// # Errors
@@ -237,6 +249,11 @@ async fn open(store: &Location) -> Result<Db, LogError> {
     // Every append is flushed by hand, so that it takes one write's time and no timer's.
     let settings = Settings { flush_interval: None, ..Settings::default() };
     Ok(Db::builder(path(store), Arc::clone(&store.store)).with_settings(settings).build().await?)
+}
+
+/// How many rows are read, one after the other: thousands by a request, for in a cloud each takes tens of milliseconds.
+fn in_order() -> ScanOptions {
+    ScanOptions::new().with_read_ahead_bytes(READ_AHEAD).with_max_fetch_tasks(READS_AT_ONCE)
 }
 
 fn path(store: &Location) -> object_store::path::Path {
@@ -282,7 +299,8 @@ async fn read(db: &(impl DbReadOps + Sync), known: u64) -> Result<Recalled, LogE
     } else {
         recalled.jobs = jobs(db, recalled.through).await?;
     }
-    let mut entries = db.scan(format::entry_key(recalled.through + 1)..format::entry_key(u64::MAX)).await?;
+    let since = format::entry_key(recalled.through + 1)..format::entry_key(u64::MAX);
+    let mut entries = db.scan_with_options(since, &in_order()).await?;
     while let Some(found) = entries.next().await? {
         recalled.entries.push(format::decode(&found.key, &found.value)?);
     }
@@ -291,7 +309,8 @@ async fn read(db: &(impl DbReadOps + Sync), known: u64) -> Result<Recalled, LogE
 
 /// The jobs of the snapshot that covers `through`.
 async fn jobs(db: &(impl DbReadOps + Sync), through: u64) -> Result<Vec<SavedJob>, LogError> {
-    let (mut jobs, mut rows) = (Vec::new(), db.scan_prefix(format::JOBS.as_bytes(), ..).await?);
+    let mut rows = db.scan_prefix_with_options(format::JOBS.as_bytes(), .., &in_order()).await?;
+    let mut jobs = Vec::new();
     while let Some(found) = rows.next().await? {
         let row: snapshot::JobRow = snapshot::row(&found.key, &found.value)?;
         // Rows of a first snapshot that was not written to its end.

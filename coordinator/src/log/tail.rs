@@ -9,7 +9,7 @@ use slatedb::config::DbReaderOptions;
 use slatedb::{DbReader, DbReaderMode};
 use tokio::sync::mpsc;
 
-use super::{Entry, LogError, Recalled, format, path, read, through};
+use super::{Entry, LogError, Recalled, format, in_order, path, read, through};
 
 /// How often new entries are looked for.
 const PERIOD: Duration = Duration::from_millis(250);
@@ -82,7 +82,8 @@ impl Tail {
             none => none.insert(open(&self.store).await?),
         };
         if let Some(next) = self.next {
-            let mut rows = reader.scan(format::entry_key(next)..format::entry_key(u64::MAX)).await?;
+            let mut rows =
+                reader.scan_with_options(format::entry_key(next)..format::entry_key(u64::MAX), &in_order()).await?;
             let mut entries = Vec::new();
             while let Some(found) = rows.next().await? {
                 entries.push(format::decode(&found.key, &found.value)?);
