@@ -49,7 +49,7 @@ fn main() -> Result<()> {
 
 async fn soak(args: &Args) -> Result<i32> {
     let is_meant = |fault: &Fault| (args.hosts || !fault.needs_hosts()) && fault.name().contains(&args.only);
-    let faults: Vec<Fault> = Fault::ALL.into_iter().filter(is_meant).collect();
+    let faults: Vec<Fault> = Fault::all().into_iter().filter(is_meant).collect();
     let settings = Settings {
         seed: args.seed,
         faults,

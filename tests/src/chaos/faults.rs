@@ -7,8 +7,9 @@ use cappa_proto as wire;
 use cappa_test_stores::{Fault as StoreFault, Rule};
 use wire::workers_client::WorkersClient;
 
+use super::life::EVENTS;
 use super::network::Cut;
-use super::soak::Stage;
+use super::soak::{Stage, WORKERS};
 use super::{limits, report};
 
 /// Something that goes wrong once, at a random moment of a job, with a random worker where it is one.
@@ -30,7 +31,7 @@ pub enum Fault {
     OldWorker,
     /// SIGKILL for the coordinator, which is started again a moment later.
     CoordinatorKilled,
-    /// The same at the moment of an event of the job.
+    /// The same at the moment of an event of the job, one of [`EVENTS`].
     CoordinatorKilledAt(&'static str),
     /// SIGKILL for the coordinator while another stands by, which takes over; none is started in its place.
     LeaderKilled,
@@ -48,41 +49,49 @@ pub enum Fault {
     DiskFull,
     /// The coordinator's wall clock jumps by so many seconds.
     ClockJumps(i64),
+    /// The same while the coordinator is being started again after a SIGKILL.
+    ClockJumpsAtRestart(i64),
     /// A worker's host loses packets.
     Cut(Cut),
 }
 
 impl Fault {
     /// All that there is.
-    pub const ALL: [Self; 27] = [
-        Self::WorkerKilled,
-        Self::WorkerHangs,
-        Self::WorkerPauses,
-        Self::TwoWorkersKilled,
-        Self::OutOfMemory,
-        Self::DuplicateId,
-        Self::OldWorker,
-        Self::CoordinatorKilled,
-        Self::CoordinatorKilledAt("submitted"),
-        Self::CoordinatorKilledAt("group_formed"),
-        Self::CoordinatorKilledAt("group_running"),
-        Self::CoordinatorKilledAt("checkpoint_committed"),
-        Self::CoordinatorKilledAt("succeeded"),
-        Self::LeaderKilled,
-        Self::CoordinatorHangs,
-        Self::BothKilled,
-        Self::StoreGone,
-        Self::StoreFails,
-        Self::StoreSlow,
-        Self::DiskFull,
-        Self::ClockJumps(600),
-        Self::ClockJumps(-600),
-        Self::Cut(Cut::Both),
-        Self::Cut(Cut::In),
-        Self::Cut(Cut::Out),
-        Self::Cut(Cut::Coordinator),
-        Self::Cut(Cut::Some(10)),
-    ];
+    pub fn all() -> Vec<Self> {
+        let mut all = vec![
+            Self::WorkerKilled,
+            Self::WorkerHangs,
+            Self::WorkerPauses,
+            Self::TwoWorkersKilled,
+            Self::OutOfMemory,
+            Self::DuplicateId,
+            Self::OldWorker,
+            Self::CoordinatorKilled,
+            Self::LeaderKilled,
+            Self::CoordinatorHangs,
+            Self::BothKilled,
+            Self::StoreGone,
+            Self::StoreFails,
+            Self::StoreSlow,
+            Self::DiskFull,
+            Self::ClockJumps(600),
+            Self::ClockJumps(-600),
+            Self::ClockJumpsAtRestart(600),
+            Self::ClockJumpsAtRestart(-600),
+            Self::Cut(Cut::Both),
+            Self::Cut(Cut::In),
+            Self::Cut(Cut::Out),
+            Self::Cut(Cut::Coordinator),
+            Self::Cut(Cut::Some(10)),
+        ];
+        all.extend(Self::at_every_event());
+        all
+    }
+
+    /// The coordinator is killed at each kind of event of a job's life.
+    pub fn at_every_event() -> impl Iterator<Item = Self> {
+        EVENTS.into_iter().map(Self::CoordinatorKilledAt)
+    }
 
     /// Whether it needs root and hosts of their own.
     pub fn needs_hosts(self) -> bool {
@@ -105,6 +114,7 @@ impl Fault {
         match self {
             Self::CoordinatorKilledAt(event) => format!("coordinator killed at {event}"),
             Self::ClockJumps(seconds) => format!("clock jumps by {seconds} s"),
+            Self::ClockJumpsAtRestart(seconds) => format!("clock jumps by {seconds} s at a restart"),
             Self::Cut(Cut::Both) => "partition".into(),
             Self::Cut(Cut::In) => "partition, deaf".into(),
             Self::Cut(Cut::Out) => "partition, mute".into(),
@@ -115,13 +125,13 @@ impl Fault {
         }
     }
 
-    /// Lets it happen to worker `victim`. What ends by itself has ended when this returns.
-    pub(super) async fn begin(self, stage: &mut Stage, victim: usize) -> Result<()> {
+    /// Lets it happen to a job, and worker `victim`. What ends by itself has ended when this returns.
+    pub(super) async fn begin(self, stage: &mut Stage, job: &str, victim: usize) -> Result<()> {
         match self {
             Self::WorkerKilled => stage.cluster.kill_worker(victim),
             Self::TwoWorkersKilled => {
                 stage.cluster.kill_worker(victim);
-                stage.cluster.kill_worker((victim + 1) % stage.workers());
+                stage.cluster.kill_worker((victim + 1) % WORKERS);
             }
             Self::WorkerHangs => stage.cluster.signal_worker(victim, libc::SIGSTOP)?,
             Self::WorkerPauses => {
@@ -135,7 +145,11 @@ impl Fault {
                 tokio::time::sleep(Duration::from_secs(4)).await;
             }
             Self::OldWorker => old_worker_is_refused(&stage.cluster.url()).await?,
-            Self::CoordinatorKilled | Self::CoordinatorKilledAt(_) => stage.restart_coordinator().await?,
+            Self::CoordinatorKilled => stage.restart_coordinator(0).await?,
+            Self::CoordinatorKilledAt(event) => {
+                stage.restart_coordinator(0).await?;
+                stage.let_go_on(job, event).await?;
+            }
             Self::LeaderKilled => stage.kill_leader().await?,
             Self::CoordinatorHangs => {
                 stage.cluster.signal_coordinator(libc::SIGSTOP)?;
@@ -144,7 +158,7 @@ impl Fault {
             }
             Self::BothKilled => {
                 stage.cluster.kill_worker(victim);
-                stage.restart_coordinator().await?;
+                stage.restart_coordinator(0).await?;
             }
             Self::StoreGone => {
                 stage.server.faults().add(Rule::new(StoreFault::Refuse));
@@ -155,6 +169,7 @@ impl Fault {
             Self::StoreSlow => stage.server.faults().add(Rule::new(StoreFault::Delay(Duration::from_millis(300)))),
             Self::DiskFull => stage.filler = Some(limits::fill_disk(&stage.cluster.cache_folder(victim))?),
             Self::ClockJumps(seconds) => stage.clock.set(seconds)?,
+            Self::ClockJumpsAtRestart(seconds) => stage.restart_coordinator(seconds).await?,
             Self::Cut(cut) => stage.network()?.cut(victim, cut)?,
         }
         Ok(())
@@ -164,7 +179,7 @@ impl Fault {
     pub(super) fn end(self, stage: &mut Stage, victim: usize) -> Result<()> {
         match self {
             Self::WorkerHangs => stage.cluster.signal_worker(victim, libc::SIGCONT)?,
-            Self::ClockJumps(_) => stage.clock.set(0)?,
+            Self::ClockJumps(_) | Self::ClockJumpsAtRestart(_) => stage.clock.set(0)?,
             Self::Cut(_) => stage.network()?.heal(victim)?,
             Self::DiskFull => std::fs::remove_file(stage.filler.take().context("a filled disk")?)?,
             _ => {}

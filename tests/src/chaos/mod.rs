@@ -4,6 +4,7 @@
 
 mod clock;
 mod faults;
+mod life;
 mod limits;
 mod network;
 mod report;

@@ -23,7 +23,7 @@ use crate::corpus::cappactl_ended;
 use crate::jobs::{Curve, JobSpec};
 use crate::{Cluster, Corpus, Options};
 
-const WORKERS: usize = 3;
+pub(super) const WORKERS: usize = 3;
 const BUCKET: &str = "chaos";
 const CHECKPOINT_EVERY: u64 = 25;
 /// fp32 sums in another order.
@@ -31,7 +31,7 @@ const TOLERANCE: f64 = 1e-4;
 const DETECTION: Duration = Duration::from_secs(2);
 
 /// When a job that does not go on is given up.
-const PATIENCE: Duration = Duration::from_secs(150);
+pub(super) const PATIENCE: Duration = Duration::from_secs(150);
 
 /// What is asked of a soak.
 #[derive(Debug, Clone)]
@@ -215,13 +215,13 @@ impl Stage {
         self.cluster.wait_idle(WORKERS).await?;
         let job = self.cluster.submit(spec, corpus).await?;
         match fault {
-            Fault::CoordinatorKilledAt(event) => self.wait_event(&job, event).await?,
+            Fault::CoordinatorKilledAt(event) => self.bring_about(event, &job, at, victim).await?,
             _ => _ = self.cluster.wait_step(&job, at).await?,
         }
         let before = self.cluster.job(&job).await?;
         let begun = Instant::now();
         let back = tokio::spawn(back(self.cluster.coordinators(), before, fault.breaks_the_group()));
-        fault.begin(self, victim).await.context("the fault")?;
+        fault.begin(self, &job, victim).await.context("the fault")?;
         back.await?.context("training did not go on")?;
         let seconds = begun.elapsed().as_secs_f64();
         fault.end(self, victim).context("the fault's end")?;
@@ -295,21 +295,6 @@ impl Stage {
         }
     }
 
-    /// Waits until the job's history has an event of a kind.
-    async fn wait_event(&self, job: &str, kind: &str) -> Result<()> {
-        let request = wire::WatchRequest { job_id: job.into(), after_event: 0 };
-        let mut updates = self.cluster.jobs().await?.watch(request).await?.into_inner();
-        let found = async {
-            while let Some(update) = updates.message().await? {
-                if matches!(update.update, Some(wire::job_update::Update::Event(event)) if event.kind == kind) {
-                    return Ok(());
-                }
-            }
-            bail!("the job's history ended without {kind}")
-        };
-        tokio::time::timeout(PATIENCE, found).await.with_context(|| format!("no event {kind}"))?
-    }
-
     /// Updates that were made again, by the job's history: a group that broke at a step and the next one's first.
     async fn steps_lost(&self, job: &str) -> Result<u64> {
         let (mut reached, mut lost) = (0, 0);
@@ -317,15 +302,20 @@ impl Stage {
             let number = |before| number(&event.message, before);
             match event.kind.as_str() {
                 "group_formed" => lost += reached - number("from step ").unwrap_or(reached).min(reached),
+                // Who asked for it gave the steps up.
+                "rolled_back" => reached = number("to step ").unwrap_or(reached),
+                "group_goes_back" => {}
                 _ => reached = number(" at step ").unwrap_or(reached),
             }
         }
         Ok(lost)
     }
 
-    pub(super) async fn restart_coordinator(&mut self) -> Result<()> {
+    /// SIGKILL for the coordinator; the next one's clock is so many seconds from the machine's.
+    pub(super) async fn restart_coordinator(&mut self, clock: i64) -> Result<()> {
         self.scrape().await;
         self.cluster.kill_coordinator();
+        self.clock.set(clock)?;
         tokio::time::sleep(Duration::from_millis(500)).await;
         self.cluster.start_coordinator()
     }
@@ -353,10 +343,6 @@ impl Stage {
 
     pub(super) fn network(&self) -> Result<&Network> {
         self.network.as_deref().context("needs hosts")
-    }
-
-    pub(super) fn workers(&self) -> usize {
-        WORKERS
     }
 
     pub(super) fn detection(&self) -> Duration {
