@@ -144,9 +144,13 @@ impl Cluster {
 
     /// The loss of every step so far.
     pub async fn curve(&self, id: &str) -> Result<Curve> {
+        Ok(Curve(self.points(id).await?.into_iter().map(|point| (point.step, point.loss)).collect()))
+    }
+
+    /// What every step so far came to.
+    pub async fn points(&self, id: &str) -> Result<Vec<wire::StepMetrics>> {
         let request = wire::CurveRequest { job_id: id.into(), from_step: 0 };
-        let points = self.jobs().await?.curve(request).await?.into_inner().points;
-        Ok(Curve(points.into_iter().map(|point| (point.step, point.loss)).collect()))
+        Ok(self.jobs().await?.curve(request).await?.into_inner().points)
     }
 
     /// What happened to the job, by kind.

@@ -26,6 +26,16 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// Steps that are done before a worker is killed, and after.
 const STEPS_AROUND: u64 = 10;
 
+/// Updates between checkpoints where their cost is measured, and checkpoints of such a run.
+const CHECKPOINT_EVERY: u64 = 100;
+const CHECKPOINTS: u64 = 5;
+/// What a checkpoint may cost: seconds for which training stands still, and the share of the run's time in all.
+const STALL: f64 = 0.05;
+const OVERHEAD: f64 = 0.01;
+/// Updates from a checkpoint on within which it is written, and updates before and after those that show what one takes without.
+const WRITING: u64 = 30;
+const BESIDE: u64 = 30;
+
 type Jobs = JobsClient<tonic::transport::Channel>;
 
 #[tokio::main]
@@ -33,7 +43,8 @@ async fn main() -> Result<()> {
     let corpus = Corpus::new(400)?;
     submit_to_first_step(&corpus).await?;
     recovery(&corpus, Fault::Killed).await?;
-    recovery(&corpus, Fault::Hung).await
+    recovery(&corpus, Fault::Hung).await?;
+    checkpoints(&corpus).await
 }
 
 /// More steps than any measurement waits for.
@@ -109,6 +120,44 @@ async fn recovery(corpus: &Corpus, fault: Fault) -> Result<()> {
     Ok(())
 }
 
+/// How long training of two workers stands still for a checkpoint, and what a checkpoint at every hundredth update costs in all: what the
+/// updates during which it is written take longer than as many beside them.
+async fn checkpoints(corpus: &Corpus) -> Result<()> {
+    let cluster = Cluster::start(Options { workers: 2, ..Options::default() })?;
+    let steps = CHECKPOINT_EVERY * CHECKPOINTS + WRITING + BESIDE;
+    let spec = JobSpec { steps, checkpoint_every: CHECKPOINT_EVERY, ..spec((2, 2)) };
+    let (mut stalls, mut overheads, mut seconds) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..SAMPLES {
+        cluster.wait_idle(2).await?;
+        let id = cluster.submit(&spec, corpus).await?;
+        cluster.wait_state(&id, wire::JobState::Succeeded).await?;
+        let points = cluster.points(&id).await?;
+        let took = |first: u64, last: u64| -> f64 {
+            points.iter().filter(|point| (first..last).contains(&point.step)).map(|point| point.seconds).sum()
+        };
+        let at = (1..=CHECKPOINTS).map(|number| number * CHECKPOINT_EVERY);
+        stalls.extend(
+            points
+                .iter()
+                .filter(|point| at.clone().any(|at| at == point.step))
+                .map(|point| point.checkpoint_stall_seconds),
+        );
+        let beside =
+            |at: u64| (took(at - BESIDE, at) + took(at + WRITING, at + WRITING + BESIDE)) / (2 * BESIDE) as f64;
+        let longer: f64 = at.clone().map(|at| took(at, at + WRITING) - beside(at) * WRITING as f64).sum();
+        let all = took(CHECKPOINT_EVERY, CHECKPOINT_EVERY * (CHECKPOINTS + 1));
+        overheads.push(longer / all);
+        seconds.push(all / (points.len() as u64 - CHECKPOINT_EVERY) as f64);
+    }
+    ensure!(stalls.len() as u64 == CHECKPOINTS * SAMPLES as u64, "{} checkpoints", stalls.len());
+    let worst = stalls.iter().copied().fold(0.0, f64::max);
+    print("stall of a checkpoint, median", median(&stalls), STALL, "s", &stalls);
+    print("stall of a checkpoint, worst", worst, STALL, "s", &stalls);
+    print("checkpoints at every 100th update, share of the time, median", median(&overheads), OVERHEAD, "", &overheads);
+    print("an update meanwhile", median(&seconds), None, "s", &seconds);
+    Ok(())
+}
+
 /// Steps that the loss curve lacks, up to its last one.
 async fn missing_steps(cluster: &Cluster, id: &str) -> Result<u64> {
     let steps = cluster.curve(id).await?.0;
@@ -140,8 +189,8 @@ fn median(samples: &[f64]) -> f64 {
     sorted[sorted.len() / 2]
 }
 
-fn print(name: &str, ours: f64, limit: f64, unit: &str, samples: &[f64]) {
-    let round = |value: f64| (value * 1e3).round() / 1e3;
+fn print(name: &str, ours: f64, limit: impl Into<Option<f64>>, unit: &str, samples: &[f64]) {
+    let round = |value: f64| (value * 1e4).round() / 1e4;
     let samples: Vec<f64> = samples.iter().copied().map(round).collect();
-    println!("{}", json!({"name": name, "ours": round(ours), "limit": limit, "unit": unit, "samples": samples}));
+    println!("{}", json!({"name": name, "ours": round(ours), "limit": limit.into(), "unit": unit, "samples": samples}));
 }
