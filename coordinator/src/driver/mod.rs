@@ -341,7 +341,7 @@ async fn patiently<T>(append: impl Future<Output = T>) -> T {
             Ok(appended) => return appended,
             Err(_) => tracing::warn!(
                 seconds = begun.elapsed().as_secs(),
-                "the event log waits for its store: check the store, the network and this machine's clock"
+                "the event log waits for its store: check the store and the network"
             ),
         }
     }

@@ -2,6 +2,7 @@
 //! snapshots, so that a start reads the jobs as they are and not everything that ever happened.
 
 mod backup;
+mod clock;
 mod format;
 mod snapshot;
 mod tail;
@@ -19,6 +20,7 @@ use tokio::sync::watch;
 
 pub use backup::BackupError;
 pub(crate) use backup::{Restored, back_up, restore};
+use clock::RowClock;
 pub(crate) use format::FORMAT;
 pub(crate) use snapshot::{SavedJob, Snapshot};
 pub(crate) use tail::{News, Tail};
@@ -248,7 +250,9 @@ impl EventLog {
 async fn open(store: &Location) -> Result<Db, LogError> {
     // Every append is flushed by hand, so that it takes one write's time and no timer's.
     let settings = Settings { flush_interval: None, ..Settings::default() };
-    Ok(Db::builder(path(store), Arc::clone(&store.store)).with_settings(settings).build().await?)
+    let clock = Arc::new(RowClock::going_on(store).await?);
+    let builder = Db::builder(path(store), Arc::clone(&store.store));
+    Ok(builder.with_settings(settings).with_system_clock(clock).build().await?)
 }
 
 /// How many rows are read, one after the other: thousands by a request, for in a cloud each takes tens of milliseconds.
