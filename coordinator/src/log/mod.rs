@@ -248,9 +248,10 @@ impl EventLog {
 }
 
 async fn open(store: &Location) -> Result<Db, LogError> {
-    // Every append is flushed by hand, so that it takes one write's time and no timer's.
-    let settings = Settings { flush_interval: None, ..Settings::default() };
     let clock = Arc::new(RowClock::going_on(store).await?);
+    let garbage_collector_options = Some(clock.garbage_collection());
+    // Every append is flushed by hand, so that it takes one write's time and no timer's.
+    let settings = Settings { flush_interval: None, garbage_collector_options, ..Settings::default() };
     let builder = Db::builder(path(store), Arc::clone(&store.store));
     Ok(builder.with_settings(settings).with_system_clock(clock).build().await?)
 }

@@ -25,7 +25,7 @@ pub(crate) fn page(view: &View, curves: &Curves, request: &proto::ListRequest) -
     let state = view.core.state();
     let after = match request.page_token.as_str() {
         "" => None,
-        token => Some(state.job(&JobId::from(token.to_owned()))?),
+        token => Some(state.job(&JobId::from(token))?),
     };
     let size = match request.page_size as usize {
         0 => PAGE,
