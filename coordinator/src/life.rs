@@ -1,6 +1,8 @@
 //! The life of a coordinator: it follows, it leads, it ends. The way to its loop, the open calls and the curves stay the same
-//! when it comes to lead; who has led does not follow again, but ends: what it believes may be out of date in every part.
+//! when it comes to lead; who has led does not follow again, but ends: what it believes may be out of date in every part. Only as long as
+//! it can't know whether it still leads it stands aside.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use cappa_core::{Command, Core, JobId};
@@ -11,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::curves::Curves;
 use crate::driver::{Driver, Followed, Follower, Known, Mailbox, Reconciler, Recovered, Rules, recover};
-use crate::leadership::{Candidate, Held, Leader, Role};
+use crate::leadership::{Candidate, Held, Leader, Renewals, Role};
 use crate::log::{EventLog, LogError, Tail};
 use crate::metrics::Durations;
 use crate::server::{Shared, abandoned};
@@ -137,19 +139,49 @@ impl Life {
         let told = Command::LeaderChanged { leader: lease.leader().at.grpc.clone(), reason };
         // It is the first that the loop hears; nobody else can tell it anything so far.
         let _ = handle.tell(told).await;
+        let sessions = self.sessions.clone();
         let reconciler = Reconciler::new(self.sessions, curves, self.limits, handle, tasks, stop);
-        let driver = Driver::new(recovered, self.mailbox, reconciler, Durations::new(metrics));
+        let (sure, is_sure) = watch::channel(true);
+        let driver = Driver::new(recovered, self.mailbox, reconciler, Durations::new(metrics), is_sure);
         let here = lease.leader().clone();
         tracing::info!(term = here.term, at = here.at.grpc, after = after.map(|after| after.as_secs_f64()), "leads");
-        self.roles.send_replace(Role::Leads { here, after });
+        let leads = Role::Leads { here, after };
+        self.roles.send_replace(leads.clone());
+        let renewals = lease.renewals();
         let ended = tokio::select! {
             ended = driver.run(self.stop) => ended,
             () = lease.lost() => return Err(LogError::Fenced),
+            never = step_aside(renewals, &self.roles, &leads, &sessions, &sure) => match never {},
         };
         if !matches!(ended, Err(LogError::Fenced)) {
             lease.release().await;
         }
         ended
+    }
+}
+
+/// As long as the store is out of reach another coordinator may lead, without this one's hearing of it: workers and clients are to look for
+/// it. If there is none they come back, once the lease is renewed, and nobody is taken for lost until then.
+async fn step_aside(
+    mut renewals: Renewals,
+    roles: &watch::Sender<Role>,
+    leads: &Role,
+    sessions: &Sessions,
+    sure: &watch::Sender<bool>,
+) -> Infallible {
+    loop {
+        let seconds = renewals.doubted().await.as_secs_f64();
+        tracing::warn!(
+            seconds,
+            "the lease was not renewed for long: workers and clients are sent to look for another coordinator"
+        );
+        sure.send_replace(false);
+        roles.send_replace(Role::Follows { leader: None });
+        sessions.close_all();
+        renewals.next().await;
+        tracing::info!("the lease is renewed, and no other coordinator has led");
+        sure.send_replace(true);
+        roles.send_replace(leads.clone());
     }
 }
 

@@ -16,7 +16,9 @@ use cappa_proto::{
     LogsRequest, QueueRequest, SubmitRequest, WatchRequest, job_update,
 };
 use cappa_shared::coordinators::LEADER_HEADER;
+use cappa_test_stores::S3Server;
 use rustix::process::{Pid, Signal, kill_process};
+use support::line::Line;
 use support::{FakeWorker, Fixture, PATIENCE, http};
 use tonic::transport::Channel;
 
@@ -40,10 +42,20 @@ impl Drop for Server {
 
 impl Server {
     async fn start(fixture: &Fixture, name: &str) -> Self {
+        Self::start_over(fixture, name, fixture.folder.path().join("store").to_str().unwrap(), []).await
+    }
+
+    /// Over a store that it finds with this environment.
+    async fn start_over<const N: usize>(
+        fixture: &Fixture,
+        name: &str,
+        store: &str,
+        environment: [(&str, String); N],
+    ) -> Self {
         let folder = fixture.folder.path();
-        let (store, file) = (folder.join("store"), folder.join(format!("{name}.json")));
+        let file = folder.join(format!("{name}.json"));
         let mut command = Command::new(env!("CARGO_BIN_EXE_cappa-coordinator"));
-        command.arg("--store").arg(store).args(["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"]);
+        command.envs(environment).arg("--store").arg(store).args(["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"]);
         let log = std::fs::File::create(folder.join(format!("{name}.log"))).unwrap();
         command.arg("--address-file").arg(&file).stdout(Stdio::null()).stderr(log);
         let child = command.spawn().unwrap();
@@ -419,4 +431,58 @@ async fn a_follower_that_is_too_old_for_the_leaders_log_ends_and_leaves_it_alone
         Err(LogError::Format { found: 9, written_by }) => assert_eq!(written_by, "7.1.0"),
         other => panic!("{other:?}"),
     }
+}
+
+#[tokio::test]
+async fn a_leader_without_its_store_sends_its_workers_to_the_successor() {
+    let (fixture, server) = (Fixture::new(), S3Server::start(&["state"]));
+    let line = Line::to(server.endpoint().trim_start_matches("http://").parse().unwrap()).await;
+    let mut through_line = server.environment();
+    through_line[0].1 = line.url();
+    let mut first = Server::start_over(&fixture, "first", "s3://state/here", through_line).await;
+    let second = Server::start_over(&fixture, "second", "s3://state/here", server.environment()).await;
+    let mut a = FakeWorker::connect(&first.url(), "worker-a").await;
+    let mut b = FakeWorker::connect(&first.url(), "worker-b").await;
+    let id = first.submit(&fixture.spec("demo", "2")).await.unwrap();
+    let (form_a, form_b) = (a.form().await, b.form().await);
+    first.until(&id, JobState::Running).await;
+
+    line.cut();
+    let took = second.until_it_leads().await;
+    assert!(took < TAKEOVER, "{took:?}");
+    a.ended().await;
+    b.ended().await;
+    assert!(!first.leads().await, "it says that it can't know");
+    let (mut a, mut b) = (a.reconnect(&second.url()).await, b.reconnect(&second.url()).await);
+    assert_eq!((a.hears(Duration::from_millis(500)).await, b.hears(Duration::from_millis(10)).await), (None, None));
+    a.complete(&form_a).await;
+    b.complete(&form_b).await;
+    let job = second.until(&id, JobState::Succeeded).await;
+    assert_eq!((job.generation, job.recoveries), (1, 0));
+    line.mend();
+    assert!(!first.ended().await, "it ends once it hears of its successor");
+}
+
+#[tokio::test]
+async fn a_lone_leader_whose_store_comes_back_gets_its_workers_back_and_disturbs_none() {
+    let (fixture, server) = (Fixture::new(), S3Server::start(&["state"]));
+    let line = Line::to(server.endpoint().trim_start_matches("http://").parse().unwrap()).await;
+    let mut through_line = server.environment();
+    through_line[0].1 = line.url();
+    let only = Server::start_over(&fixture, "only", "s3://state/here", through_line).await;
+    let mut a = FakeWorker::connect(&only.url(), "worker-a").await;
+    let id = only.submit(&fixture.spec("demo", "1")).await.unwrap();
+    let form = a.form().await;
+    only.until(&id, JobState::Running).await;
+    line.cut();
+    a.ended().await;
+    line.mend();
+    only.until_it_leads().await;
+    // For longer than the detection time, but not than the grace period.
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    let mut a = a.reconnect(&only.url()).await;
+    assert_eq!(a.hears(Duration::from_millis(500)).await, None);
+    a.complete(&form).await;
+    let job = only.until(&id, JobState::Succeeded).await;
+    assert_eq!((job.generation, job.recoveries), (1, 0));
 }

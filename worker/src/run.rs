@@ -158,7 +158,8 @@ async fn serve(args: RunArgs, backend: Backend, files: u64) -> Result<()> {
     let _ = tokio::time::timeout(Duration::from_secs(1), http).await;
     if !drained {
         bail!(
-            "the group did not end its step within {} s; what was not checkpointed is with the other members",
+            "the group did not end its step and save it within {} s; what was not checkpointed is with the other members, or lost \
+             where there are none: look after the store, or raise --grace-seconds",
             args.grace_seconds
         );
     }

@@ -200,6 +200,11 @@ impl Core {
         Ok(records)
     }
 
+    /// Takes nobody's silence until now for a sign, nor the end of a stream: they could not be heard.
+    pub fn wake(&mut self, now: Time) {
+        self.apply(&Event::Observation(Observation { at: now, seen: Seen::Woke }));
+    }
+
     /// Does what time and the present state call for, until there is nothing left.
     pub fn review(&mut self, now: Time) -> Vec<Record> {
         self.review_up_to(now, usize::MAX).0

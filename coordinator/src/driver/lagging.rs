@@ -7,6 +7,7 @@ use cappa_core::{
 };
 use cappa_shared::storage::AllowList;
 use cappa_wire::Limits;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -38,7 +39,8 @@ async fn driver(folder: &tempfile::TempDir, handle: &Handle, mailbox: Mailbox) -
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     let (sessions, curves) = (Sessions::default(), Curves::default());
     let reconciler = Reconciler::new(sessions, curves, limits, handle.clone(), tasks, stop);
-    Driver::new(recover(log, recalled, None, rules), mailbox, reconciler, Durations::new(Metrics::new()))
+    let (recovered, durations) = (recover(log, recalled, None, rules), Durations::new(Metrics::new()));
+    Driver::new(recovered, mailbox, reconciler, durations, watch::channel(true).1)
 }
 
 fn said_by(worker: &str, report: Report) -> Command {

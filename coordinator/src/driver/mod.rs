@@ -20,6 +20,7 @@ use std::fmt::{self, Write as _};
 use std::time::{Duration, Instant};
 
 use cappa_core::{Command, Core, JobId, Plan, Policy, Reason, Record, Refusal, Report, State, Time, WorkerReport};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::field;
 
@@ -84,6 +85,10 @@ pub(crate) struct Driver {
     durations: Durations,
     looks: Looks,
     mailbox: Mailbox,
+    /// Whether nobody else can lead.
+    is_sure: watch::Receiver<bool>,
+    /// Whether that was so at the last turn.
+    was_sure: bool,
 }
 
 /// The state as the log tells it.
@@ -175,10 +180,17 @@ impl Recovered {
 
 impl Driver {
     /// The loop over a recovered state.
-    pub(crate) fn new(recovered: Recovered, mailbox: Mailbox, reconciler: Reconciler, durations: Durations) -> Self {
+    pub(crate) fn new(
+        recovered: Recovered,
+        mailbox: Mailbox,
+        reconciler: Reconciler,
+        durations: Durations,
+        is_sure: watch::Receiver<bool>,
+    ) -> Self {
         let Recovered { view, log, condenser } = recovered;
         mailbox.changes.tell_all();
-        Self { view, log, condenser, reconciler, durations, looks: Looks::default(), mailbox }
+        let looks = Looks::default();
+        Self { view, log, condenser, reconciler, durations, looks, mailbox, is_sure, was_sure: true }
     }
 
     /// Runs until it is cancelled or the log fails.
@@ -204,7 +216,7 @@ impl Driver {
     }
 
     async fn turn(&mut self, batch: &mut Batch) -> Result<(), LogError> {
-        let lags = self.lags_behind(batch);
+        let may_judge = self.is_sure_again_or_still() && !self.lags_behind(batch);
         // All that the last turn decided is durable: who reads need not wait for what this one decides.
         self.answer(batch);
         let mut records: Vec<Record> = Vec::new();
@@ -217,7 +229,7 @@ impl Driver {
             // Who tells does not wait for an answer, and a refusal was noted.
             records.extend(self.perform(&command).unwrap_or_default());
         }
-        let is_due = self.looks.is_due() && !lags;
+        let is_due = self.looks.is_due() && may_judge;
         let begun = Instant::now();
         let is_all = !is_due || self.review(&mut records);
         let reviewed = begun.elapsed();
@@ -239,6 +251,17 @@ impl Driver {
             }
         }
         Ok(())
+    }
+
+    /// Whether nobody else can lead. Where that was not so at the last turn workers have been sent away: they have to come back before
+    /// any is missed.
+    fn is_sure_again_or_still(&mut self) -> bool {
+        let is_sure = *self.is_sure.borrow();
+        if is_sure && !self.was_sure {
+            self.view.core.wake(self.view.now());
+        }
+        self.was_sure = is_sure;
+        is_sure
     }
 
     /// Whether workers have said so much that is not heard yet that whoever seems silent may not be. After half of the

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use cappa_shared::storage::{Location, StorageError};
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -20,6 +21,10 @@ const FOLDER: &str = "coordinator/lease";
 /// A holder renews so many times before others may think that it is gone.
 const RENEWALS: u32 = 3;
 
+/// So long after its newest renewal a holder that can't renew it, which is some expiries, takes it that another leads. Shorter leases
+/// than most are late whenever a disk is.
+const DOUBTED: Duration = Duration::from_secs(5);
+
 /// A lease in the hands of this process.
 #[derive(Debug)]
 pub(crate) struct Lease {
@@ -27,13 +32,14 @@ pub(crate) struct Lease {
     term: u64,
     content: Content,
     expiry: Duration,
-    renewed: Instant,
+    renewed: watch::Sender<Instant>,
 }
 
 /// A lease that is renewed in a task of its own, however long its holder is busy. Dropping it leaves it to lapse.
 #[derive(Debug)]
 pub(crate) struct Held {
     leader: Leader,
+    renewals: Renewals,
     keeping: JoinHandle<Lease>,
     stop: DropGuard,
 }
@@ -42,6 +48,11 @@ impl Held {
     /// Its holder.
     pub(crate) fn leader(&self) -> &Leader {
         &self.leader
+    }
+
+    /// When it is renewed.
+    pub(crate) fn renewals(&self) -> Renewals {
+        self.renewals.clone()
     }
 
     /// Waits until another has taken it; then it can't be released.
@@ -54,6 +65,34 @@ impl Held {
         let Self { keeping, stop, .. } = self;
         drop(stop);
         joined(keeping.await).release().await;
+    }
+}
+
+/// The renewals of a lease, as its holder makes them.
+#[derive(Debug, Clone)]
+pub(crate) struct Renewals {
+    newest: watch::Receiver<Instant>,
+    patience: Duration,
+}
+
+impl Renewals {
+    /// Waits until the newest is so long ago that others may well have taken the lease; gives how long.
+    pub(crate) async fn doubted(&mut self) -> Duration {
+        loop {
+            let newest = *self.newest.borrow_and_update();
+            tokio::time::sleep_until(newest + self.patience).await;
+            if *self.newest.borrow() == newest {
+                return newest.elapsed();
+            }
+        }
+    }
+
+    /// Waits for the next one.
+    pub(crate) async fn next(&mut self) {
+        if self.newest.changed().await.is_err() {
+            // There is none any more: whoever waits for the lease's end hears of it.
+            std::future::pending::<()>().await;
+        }
     }
 }
 
@@ -108,7 +147,7 @@ impl Lease {
         let version = env!("CARGO_PKG_VERSION").to_owned();
         let Addresses { grpc, http } = here;
         let content = Content { grpc, http, version, format: FORMAT, renewals: 0, released: false };
-        let renewed = Instant::now();
+        let renewed = watch::Sender::new(Instant::now());
         match store.put_if_absent(&path(term), json(&content)).await {
             Ok(()) => {}
             Err(StorageError::AlreadyExists { .. }) => return Ok(None),
@@ -127,6 +166,7 @@ impl Lease {
         let leader = Leader::new(addresses, self.term);
         let stop = CancellationToken::new();
         let (stopped, limit) = (stop.clone(), self.expiry);
+        let renewals = Renewals { newest: self.renewed.subscribe(), patience: DOUBTED.max(self.expiry * 2) };
         let keeping = tokio::spawn(async move {
             // A renewal that hangs keeps nobody for longer than the lease would take to lapse.
             let hangs = async {
@@ -140,7 +180,7 @@ impl Lease {
             }
             self
         });
-        Held { leader, keeping, stop: stop.drop_guard() }
+        Held { leader, renewals, keeping, stop: stop.drop_guard() }
     }
 
     /// Renews it until that is stopped or somebody has taken it. A renewal that is under way is not broken off: it could still
@@ -149,15 +189,13 @@ impl Lease {
     async fn keep(&mut self, stopped: &CancellationToken) {
         stopped.run_until_cancelled(self.clear_away()).await;
         while stopped.run_until_cancelled(tokio::time::sleep(self.expiry / RENEWALS)).await.is_some() {
-            let was_late = self.renewed.elapsed() > self.expiry;
-            if was_late && self.is_lost().await {
-                tracing::warn!(term = self.term, "another coordinator has taken the lease");
-                return;
-            }
-            let begun = Instant::now();
-            self.content.renewals += 1;
-            match self.store.put(&path(self.term), json(&self.content)).await {
-                Ok(()) => self.renewed = begun,
+            let was_late = self.renewed.borrow().elapsed() > self.expiry;
+            match self.renew(was_late).await {
+                Ok(true) => {}
+                Ok(false) => {
+                    tracing::warn!(term = self.term, "another coordinator has taken the lease");
+                    return;
+                }
                 Err(error) => {
                     tracing::warn!(error = &error as &dyn std::error::Error, "the lease can't be renewed; tried again");
                 }
@@ -165,8 +203,16 @@ impl Lease {
         }
     }
 
-    async fn is_lost(&self) -> bool {
-        newest(&self.store).await.is_ok_and(|newest| newest.is_some_and(|newest| newest > self.term))
+    /// False when another has taken it, which is looked after if this is late.
+    async fn renew(&mut self, is_late: bool) -> Result<bool, StorageError> {
+        if is_late && newest(&self.store).await?.is_some_and(|newest| newest > self.term) {
+            return Ok(false);
+        }
+        let begun = Instant::now();
+        self.content.renewals += 1;
+        self.store.put(&path(self.term), json(&self.content)).await?;
+        self.renewed.send_replace(begun);
+        Ok(true)
     }
 
     async fn release(mut self) {

@@ -13,7 +13,7 @@ use tonic::codegen::http::HeaderValue;
 
 pub(crate) use candidate::Candidate;
 pub(crate) use forward::ToLeader;
-pub(crate) use lease::Held;
+pub(crate) use lease::{Held, Renewals};
 pub(crate) use redirect::RedirectLayer;
 
 /// Where a coordinator is reached.

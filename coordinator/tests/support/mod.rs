@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test file uses its share")]
 #![allow(unreachable_pub, clippy::unwrap_used, reason = "code of tests")]
 
+pub mod line;
 pub mod shards;
 mod worker;
 
