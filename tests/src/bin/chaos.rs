@@ -57,6 +57,7 @@ async fn soak(args: &Args) -> Result<i32> {
         rounds: usize::MAX,
         steps: args.steps,
         take_over: Duration::from_secs(5),
+        recovery: Duration::from_secs(3),
         hosts: args.inside.clone(),
     };
     let mut asked = signal(SignalKind::terminate())?;

@@ -145,9 +145,9 @@ async fn checkpoints(corpus: &Corpus) -> Result<()> {
         let beside =
             |at: u64| (took(at - BESIDE, at) + took(at + WRITING, at + WRITING + BESIDE)) / (2 * BESIDE) as f64;
         let longer: f64 = at.clone().map(|at| took(at, at + WRITING) - beside(at) * WRITING as f64).sum();
-        let all = took(CHECKPOINT_EVERY, CHECKPOINT_EVERY * (CHECKPOINTS + 1));
-        overheads.push(longer / all);
-        seconds.push(all / (points.len() as u64 - CHECKPOINT_EVERY) as f64);
+        let all = took(CHECKPOINT_EVERY, CHECKPOINT_EVERY * CHECKPOINTS);
+        overheads.push(longer / CHECKPOINTS as f64 / (all / (CHECKPOINTS - 1) as f64));
+        seconds.push(all / (CHECKPOINT_EVERY * (CHECKPOINTS - 1)) as f64);
     }
     ensure!(stalls.len() as u64 == CHECKPOINTS * SAMPLES as u64, "{} checkpoints", stalls.len());
     let worst = stalls.iter().copied().fold(0.0, f64::max);

@@ -88,7 +88,7 @@ impl Fault {
         all
     }
 
-    /// The coordinator is killed at each kind of event of a job's life.
+    /// The coordinator is killed at each kind of event that a job's life has mostly, and at those that people bring about.
     pub fn at_every_event() -> impl Iterator<Item = Self> {
         EVENTS.into_iter().map(Self::CoordinatorKilledAt)
     }
@@ -106,6 +106,16 @@ impl Fault {
             }
             Self::Cut(cut) => matches!(cut, Cut::Both | Cut::In | Cut::Out),
             _ => false,
+        }
+    }
+
+    /// Until when the next step must be there, given the detection time and what a recovery may take from then on; nothing for faults
+    /// that take as long as they are told to, or are none of a worker's.
+    pub(super) fn budget(self, detection: Duration, recovery: Duration) -> Option<Duration> {
+        match self {
+            Self::WorkerKilled | Self::TwoWorkersKilled => Some(recovery),
+            Self::WorkerHangs => Some(detection + recovery),
+            _ => None,
         }
     }
 

@@ -1,13 +1,15 @@
-//! A job's life: the kinds of its events, and what brings each about.
+//! A job's life: kinds of its events, and what brings each about.
 
-use anyhow::{Context as _, Result, bail};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
 use cappa_proto as wire;
 use wire::JobState;
 
 use super::soak::{PATIENCE, Stage};
 
-/// The kinds of events at each of which the coordinator is killed.
-pub(super) const EVENTS: [&str; 14] = [
+/// The kinds of events at each of which the coordinator is killed: those of a job that ends well, on its own workers.
+pub(super) const EVENTS: [&str; 17] = [
     "submitted",
     "group_formed",
     "group_running",
@@ -19,13 +21,17 @@ pub(super) const EVENTS: [&str; 14] = [
     "resumed",
     "checkpoint_committed",
     "checkpoint_pinned",
+    "checkpoint_unpinned",
     "checkpoint_retired",
     "rolled_back",
+    "group_goes_back",
+    "branch_abandoned",
     "succeeded",
 ];
 
 impl Stage {
-    /// Waits for an event of the job; what does not come by itself is brought about once `at` updates are made.
+    /// Waits for an event of the job; what does not come by itself is brought about once `at` updates are made, or the first
+    /// checkpoint.
     pub(super) async fn bring_about(&mut self, event: &str, job: &str, at: u64, victim: usize) -> Result<()> {
         let change = || wire::ChangeRequest { job_id: job.into(), reason: "chaos".into() };
         match event {
@@ -50,13 +56,21 @@ impl Stage {
                     self.cluster.jobs().await?.resume(change()).await?;
                 }
             }
-            "checkpoint_pinned" => {
+            "checkpoint_pinned" | "checkpoint_unpinned" => {
                 let request = self.first_checkpoint(job).await?;
-                self.cluster.jobs().await?.pin_checkpoint(request).await?;
+                self.cluster.jobs().await?.pin_checkpoint(request.clone()).await?;
+                if event == "checkpoint_unpinned" {
+                    self.cluster.jobs().await?.unpin_checkpoint(request).await?;
+                }
             }
-            "rolled_back" => {
+            "rolled_back" | "group_goes_back" | "branch_abandoned" => {
                 let request = self.first_checkpoint(job).await?;
-                self.cluster.jobs().await?.rollback(request).await?;
+                let begun = Instant::now();
+                // Refused as long as a checkpoint is being committed.
+                while let Err(refused) = self.cluster.jobs().await?.rollback(request.clone()).await {
+                    ensure!(begun.elapsed() < PATIENCE, "no way back: {refused}");
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
             }
             _ => {}
         }

@@ -91,6 +91,17 @@ impl Report {
         }
     }
 
+    /// How many rounds there were.
+    pub fn rounds(&self) -> usize {
+        self.kinds.values().map(|kind| kind.seconds.len() + kind.failures.len()).sum()
+    }
+
+    /// The phases of recoveries that were measured.
+    pub fn phases(&self) -> impl Iterator<Item = &str> {
+        let measured = self.phases.iter().filter(|(_, buckets)| buckets.last().is_some_and(|&(_, count)| count > 0));
+        measured.map(|(name, _)| name.as_str())
+    }
+
     /// What went wrong, with the kind of fault before it.
     pub fn failures(&self) -> Vec<String> {
         let of_kind = |(name, kind): (&String, &Kind)| {

@@ -48,6 +48,8 @@ pub struct Settings {
     pub steps: u64,
     /// A take-over from a leader that was killed takes so long at most.
     pub take_over: Duration,
+    /// Until the next step after workers were killed it takes so long at most; after one hangs, the detection time more.
+    pub recovery: Duration,
     /// Prefix of the namespaces, if every process is to have a host of its own ([`Network::run_inside`]).
     pub hosts: Option<String>,
 }
@@ -61,6 +63,7 @@ pub(super) struct Stage {
     network: Option<Arc<Network>>,
     starved: Option<Starved>,
     take_over: Duration,
+    recovery: Duration,
     report: Report,
     /// Of the round.
     losses: Losses,
@@ -187,6 +190,7 @@ impl Stage {
             network,
             starved: None,
             take_over: settings.take_over,
+            recovery: settings.recovery,
             report: Report::default(),
             losses: Losses::default(),
         };
@@ -234,6 +238,16 @@ impl Stage {
         ensure!(worst <= TOLERANCE, "the loss of step {step} is {worst:.1e} beside the undisturbed one");
         self.losses = self.lost(&job, expected.used).await?;
         ensure!(self.losses.is_none(), "{}", self.losses);
+        if let Fault::CoordinatorKilledAt(event) = fault {
+            let events = self.cluster.events(&job).await?;
+            ensure!(events.iter().any(|known| known.kind == event), "{event} was forgotten: {events:?}");
+        }
+        if let Some(budget) = fault.budget(DETECTION, self.recovery) {
+            ensure!(
+                seconds <= budget.as_secs_f64(),
+                "the next step came after {seconds:.2} s, later than in {budget:?}"
+            );
+        }
         self.account(&["audit", &job])?;
         self.account(&["checkpoints", "verify", &job])?;
         let last = self.cluster.job(&job).await?.last_checkpoint_step;
@@ -304,7 +318,6 @@ impl Stage {
                 "group_formed" => lost += reached - number("from step ").unwrap_or(reached).min(reached),
                 // Who asked for it gave the steps up.
                 "rolled_back" => reached = number("to step ").unwrap_or(reached),
-                "group_goes_back" => {}
                 _ => reached = number(" at step ").unwrap_or(reached),
             }
         }
