@@ -12,6 +12,7 @@ use chrono::{DateTime, Utc};
 use futures::TryStreamExt as _;
 use slatedb::WalReader;
 use slatedb::admin::Admin;
+use slatedb::compactor::Compaction;
 use slatedb::config::GarbageCollectorOptions;
 use slatedb_common::clock::{SystemClock, SystemClockTicker};
 use tokio::time::Instant;
@@ -77,7 +78,7 @@ async fn newest(store: &Location) -> Result<Option<DateTime<Utc>>, LogError> {
     let wal = newest_in_wal(store, manifest.replay_after_wal_id()).await?;
     let compactions = admin.read_compactions(None).await?;
     let tables = manifest.all_sst_views().flat_map(|table| [table.id, table.sst.id.value()]);
-    let compactions = compactions.iter().flat_map(|all| all.recent_compactions().map(|one| one.id()));
+    let compactions = compactions.iter().flat_map(|all| all.recent_compactions().map(Compaction::id));
     let ids = tables.chain(manifest.last_compacted_l0_sst_view_id()).chain(compactions);
     let made = ids.map(|id| i64::try_from(id.timestamp_ms()).expect("48 bits"));
     let newest = made.chain(wal).chain([manifest.last_l0_clock_tick()]).max();
