@@ -436,10 +436,8 @@ async fn a_follower_that_is_too_old_for_the_leaders_log_ends_and_leaves_it_alone
 #[tokio::test]
 async fn a_leader_without_its_store_sends_its_workers_to_the_successor() {
     let (fixture, server) = (Fixture::new(), S3Server::start(&["state"]));
-    let line = Line::to(server.endpoint().trim_start_matches("http://").parse().unwrap()).await;
-    let mut through_line = server.environment();
-    through_line[0].1 = line.url();
-    let mut first = Server::start_over(&fixture, "first", "s3://state/here", through_line).await;
+    let line = Line::to(&server).await;
+    let mut first = Server::start_over(&fixture, "first", "s3://state/here", line.environment(&server)).await;
     let second = Server::start_over(&fixture, "second", "s3://state/here", server.environment()).await;
     let mut a = FakeWorker::connect(&first.url(), "worker-a").await;
     let mut b = FakeWorker::connect(&first.url(), "worker-b").await;
@@ -466,10 +464,8 @@ async fn a_leader_without_its_store_sends_its_workers_to_the_successor() {
 #[tokio::test]
 async fn a_lone_leader_whose_store_comes_back_gets_its_workers_back_and_disturbs_none() {
     let (fixture, server) = (Fixture::new(), S3Server::start(&["state"]));
-    let line = Line::to(server.endpoint().trim_start_matches("http://").parse().unwrap()).await;
-    let mut through_line = server.environment();
-    through_line[0].1 = line.url();
-    let only = Server::start_over(&fixture, "only", "s3://state/here", through_line).await;
+    let line = Line::to(&server).await;
+    let only = Server::start_over(&fixture, "only", "s3://state/here", line.environment(&server)).await;
     let mut a = FakeWorker::connect(&only.url(), "worker-a").await;
     let id = only.submit(&fixture.spec("demo", "1")).await.unwrap();
     let form = a.form().await;

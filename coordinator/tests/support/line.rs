@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use cappa_test_stores::S3Server;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
@@ -12,7 +13,8 @@ pub struct Line {
 }
 
 impl Line {
-    pub async fn to(server: SocketAddr) -> Self {
+    pub async fn to(server: &S3Server) -> Self {
+        let server = server.endpoint().trim_start_matches("http://").parse().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (is_cut, cut) = watch::channel(false);
@@ -24,8 +26,12 @@ impl Line {
         Self { address, is_cut }
     }
 
-    pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+    /// What a process needs in its environment to reach the server by this line alone.
+    pub fn environment(&self, server: &S3Server) -> [(&'static str, String); 4] {
+        server.environment().map(|(name, value)| match name {
+            "AWS_ENDPOINT_URL" => (name, format!("http://{}", self.address)),
+            _ => (name, value),
+        })
     }
 
     /// Nothing arrives any more, and nobody is told.
