@@ -30,7 +30,13 @@ const TIMINGS: Timings = Timings {
     sweep: Duration::from_secs(120),
 };
 
-async fn driver(folder: &tempfile::TempDir, handle: &Handle, mailbox: Mailbox) -> Driver {
+/// A loop and one worker, which is in a group.
+async fn driver(
+    folder: &tempfile::TempDir,
+    handle: &Handle,
+    mailbox: Mailbox,
+    is_sure: watch::Receiver<bool>,
+) -> Driver {
     let store = cappa_shared::storage::create(folder.path().to_str().unwrap()).unwrap();
     let (log, recalled) = EventLog::open_knowing(&store, 0).await.unwrap();
     let indexing = Indexing::new(AllowList::everything());
@@ -40,7 +46,27 @@ async fn driver(folder: &tempfile::TempDir, handle: &Handle, mailbox: Mailbox) -
     let (sessions, curves) = (Sessions::default(), Curves::default());
     let reconciler = Reconciler::new(sessions, curves, limits, handle.clone(), tasks, stop);
     let (recovered, durations) = (recover(log, recalled, None, rules), Durations::new(Metrics::new()));
-    Driver::new(recovered, mailbox, reconciler, durations, watch::channel(true).1)
+    let mut driver = Driver::new(recovered, mailbox, reconciler, durations, is_sure);
+    let (host, store_address) = ("host".to_owned(), "host:1".to_owned());
+    let hello = Report::Hello { incarnation: Incarnation::from("a"), host, store_address, holding: None };
+    for command in [said_by("worker", hello), Command::Submit { job: job(), submission: submission() }] {
+        let records = driver.perform(&command).unwrap();
+        driver.append(records).await.unwrap();
+    }
+    look(&mut driver, &mut Batch::default()).await;
+    assert_eq!(group(&driver), Some(Generation(1)));
+    driver
+}
+
+/// A quarter of the detection time passes.
+fn pass(driver: &mut Driver) {
+    driver.view.clock = Clock::starting_after(driver.view.now() + TIMINGS.detection / 4);
+}
+
+async fn look(driver: &mut Driver, batch: &mut Batch) {
+    driver.looks.hasten();
+    tokio::time::sleep(Duration::from_millis(60)).await;
+    driver.turn(batch).await.unwrap();
 }
 
 fn said_by(worker: &str, report: Report) -> Command {
@@ -65,26 +91,10 @@ fn group(driver: &Driver) -> Option<Generation> {
 async fn nobody_is_lost_whose_heartbeat_waits_in_line_and_who_says_nothing_is() {
     let folder = tempfile::tempdir().unwrap();
     let (handle, mailbox) = mailbox();
-    let mut driver = driver(&folder, &handle, mailbox).await;
-    let (host, store_address) = ("host".to_owned(), "host:1".to_owned());
-    let hello = Report::Hello { incarnation: Incarnation::from("a"), host, store_address, holding: None };
-    for command in [said_by("worker", hello), Command::Submit { job: job(), submission: submission() }] {
-        let records = driver.perform(&command).unwrap();
-        driver.append(records).await.unwrap();
-    }
+    let mut driver = driver(&folder, &handle, mailbox, watch::channel(true).1).await;
     let mut batch = Batch::default();
-    let look = async |driver: &mut Driver, batch: &mut Batch| {
-        driver.looks.hasten();
-        tokio::time::sleep(Duration::from_millis(60)).await;
-        driver.turn(batch).await.unwrap();
-    };
-    look(&mut driver, &mut batch).await;
-    assert_eq!(group(&driver), Some(Generation(1)));
 
     // The worker is silent for three quarters of the detection time, while the loop looks on.
-    let pass = |driver: &mut Driver| {
-        driver.view.clock = Clock::starting_after(driver.view.now() + TIMINGS.detection / 4);
-    };
     driver.perform(&heartbeat_of("worker")).unwrap();
     for _ in 0..3 {
         pass(&mut driver);
@@ -109,4 +119,27 @@ async fn nobody_is_lost_whose_heartbeat_waits_in_line_and_who_says_nothing_is() 
         look(&mut driver, &mut batch).await;
     }
     assert_eq!(group(&driver), None);
+}
+
+#[tokio::test]
+async fn workers_that_were_sent_away_during_one_turn_are_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let (handle, mailbox) = mailbox();
+    let (sure, is_sure) = watch::channel(true);
+    let mut driver = driver(&folder, &handle, mailbox, is_sure).await;
+    let mut batch = Batch::default();
+    // An append took as long as the store was away.
+    sure.send_replace(false);
+    sure.send_replace(true);
+    driver.turn(&mut batch).await.unwrap();
+    let (worker, link) = (WorkerId::from("worker"), Link(1));
+    driver.perform(&Command::Disconnected { worker, link }).unwrap();
+    look(&mut driver, &mut batch).await;
+    assert_eq!(group(&driver), Some(Generation(1)));
+
+    for _ in 0..9 {
+        pass(&mut driver);
+        look(&mut driver, &mut batch).await;
+    }
+    assert_eq!(group(&driver), None, "but not for ever");
 }

@@ -87,8 +87,6 @@ pub(crate) struct Driver {
     mailbox: Mailbox,
     /// Whether nobody else can lead.
     is_sure: watch::Receiver<bool>,
-    /// Whether that was so at the last turn.
-    was_sure: bool,
 }
 
 /// The state as the log tells it.
@@ -190,7 +188,7 @@ impl Driver {
         let Recovered { view, log, condenser } = recovered;
         mailbox.changes.tell_all();
         let looks = Looks::default();
-        Self { view, log, condenser, reconciler, durations, looks, mailbox, is_sure, was_sure: true }
+        Self { view, log, condenser, reconciler, durations, looks, mailbox, is_sure }
     }
 
     /// Runs until it is cancelled or the log fails.
@@ -253,14 +251,14 @@ impl Driver {
         Ok(())
     }
 
-    /// Whether nobody else can lead. Where that was not so at the last turn workers have been sent away: they have to come back before
+    /// Whether nobody else can lead. Where that was not so since the last turn workers have been sent away: they have to come back before
     /// any is missed.
     fn is_sure_again_or_still(&mut self) -> bool {
-        let is_sure = *self.is_sure.borrow();
-        if is_sure && !self.was_sure {
+        let has_changed = self.is_sure.has_changed().unwrap_or(false);
+        let is_sure = *self.is_sure.borrow_and_update();
+        if is_sure && has_changed {
             self.view.core.wake(self.view.now());
         }
-        self.was_sure = is_sure;
         is_sure
     }
 
