@@ -91,7 +91,7 @@ fn group(driver: &Driver) -> Option<Generation> {
 async fn nobody_is_lost_whose_heartbeat_waits_in_line_and_who_says_nothing_is() {
     let folder = tempfile::tempdir().unwrap();
     let (handle, mailbox) = mailbox();
-    let mut driver = driver(&folder, &handle, mailbox, watch::channel(true).1).await;
+    let mut driver = Box::pin(driver(&folder, &handle, mailbox, watch::channel(true).1)).await;
     let mut batch = Batch::default();
 
     // The worker is silent for three quarters of the detection time, while the loop looks on.
@@ -126,7 +126,7 @@ async fn workers_that_were_sent_away_during_one_turn_are_waited_for() {
     let folder = tempfile::tempdir().unwrap();
     let (handle, mailbox) = mailbox();
     let (sure, is_sure) = watch::channel(true);
-    let mut driver = driver(&folder, &handle, mailbox, is_sure).await;
+    let mut driver = Box::pin(driver(&folder, &handle, mailbox, is_sure)).await;
     let mut batch = Batch::default();
     // An append took as long as the store was away.
     sure.send_replace(false);
